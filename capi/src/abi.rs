@@ -1,0 +1,352 @@
+//! The exported functions, in the order of the header.
+
+use crate::caller::with_caller;
+use core::ffi::{c_char, c_int, c_void};
+use core::mem;
+use core::time::Duration;
+use counter::misuse::{self, Caller, Misuse};
+use counter::{Counter, DrainError, InitError, Mode, ReleaseError};
+
+/// The loader's own reference: the counter is live. `MODULE_REF_BASE` of the Linux
+/// patch that this library goes back to.
+pub const MODULE_REF_BASE: u64 = 1;
+
+/// A reference counter that can be shut.
+///
+/// Users take a reference for as long as they use what the counter stands for (the
+/// code of a plugin, a device). Whoever wants to take it away asks
+/// module_ref_try_release(), or shuts the door and waits with module_ref_drain().
+/// After either has returned 0, to one caller only, nobody holds a reference and
+/// nobody gets one.
+///
+/// Embed it anywhere. The members are private; the layout is part of the ABI. Its
+/// address is its identity: do not copy or move it while it is in use. Its memory
+/// may be freed once it is released and no module_ref_try_get() is running or can
+/// start; the last module_ref_put() may still be on its way back.
+///
+/// A counter lives in one process: after fork(2) the child has a copy, with the
+/// references that the parent's other threads held left over.
+#[repr(C, align(16))]
+pub struct module_ref {
+    word: u64,
+    slots: usize,
+}
+
+/// How a counter counts.
+#[repr(C)]
+pub enum module_ref_mode {
+    /// In one shared word.
+    MODULE_REF_ATOMIC,
+    /// In per-CPU slots beside the word.
+    MODULE_REF_PERCPU,
+}
+
+/// A use of a counter that cannot be right.
+#[repr(C)]
+pub enum module_ref_misuse {
+    /// A put without a get. It was undone; the counter is as before.
+    MODULE_REF_SURPLUS_PUT,
+    /// A get found the count in its outermost zone, beyond 2^58, where only a leak
+    /// of references can bring it. The count is pinned there: the counter can be
+    /// used, and is never released again.
+    MODULE_REF_OVERFLOW,
+    /// References are lost for good: a put or a drain of a pinned counter, or a
+    /// destroy of one that is held.
+    MODULE_REF_LEAKED,
+    /// module_ref_get(), which needs a reference, on a released or destroyed
+    /// counter. It was undone; the counter is as before.
+    MODULE_REF_STALE_GET,
+}
+
+/// A misuse handler: what happened, to which counter, and the address from which the
+/// library was called, or NULL where that is not known.
+///
+/// It runs on the thread that misused the counter, after the library has mended what
+/// it could, with no lock held. If the program gets or puts in signal handlers, it
+/// must be async-signal-safe.
+pub type module_ref_misuse_fn = Option<
+    unsafe extern "C" fn(what: module_ref_misuse, r#ref: *const module_ref, caller: *const c_void),
+>;
+
+// What the crate calls its types is what C calls them.
+const _: () = {
+    assert!(mem::size_of::<module_ref>() == mem::size_of::<Counter>());
+    assert!(mem::align_of::<module_ref>() == mem::align_of::<Counter>());
+    assert!(MODULE_REF_BASE == counter::MODULE_REF_BASE);
+    assert!(module_ref_misuse::MODULE_REF_SURPLUS_PUT as u32 == Misuse::SurplusPut as u32);
+    assert!(module_ref_misuse::MODULE_REF_OVERFLOW as u32 == Misuse::Overflow as u32);
+    assert!(module_ref_misuse::MODULE_REF_LEAKED as u32 == Misuse::Leaked as u32);
+    assert!(module_ref_misuse::MODULE_REF_STALE_GET as u32 == Misuse::StaleGet as u32);
+};
+
+/// The counter behind a pointer from C, unless it is NULL.
+///
+/// # Safety
+///
+/// `of` is NULL or points to an initialised counter that stays for the call.
+#[inline]
+unsafe fn counter<'a>(of: *const module_ref) -> Option<&'a Counter> {
+    // SAFETY: as promised by the caller; the layouts are the same.
+    unsafe { of.cast::<Counter>().as_ref() }
+}
+
+/// The errno value of an outcome, negative, or 0.
+trait Errno {
+    fn errno(self) -> c_int;
+}
+
+impl Errno for Result<(), ReleaseError> {
+    fn errno(self) -> c_int {
+        match self {
+            Ok(()) => 0,
+            Err(ReleaseError::InUse { .. }) => -libc::EWOULDBLOCK,
+            Err(other) => Err(DrainError::from(other)).errno(),
+        }
+    }
+}
+
+impl Errno for Result<(), DrainError> {
+    fn errno(self) -> c_int {
+        match self {
+            Ok(()) => 0,
+            Err(DrainError::TimedOut { .. }) => -libc::ETIMEDOUT,
+            Err(DrainError::Busy) => -libc::EBUSY,
+            Err(DrainError::AlreadyReleased) => -libc::EALREADY,
+            Err(_) => -libc::EINVAL,
+        }
+    }
+}
+
+impl Errno for Result<(), InitError> {
+    fn errno(self) -> c_int {
+        match self {
+            Ok(()) => 0,
+            Err(InitError::InUse) => -libc::EBUSY,
+            Err(_) => -libc::EINVAL,
+        }
+    }
+}
+
+/// Makes *ref a live counter that nobody holds, in shared-word mode, whatever its
+/// memory contained. The program then publishes it, which orders the initialisation
+/// before its users.
+///
+/// A counter that was initialised at this address before and is held now, or is being
+/// released, is refused, so that no reference is forgotten.
+///
+/// @return 0; -EINVAL if ref is NULL; -EBUSY if it is a counter in use.
+///
+/// Thread safety: only one thread may use *ref during the call. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
+    if r#ref.is_null() {
+        return -libc::EINVAL;
+    }
+    // SAFETY: not null; C gives us the memory.
+    unsafe { Counter::init(r#ref.cast()) }.errno()
+}
+
+/// As module_ref_init(), in per-CPU mode if this system can: ask module_ref_mode() what
+/// it became. In this version it is always shared-word mode.
+///
+/// @return as module_ref_init(); -ENOMEM if there is no memory for the slots, and the
+/// counter is untouched.
+///
+/// Thread safety: only one thread may use *ref during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int {
+    // SAFETY: the same contract.
+    unsafe { module_ref_init(r#ref) }
+}
+
+/// Makes a released counter live again, in the mode it had. Only for the caller to
+/// whom module_ref_try_release() or module_ref_drain() returned 0.
+///
+/// @return 0; -EBUSY unless it is released; -EINVAL if ref is NULL or destroyed.
+///
+/// Memory ordering: release. What the caller did before happens before what any later
+/// holder does. Thread-safe. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_reinit(r#ref: *mut module_ref) -> c_int {
+    // SAFETY: the pointer is C's to keep valid, and so is the rule about the winner.
+    unsafe { counter(r#ref).map_or(-libc::EINVAL, |counter| counter.reinit().errno()) }
+}
+
+/// Ends the life of a counter that is released (by its winner) or that nobody holds.
+/// Its memory may then be freed or initialised again; any other use is refused as
+/// long as the memory stays. A counter that is held stays as it is, and the misuse
+/// handler is told of the leak. NULL is ignored.
+///
+/// Thread safety: no other thread may use *ref, but for puts on their way back.
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_destroy(r#ref: *mut module_ref) {
+    with_caller!(destroy, r#ref)
+}
+
+unsafe extern "C" fn destroy(of: *mut module_ref, caller: Caller) {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(counter) = (unsafe { counter(of) }) else { return };
+    // SAFETY: the rule about the winner is C's to keep.
+    unsafe { counter.destroy(caller) };
+}
+
+/// How the counter counts: what its initialisation got, which may be less than was
+/// asked for. MODULE_REF_ATOMIC if ref is NULL.
+///
+/// Thread-safe. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref_mode {
+    // SAFETY: the pointer is C's to keep valid.
+    match unsafe { counter(r#ref) }.map(Counter::mode) {
+        Some(Mode::PerCpu) => module_ref_mode::MODULE_REF_PERCPU,
+        Some(Mode::Atomic) | None => module_ref_mode::MODULE_REF_ATOMIC,
+    }
+}
+
+/// Takes a reference, unless the door is shut. Wait-free. A refused one that comes
+/// after the door was shut writes nothing.
+///
+/// @return whether there is now a reference to put; true for NULL, as in Linux.
+///
+/// Memory ordering: acquire, on success: everything before the counter's last init or
+/// reinit happens before what follows. Thread-safe. Async-signal-safe. Linux:
+/// try_module_get().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_try_get(r#ref: *mut module_ref) -> bool {
+    with_caller!(try_get, r#ref)
+}
+
+unsafe extern "C" fn try_get(of: *mut module_ref, caller: Caller) -> bool {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { counter(of) }.is_none_or(|counter| counter.try_get(caller))
+}
+
+/// Takes one more reference. The caller holds one already, so this succeeds also while
+/// a drain is under way. On a released counter it is undone, and the misuse handler is
+/// told. NULL is ignored.
+///
+/// Memory ordering: none needed, the caller's own reference has it. Thread-safe.
+/// Async-signal-safe. Linux: __module_get().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_get(r#ref: *mut module_ref) {
+    with_caller!(get, r#ref)
+}
+
+unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(counter) = (unsafe { counter(of) }) else { return };
+    // SAFETY: the reference is C's to keep.
+    unsafe { counter.get(caller) };
+}
+
+/// Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is
+/// touched once the reference is gone. A put without a get is undone, and the misuse
+/// handler is told; if it meets another thread's get or put in that moment, it may
+/// give back that thread's reference instead. NULL is ignored.
+///
+/// Memory ordering: release: everything before it happens before what the winner of a
+/// release does next. Thread-safe. Async-signal-safe; errno is preserved. Linux:
+/// module_put().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_put(r#ref: *mut module_ref) {
+    with_caller!(put, r#ref)
+}
+
+unsafe extern "C" fn put(of: *mut module_ref, caller: Caller) {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(counter) = (unsafe { counter(of) }) else { return };
+    // SAFETY: the reference is C's to keep.
+    unsafe { counter.put(caller) };
+}
+
+/// References held, without the loader's own. Stale as soon as it is read, and
+/// approximate in per-CPU mode: for people and logs, never to decide whether something
+/// may go.
+///
+/// @return the count, 0 or more; -1 if released or destroyed; -EINVAL if ref is NULL.
+///
+/// Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { counter(r#ref) }.map_or(i64::from(-libc::EINVAL), Counter::count)
+}
+
+/// Releases the counter if nobody holds a reference, and leaves it as it was if
+/// somebody does. Does not wait, and does not shut the door while it looks: under
+/// steady traffic it may never succeed, where module_ref_drain() does.
+///
+/// @return 0 to the one caller who has released it; -EWOULDBLOCK if references are
+/// held; -EBUSY while another thread's release or drain is under way; -EALREADY if it
+/// has been released before, which entitles the caller to nothing; -EINVAL if ref is
+/// NULL or destroyed.
+///
+/// Memory ordering: acquire, on success: everything that holders did happens before
+/// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_try_release(r#ref: *mut module_ref) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { counter(r#ref) }.map_or(-libc::EINVAL, |counter| counter.try_release().errno())
+}
+
+/// Shuts the door, so that nobody gets a new reference, and sleeps until the last one is
+/// put. If that takes longer than timeout_ns nanoseconds the counter becomes live again,
+/// as before; a negative timeout waits for ever, 0 does not wait. If the last reference
+/// goes in the moment in which time runs out, the release succeeds.
+///
+/// The caller must not hold a reference: it would wait for itself. Signals do not
+/// interrupt it, and it is not a cancellation point. A count that is pinned after an
+/// overflow is not waited for: -ETIMEDOUT at once, and the misuse handler is told.
+///
+/// @return 0 to the one caller who has released it; -ETIMEDOUT; otherwise as
+/// module_ref_try_release().
+///
+/// Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
+/// waits.
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_drain(r#ref: *mut module_ref, timeout_ns: i64) -> c_int {
+    with_caller!(drain, r#ref, timeout_ns)
+}
+
+unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller) -> c_int {
+    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.drain(caller, timeout).errno())
+}
+
+/// Installs a misuse handler for all counters of this library; NULL installs the
+/// default, which writes one line to standard error and goes on. A handler that wants
+/// the program to stop calls abort(3).
+///
+/// @return the handler before, NULL for the default.
+///
+/// Memory ordering: what the caller did before happens before the handler runs.
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn module_ref_set_misuse_handler(
+    r#fn: module_ref_misuse_fn,
+) -> module_ref_misuse_fn {
+    // SAFETY: the two types differ in the names of their enum and struct alone, whose
+    // values and layouts are asserted above.
+    unsafe {
+        let handler = mem::transmute::<module_ref_misuse_fn, Option<misuse::Handler>>(r#fn);
+        mem::transmute::<Option<misuse::Handler>, module_ref_misuse_fn>(misuse::set_handler(
+            handler,
+        ))
+    }
+}
+
+/// The version of the library at run time, as "1.2.3"; MODULE_REF_VERSION_MAJOR and its
+/// companions are those of the header. Static; do not free.
+///
+/// Thread-safe. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn module_ref_version() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    VERSION.as_ptr().cast()
+}

@@ -1,0 +1,41 @@
+//! Entry points that know where they were called from.
+//!
+//! A misuse is reported with the caller's address, which Rust has no way to ask
+//! for. So the functions that can report one are naked: a first instruction hands
+//! the return address on as a further argument, a second jumps to the rest. The
+//! stack stays as the caller left it, so the unwinder needs no notes.
+
+/// The body of an entry point: `inner(arguments.., caller)`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_caller {
+    // The arguments stay where they are; the return address is on top of the stack.
+    ($inner:path, $a:expr) => {
+        core::arch::naked_asm!("mov rsi, [rsp]", "jmp {}", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr) => {
+        core::arch::naked_asm!("mov rdx, [rsp]", "jmp {}", sym $inner)
+    };
+}
+
+/// The body of an entry point: `inner(arguments.., caller)`.
+#[cfg(target_arch = "aarch64")]
+macro_rules! with_caller {
+    // The arguments stay where they are; the return address is in x30.
+    ($inner:path, $a:expr) => {
+        core::arch::naked_asm!("mov x1, x30", "b {}", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr) => {
+        core::arch::naked_asm!("mov x2, x30", "b {}", sym $inner)
+    };
+}
+
+/// The body of an entry point: `inner(arguments.., caller)`.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+macro_rules! with_caller {
+    ($inner:path, $($argument:expr),+) => {
+        // SAFETY: the entry point's contract is that of the rest.
+        unsafe { $inner($($argument),+, counter::misuse::Caller::UNKNOWN) }
+    };
+}
+
+pub(crate) use with_caller;

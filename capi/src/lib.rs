@@ -1,0 +1,12 @@
+//! The C ABI: pointers are checked here and errors become errno values; what the
+//! functions mean is in the crate they call.
+//!
+//! The documentation below is what C programmers read in `module_ref.h`.
+
+#![allow(non_camel_case_types, reason = "the names are C's")]
+#![allow(clippy::missing_safety_doc, reason = "the documentation is written for C")]
+
+mod abi;
+mod caller;
+
+pub use abi::*;

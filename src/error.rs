@@ -1,0 +1,125 @@
+//! Why a release did not happen.
+
+use crate::word::{DESTROYED, flags, released};
+use core::fmt;
+
+/// Why [`try_release`](crate::ModuleRef::try_release) left the counter as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// References are held. `EWOULDBLOCK`.
+    InUse {
+        /// How many, when the attempt was given up.
+        held: u64,
+    },
+    /// Another thread's release or drain is under way. `EBUSY`.
+    Busy,
+    /// A release has succeeded before; only its winner may go on. `EALREADY`.
+    AlreadyReleased,
+    /// The counter has been destroyed, which only C can do. `EINVAL`.
+    Destroyed,
+}
+
+/// Why [`drain`](crate::ModuleRef::drain) left the counter as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// References were still held when the time was up; the counter is live
+    /// again. `ETIMEDOUT`.
+    TimedOut {
+        /// How many, when the attempt was given up.
+        held: u64,
+    },
+    /// Another thread's release or drain is under way. `EBUSY`.
+    Busy,
+    /// A release has succeeded before; only its winner may go on. `EALREADY`.
+    AlreadyReleased,
+    /// The counter has been destroyed, which only C can do. `EINVAL`.
+    Destroyed,
+}
+
+impl ReleaseError {
+    /// Why a word without `BASE` cannot be claimed.
+    pub(crate) fn unclaimed(word: u64) -> Self {
+        match flags(word) {
+            _ if released(word) => Self::AlreadyReleased,
+            DESTROYED => Self::Destroyed,
+            _ => Self::Busy,
+        }
+    }
+}
+
+impl From<ReleaseError> for DrainError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::InUse { held } => Self::TimedOut { held },
+            ReleaseError::Busy => Self::Busy,
+            ReleaseError::AlreadyReleased => Self::AlreadyReleased,
+            ReleaseError::Destroyed => Self::Destroyed,
+        }
+    }
+}
+
+const BUSY: &str = "another thread is releasing this counter; let it finish, then look again";
+const ALREADY: &str = "the counter is released already; only the thread that released it may go on";
+const DESTROYED_TEXT: &str = "the counter has been destroyed; initialise it before using it again";
+
+/// "1 reference is held", "2 references are held".
+fn held_text(f: &mut fmt::Formatter<'_>, held: u64) -> fmt::Result {
+    let (s, be) = if held == 1 { ("", "is") } else { ("s", "are") };
+    write!(f, "{held} reference{s} {be} held")
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { held } => {
+                held_text(f, *held)?;
+                f.write_str("; drain with a timeout to wait for them, or try again later")
+            }
+            Self::Busy => f.write_str(BUSY),
+            Self::AlreadyReleased => f.write_str(ALREADY),
+            Self::Destroyed => f.write_str(DESTROYED_TEXT),
+        }
+    }
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { held } => {
+                f.write_str("time is up and ")?;
+                held_text(f, *held)?;
+                f.write_str("; the counter is live again, so drain with a longer timeout")
+            }
+            Self::Busy => f.write_str(BUSY),
+            Self::AlreadyReleased => f.write_str(ALREADY),
+            Self::Destroyed => f.write_str(DESTROYED_TEXT),
+        }
+    }
+}
+
+impl core::error::Error for ReleaseError {}
+impl core::error::Error for DrainError {}
+
+/// A counter that could not be (re)initialised because it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InitError {
+    /// It is not released, or holds references that starting over would forget.
+    /// `EBUSY`.
+    InUse,
+    /// It has been destroyed: only initialising can bring it back. `EINVAL`.
+    Destroyed,
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InUse => "the counter is in use; release it first",
+            Self::Destroyed => DESTROYED_TEXT,
+        })
+    }
+}
+
+impl core::error::Error for InitError {}

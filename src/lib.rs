@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(any(feature = "std", test, loom, interleave)), no_std)]
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("module-ref needs 64-bit atomics, which this target does not have");
+
+mod counter;
+mod error;
+#[cfg(not(any(loom, interleave)))]
+mod guard;
+mod lifecycle;
+pub mod misuse;
+mod sync;
+mod word;
+
+#[cfg(all(test, any(loom, interleave)))]
+mod models;
+
+pub use counter::Counter;
+pub use error::{DrainError, InitError, ReleaseError};
+#[cfg(not(any(loom, interleave)))]
+pub use guard::{Guard, Held, ModuleRef, Released};
+
+/// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
+pub const MODULE_REF_BASE: u64 = word::BASE;
+
+/// How a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One shared word.
+    Atomic,
+    /// Per-CPU slots beside the word.
+    PerCpu,
+}
+
+impl Counter {
+    /// How this counter counts: what its initialisation got, which may be less
+    /// than was asked for.
+    pub fn mode(&self) -> Mode {
+        Mode::Atomic
+    }
+}

@@ -1,0 +1,162 @@
+//! What the library says when it is used wrongly, and to whom.
+//!
+//! A misuse is mended first and reported then, on the thread that did it. With
+//! `std` the report is one line on standard error unless a program installs a
+//! handler of its own; without `std` there is nowhere to write, and a report
+//! needs a handler.
+
+use crate::Counter;
+use core::ffi::c_void;
+use core::mem;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+
+/// A use of a counter that cannot be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum Misuse {
+    /// A put without a get. It was undone.
+    SurplusPut = 0,
+    /// A get found the count in its outermost zone, where only a leak of
+    /// references can bring it. The count is pinned there: the counter can be
+    /// used, and is never released again.
+    Overflow = 1,
+    /// References are lost for good: a put or a drain of a pinned counter, or a
+    /// destroy of one that is held.
+    Leaked = 2,
+    /// A get, which needs a reference, on a released or destroyed counter. It
+    /// was undone.
+    StaleGet = 3,
+}
+
+impl Misuse {
+    /// What happened and what became of it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::SurplusPut => "surplus put: no get stands behind it; undone",
+            Self::Overflow => "overflow: the count is pinned, the counter is never released again",
+            Self::Leaked => "leaked: references to this counter can no longer be given back",
+            Self::StaleGet => "get on a released counter: only a holder may get; undone",
+        }
+    }
+}
+
+/// Where a call came from, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Caller(pub *const c_void);
+
+impl Caller {
+    /// Not known.
+    pub const UNKNOWN: Self = Self(ptr::null());
+}
+
+/// A misuse handler. It runs on the thread that misused `counter`, after the
+/// mending, with no lock held. It may be called from a signal handler if the
+/// program gets or puts in one.
+pub type Handler = unsafe extern "C" fn(what: Misuse, counter: *const Counter, caller: Caller);
+
+/// The installed [`Handler`]; null stands for the default.
+static HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Installs `handler` for every counter of this copy of the library, and returns
+/// the one before. `None`, for either, is the default.
+///
+/// What the caller wrote before is seen by the handler when it runs.
+pub fn set_handler(handler: Option<Handler>) -> Option<Handler> {
+    let new = handler.map_or(ptr::null_mut(), |handler| handler as *mut ());
+    // AcqRel: what the installer prepared is seen by `report`, and what the
+    // previous installer prepared by whoever gets its handler back.
+    let old = HANDLER.swap(new, AcqRel);
+    // SAFETY: only null or a `Handler` is ever stored, and null is `None`.
+    unsafe { mem::transmute::<*mut (), Option<Handler>>(old) }
+}
+
+/// Tells the installed handler.
+#[cold]
+pub(crate) fn report(what: Misuse, counter: *const Counter, caller: Caller) {
+    // Acquire pairs with the AcqRel swap of `set_handler`.
+    let handler = HANDLER.load(Acquire);
+    if handler.is_null() {
+        #[cfg(all(feature = "std", not(any(loom, interleave))))]
+        stderr::report(what, counter, caller);
+        return;
+    }
+    // SAFETY: not null, so a `Handler`; its contract is its installer's.
+    unsafe { mem::transmute::<*mut (), Handler>(handler)(what, counter, caller) }
+}
+
+/// The default: one line on standard error, in one write, without allocating.
+#[cfg(all(feature = "std", not(any(loom, interleave))))]
+mod stderr {
+    use super::{Caller, Counter, Misuse};
+    use core::fmt::{self, Write};
+    use std::ffi::CStr;
+
+    /// The line so far; what does not fit is cut.
+    struct Line {
+        text: [u8; 512],
+        len: usize,
+    }
+
+    impl Write for Line {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            // One place is kept for the newline.
+            let room = self.text.len() - 1 - self.len;
+            let n = s.len().min(room);
+            self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
+            self.len += n;
+            Ok(())
+        }
+    }
+
+    pub(super) fn report(what: Misuse, counter: *const Counter, caller: Caller) {
+        let mut line = Line { text: [0; 512], len: 0 };
+        let _ = write!(line, "module_ref: {} (counter {counter:p}", what.text());
+        if caller != Caller::UNKNOWN {
+            let _ = write!(line, ", called from {:p}", caller.0);
+            name(&mut line, caller);
+        }
+        let _ = line.write_str(")");
+        line.text[line.len] = b'\n';
+        // SAFETY: the buffer is ours and `len + 1` bytes of it are written. errno
+        // is put back: a put that was wrong still leaves it alone.
+        unsafe {
+            let errno = libc::__errno_location();
+            let before = *errno;
+            libc::write(libc::STDERR_FILENO, line.text.as_ptr().cast(), line.len + 1);
+            *errno = before;
+        }
+    }
+
+    /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows.
+    fn name(line: &mut Line, caller: Caller) {
+        // SAFETY: all-zero is a valid Dl_info, and dladdr fills in pointers to
+        // strings that live as long as the object is loaded, which the caller's is.
+        let info = unsafe {
+            let mut info: libc::Dl_info = core::mem::zeroed();
+            if libc::dladdr(caller.0, &mut info) == 0 {
+                return;
+            }
+            info
+        };
+        let text = |s: *const libc::c_char| {
+            // SAFETY: as above; not null where this is called.
+            unsafe { CStr::from_ptr(s) }.to_str().unwrap_or("?")
+        };
+        let offset = |from: *mut libc::c_void| (caller.0 as usize).wrapping_sub(from as usize);
+        let _ = match (info.dli_sname.is_null(), info.dli_fname.is_null()) {
+            (false, false) => write!(
+                line,
+                ", {}+{:#x} in {}",
+                text(info.dli_sname),
+                offset(info.dli_saddr),
+                text(info.dli_fname)
+            ),
+            (true, false) => {
+                write!(line, ", {}+{:#x}", text(info.dli_fname), offset(info.dli_fbase))
+            }
+            _ => Ok(()),
+        };
+    }
+}

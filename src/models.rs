@@ -1,0 +1,392 @@
+//! The models: small programs over the shipped counter, run in every way.
+//!
+//! Each is written once and runs under both checkers, loom and the exhaustive
+//! one (`sync/`). Each asserts on the way, ends by naming what happened, and has
+//! to show all the outcomes it lists: a model in which the interesting thing never
+//! happens proves nothing. `ci/mutants` breaks the counter in every way that
+//! matters and sees these fail.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom"       cargo test --release --lib models
+//! RUSTFLAGS="--cfg interleave" cargo test --release --lib models
+//! ```
+
+use crate::Counter;
+use crate::error::{DrainError, ReleaseError};
+use crate::misuse::Caller;
+use crate::sync::{Data, Deadline, Setup, Shared, Tally, Word, explore};
+
+const NOBODY: Caller = Caller::UNKNOWN;
+
+/// A counter, what it protects, and what became of it.
+struct World {
+    counter: Counter,
+    data: Data,
+    served: Tally,
+    released: Tally,
+}
+
+impl World {
+    /// A counter that is held `held` times.
+    fn new(held: usize) -> Shared<Self> {
+        let world = Self {
+            counter: Counter::new(),
+            data: Data::new(),
+            served: Tally::new(),
+            released: Tally::new(),
+        };
+        for _ in 0..held {
+            assert!(world.counter.try_get(NOBODY));
+        }
+        Shared::new(world)
+    }
+
+    fn word(&self) -> &Word {
+        &self.counter.word
+    }
+
+    /// What a holder does: what it uses must be there.
+    fn hold(&self) {
+        assert!(self.data.read(), "a holder used what was taken away");
+        // SAFETY: only called with a reference.
+        unsafe { self.counter.put(NOBODY) };
+    }
+
+    /// What a user does.
+    fn visit(&self) {
+        if self.counter.try_get(NOBODY) {
+            self.hold();
+            self.served.add(1);
+        }
+    }
+
+    /// What the winner of a release does.
+    fn take_away(&self) {
+        self.data.write(false);
+        self.released.add(1);
+    }
+
+    /// What the winner does to have the thing back.
+    fn bring_back(&self) {
+        self.data.write(true);
+        // SAFETY: only called by the winner.
+        unsafe { self.counter.reinit() }.expect("the winner's reinit, whatever refused gets do");
+    }
+
+    fn release(&self) -> Result<(), ReleaseError> {
+        self.counter.try_release().inspect(|()| self.take_away())
+    }
+
+    fn drain(&self, deadline: &Deadline) -> Result<(), DrainError> {
+        self.counter.drain_until(NOBODY, deadline.clone()).inspect(|()| self.take_away())
+    }
+
+    /// The state at the end, when nobody holds anything any more.
+    fn end(&self) -> String {
+        let (released, served) = (self.released.get(), self.served.get());
+        let state = match self.counter.count() {
+            0 => "live",
+            -1 => "released",
+            held => panic!("{held} references are left over"),
+        };
+        assert_eq!(self.counter.is_released(), state == "released");
+        assert_eq!(self.counter.try_get(NOBODY), state == "live", "the door and the state differ");
+        format!("{state}, released {released}, served {served}")
+    }
+}
+
+/// Explores and compares what was seen with what has to be possible.
+fn outcomes<E>(
+    name: &str,
+    expected: &[&str],
+    scenario: impl Fn(&mut Setup) -> E + Send + Sync + 'static,
+) where
+    E: Fn() -> String + 'static,
+{
+    let seen = explore(name, scenario);
+    let seen: Vec<_> = seen.iter().map(String::as_str).collect();
+    assert_eq!(seen, expected, "the outcomes of {name}");
+}
+
+#[test]
+fn get_and_put_against_release() {
+    outcomes(
+        "get_and_put_against_release",
+        &[
+            "live, released 0, served 2",
+            "released, released 1, served 0",
+            "released, released 1, served 1",
+            "released, released 1, served 2",
+        ],
+        |run| {
+            let world = World::new(0);
+            for _ in 0..2 {
+                let user = world.clone();
+                run.thread(move || user.visit());
+            }
+            let unloader = world.clone();
+            run.thread(move || match unloader.release() {
+                Ok(()) | Err(ReleaseError::InUse { .. }) => {}
+                Err(other) => panic!("the only releaser was told: {other}"),
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn two_releasers() {
+    outcomes(
+        "two_releasers",
+        &[
+            "live, released 0, served 1",
+            "released, released 1, served 0",
+            "released, released 1, served 1",
+        ],
+        |run| {
+            let world = World::new(0);
+            let user = world.clone();
+            run.thread(move || user.visit());
+            for _ in 0..2 {
+                let unloader = world.clone();
+                run.thread(move || {
+                    let _ = unloader.release();
+                });
+            }
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn drain_without_timeout() {
+    outcomes(
+        "drain_without_timeout",
+        &["released, released 1, served 0", "released, released 1, served 1"],
+        |run| {
+            let world = World::new(1);
+            let (holder, user, unloader) = (world.clone(), world.clone(), world.clone());
+            run.thread(move || holder.hold());
+            run.thread(move || user.visit());
+            run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn drain_with_timeout() {
+    outcomes(
+        "drain_with_timeout",
+        &["live, released 0, served 0", "released, released 1, served 0"],
+        |run| {
+            let world = World::new(1);
+            let (holder, unloader) = (world.clone(), world.clone());
+            run.thread(move || holder.hold());
+            let deadline = run.deadline(world.word());
+            run.thread(move || match unloader.drain(&deadline) {
+                Ok(()) | Err(DrainError::TimedOut { .. }) => {}
+                Err(other) => panic!("the only drainer was told: {other}"),
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn drain_with_timeout_among_users() {
+    outcomes(
+        "drain_with_timeout_among_users",
+        &[
+            "live, released 0, served 0",
+            "live, released 0, served 1",
+            "released, released 1, served 0",
+            "released, released 1, served 1",
+        ],
+        |run| {
+            let world = World::new(0);
+            let (user, unloader) = (world.clone(), world.clone());
+            run.thread(move || user.visit());
+            let deadline = run.deadline(world.word());
+            run.thread(move || {
+                let _ = unloader.drain(&deadline);
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn two_drainers() {
+    outcomes(
+        "two_drainers",
+        &["live, released 0, served 0", "released, released 1, served 0"],
+        |run| {
+            let world = World::new(1);
+            let holder = world.clone();
+            run.thread(move || holder.hold());
+            let patient = world.clone();
+            let deadline = run.deadline(world.word());
+            // A drainer that loses is told so at once; it never waits for the other.
+            run.thread(move || {
+                let _ = patient.drain(&Deadline::Never);
+            });
+            let hasty = world.clone();
+            run.thread(move || {
+                let _ = hasty.drain(&deadline);
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn two_drains_in_turn() {
+    // The first drain's wake may still be on its way when the second one sleeps:
+    // it must not be taken for a release.
+    outcomes("two_drains_in_turn", &["released, released 1, served 0"], |run| {
+        let world = World::new(2);
+        for _ in 0..2 {
+            let holder = world.clone();
+            run.thread(move || holder.hold());
+        }
+        let unloader = world.clone();
+        let deadline = run.deadline(world.word());
+        run.thread(move || {
+            if unloader.drain(&deadline).is_err() {
+                unloader.drain(&Deadline::Never).expect("it waits");
+            }
+        });
+        move || world.end()
+    });
+}
+
+#[test]
+fn releaser_and_drainer() {
+    outcomes(
+        "releaser_and_drainer",
+        &["live, released 0, served 0", "released, released 1, served 0"],
+        |run| {
+            let world = World::new(1);
+            let (holder, releaser, drainer) = (world.clone(), world.clone(), world.clone());
+            run.thread(move || holder.hold());
+            run.thread(move || {
+                let _ = releaser.release();
+            });
+            run.thread(move || match drainer.drain(&Deadline::Never) {
+                Ok(()) | Err(DrainError::Busy | DrainError::AlreadyReleased) => {}
+                Err(other) => panic!("a drainer without a deadline was told: {other}"),
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn reinit_with_refused_gets_straddling_it() {
+    outcomes(
+        "reinit_with_refused_gets_straddling_it",
+        &["live, released 1, served 0", "live, released 1, served 1", "live, released 1, served 2"],
+        |run| {
+            let world = World::new(0);
+            for _ in 0..2 {
+                let user = world.clone();
+                run.thread(move || user.visit());
+            }
+            let unloader = world.clone();
+            run.thread(move || {
+                unloader.drain(&Deadline::Never).expect("it waits");
+                unloader.bring_back();
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn released_means_the_flags() {
+    // A get that was let in, or refused, while another looks at a released word:
+    // neither the second release nor the winner may be misled by the count.
+    outcomes(
+        "released_means_the_flags",
+        &["live, released 1, served 0", "live, released 1, served 1"],
+        |run| {
+            let world = World::new(0);
+            let user = world.clone();
+            run.thread(move || user.visit());
+            let unloader = world.clone();
+            run.thread(move || {
+                if unloader.drain(&Deadline::Never).is_ok() {
+                    assert!(unloader.counter.is_released());
+                    assert_eq!(unloader.counter.count(), -1);
+                    assert_eq!(unloader.counter.try_release(), Err(ReleaseError::AlreadyReleased));
+                    unloader.bring_back();
+                }
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn put_then_free_by_the_drainer() {
+    outcomes("put_then_free_by_the_drainer", &["freed"], |run| {
+        let world = World::new(2);
+        for _ in 0..2 {
+            let holder = world.clone();
+            run.thread(move || holder.hold());
+        }
+        let unloader = world.clone();
+        run.thread(move || {
+            unloader.drain(&Deadline::Never).expect("it waits");
+            // SAFETY: this thread has just won the release.
+            unsafe { unloader.counter.destroy(NOBODY) };
+            unloader.word().free();
+        });
+        || "freed".into()
+    });
+}
+
+#[test]
+fn put_then_free_by_the_releaser() {
+    outcomes("put_then_free_by_the_releaser", &["freed", "live, released 0, served 0"], |run| {
+        let world = World::new(1);
+        let (holder, unloader) = (world.clone(), world.clone());
+        run.thread(move || holder.hold());
+        run.thread(move || {
+            if unloader.release().is_ok() {
+                unloader.word().free();
+            }
+        });
+        move || if world.released.get() == 1 { "freed".into() } else { world.end() }
+    });
+}
+
+#[test]
+fn a_get_by_a_holder_while_draining() {
+    outcomes("a_get_by_a_holder_while_draining", &["released, released 1, served 0"], |run| {
+        let world = World::new(1);
+        let (holder, unloader) = (world.clone(), world.clone());
+        run.thread(move || {
+            // SAFETY: the reference from the beginning is still held.
+            unsafe { holder.counter.get(NOBODY) };
+            holder.hold();
+            holder.hold();
+        });
+        run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
+        move || world.end()
+    });
+}
+
+#[test]
+fn a_surplus_put_with_a_drainer_asleep() {
+    outcomes("a_surplus_put_with_a_drainer_asleep", &["released, released 1, served 0"], |run| {
+        let world = World::new(0);
+        let (culprit, unloader) = (world.clone(), world.clone());
+        // SAFETY: no reference stands behind this put; that is the point, and nobody
+        // else holds one that it could take.
+        run.thread(move || unsafe { culprit.counter.put(NOBODY) });
+        run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
+        move || world.end()
+    });
+}

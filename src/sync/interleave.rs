@@ -1,0 +1,492 @@
+//! The exhaustive backend: every interleaving of the shipped code, every state
+//! once.
+//!
+//! Memory is sequentially consistent here (loom does the orderings), and nothing
+//! is bounded: a model that ends has been searched completely.
+//!
+//! # How shipped code becomes a state machine
+//!
+//! A thread of a model is a closure. It is deterministic but for the results of
+//! its accesses, so those results, in order, *are* its local state. To take one
+//! step the closure is run again from the beginning with the results so far; at
+//! the first access beyond them it is unwound, and that access is the thread's
+//! next step. A state is the memory plus each thread's results. It is visited
+//! once, whichever way it was reached.
+//!
+//! # What is reported
+//!
+//! A change that the state table ([`legal`]) does not list; an access to freed
+//! memory; a failed assertion in a thread or at the end; a state in which nobody
+//! can move and somebody is not done, which is how a lost wake shows. With each
+//! comes the whole path that led there.
+
+use crate::word::legal;
+use core::cell::RefCell;
+use core::sync::atomic::Ordering;
+use std::any::Any;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
+use std::{thread_local, vec};
+
+pub(crate) use std::sync::Arc as Shared;
+
+/// One access, as a thread asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Load {
+        cell: usize,
+    },
+    Add {
+        cell: usize,
+        n: u64,
+    },
+    And {
+        cell: usize,
+        bits: u64,
+    },
+    Or {
+        cell: usize,
+        bits: u64,
+    },
+    Exchange {
+        cell: usize,
+        current: u64,
+        new: u64,
+    },
+    Store {
+        cell: usize,
+        new: u64,
+    },
+    /// Sleep while the low half of the cell is `seen`.
+    Wait {
+        cell: usize,
+        seen: u32,
+        timed: bool,
+    },
+    Wake {
+        cell: usize,
+    },
+    /// The clock: has the time come?
+    Choose,
+    Free {
+        cell: usize,
+    },
+}
+
+/// The result of a [`Step::Wait`] that its deadline ended.
+const TIMED_OUT: u64 = 0;
+/// The result of a [`Step::Wait`] that a wake or a changed word ended.
+const LOOK_AGAIN: u64 = 1;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Cell {
+    value: u64,
+    freed: bool,
+    /// Held against the state table; a tally or data is not.
+    counter: bool,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Memory(Vec<Cell>);
+
+enum Applied {
+    Result(u64),
+    Asleep,
+    Either,
+    Woke(usize),
+}
+
+impl Memory {
+    fn change(&mut self, cell: usize, new: impl FnOnce(u64) -> u64) -> Result<Applied, String> {
+        let place = &mut self.0[cell];
+        let old = place.value;
+        place.value = new(old);
+        if place.counter {
+            legal(old, place.value)
+                .map_err(|why| format!("{why}: {old:#x} to {:#x}", place.value))?;
+        }
+        Ok(Applied::Result(old))
+    }
+
+    fn apply(&mut self, step: Step) -> Result<Applied, String> {
+        let touched = match step {
+            Step::Choose | Step::Wake { .. } => None,
+            Step::Load { cell }
+            | Step::Add { cell, .. }
+            | Step::And { cell, .. }
+            | Step::Or { cell, .. }
+            | Step::Exchange { cell, .. }
+            | Step::Store { cell, .. }
+            | Step::Wait { cell, .. }
+            | Step::Free { cell } => Some(cell),
+        };
+        if touched.is_some_and(|cell| self.0[cell].freed) {
+            return Err("the counter was touched after it was freed".into());
+        }
+        match step {
+            Step::Load { cell } => self.change(cell, |v| v),
+            Step::Add { cell, n } => self.change(cell, |v| v.wrapping_add(n)),
+            Step::And { cell, bits } => self.change(cell, |v| v & bits),
+            Step::Or { cell, bits } => self.change(cell, |v| v | bits),
+            Step::Exchange { cell, current, new } => {
+                self.change(cell, |v| if v == current { new } else { v })
+            }
+            Step::Store { cell, new } => self.change(cell, |_| new),
+            Step::Wait { cell, seen, .. } if self.0[cell].value as u32 != seen => {
+                Ok(Applied::Result(LOOK_AGAIN))
+            }
+            Step::Wait { .. } => Ok(Applied::Asleep),
+            Step::Wake { cell } => Ok(Applied::Woke(cell)),
+            Step::Choose => Ok(Applied::Either),
+            Step::Free { cell } => {
+                self.0[cell].freed = true;
+                Ok(Applied::Result(0))
+            }
+        }
+    }
+}
+
+/// What an access does, depending on who is running.
+enum Mode {
+    /// Before and after the threads: it is carried out at once.
+    Direct(Memory),
+    /// A thread being replayed: it has the next result, or is the next step.
+    Replay { results: vec::IntoIter<u64>, next: Option<Step> },
+}
+
+thread_local! {
+    static MODE: RefCell<Mode> = RefCell::new(Mode::Direct(Memory::default()));
+}
+
+/// Unwinds a thread whose next step has been found.
+struct Suspended;
+
+fn perform(step: Step) -> u64 {
+    let result = MODE.with_borrow_mut(|mode| match mode {
+        Mode::Direct(memory) => match memory.apply(step) {
+            Ok(Applied::Result(result)) => Some(result),
+            Ok(_) => panic!("{step:?} outside of a thread"),
+            Err(why) => panic!("{why}"),
+        },
+        Mode::Replay { results, next } => results.next().or_else(|| {
+            *next = Some(step);
+            None
+        }),
+    });
+    result.unwrap_or_else(|| panic::resume_unwind(Box::new(Suspended)))
+}
+
+fn new_cell(value: u64, counter: bool) -> usize {
+    MODE.with_borrow_mut(|mode| match mode {
+        Mode::Direct(Memory(cells)) => {
+            cells.push(Cell { value, freed: false, counter });
+            cells.len() - 1
+        }
+        Mode::Replay { .. } => panic!("a model's memory is made before its threads"),
+    })
+}
+
+pub(crate) struct Word {
+    cell: usize,
+}
+
+impl Word {
+    pub(crate) fn new(value: u64) -> Self {
+        Self { cell: new_cell(value, true) }
+    }
+
+    /// The word's memory goes away.
+    pub(crate) fn free(&self) {
+        perform(Step::Free { cell: self.cell });
+    }
+
+    pub(crate) fn load(&self, _: Ordering) -> u64 {
+        perform(Step::Load { cell: self.cell })
+    }
+
+    pub(crate) fn fetch_add(&self, n: u64, _: Ordering) -> u64 {
+        perform(Step::Add { cell: self.cell, n })
+    }
+
+    pub(crate) fn fetch_sub(&self, n: u64, _: Ordering) -> u64 {
+        perform(Step::Add { cell: self.cell, n: n.wrapping_neg() })
+    }
+
+    pub(crate) fn fetch_and(&self, bits: u64, _: Ordering) -> u64 {
+        perform(Step::And { cell: self.cell, bits })
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u64, _: Ordering) -> u64 {
+        perform(Step::Or { cell: self.cell, bits })
+    }
+
+    pub(crate) fn compare_exchange_weak(
+        &self,
+        current: u64,
+        new: u64,
+        _: Ordering,
+        _: Ordering,
+    ) -> Result<u64, u64> {
+        let old = perform(Step::Exchange { cell: self.cell, current, new });
+        if old == current { Ok(old) } else { Err(old) }
+    }
+
+    /// The product has no plain store after init; only a mutant calls this.
+    #[allow(dead_code)]
+    pub(crate) fn store(&self, new: u64, _: Ordering) {
+        perform(Step::Store { cell: self.cell, new });
+    }
+}
+
+pub(crate) struct Address(usize);
+
+pub(crate) fn address(word: &Word) -> Address {
+    Address(word.cell)
+}
+
+impl Address {
+    pub(crate) fn wake_all(self) {
+        perform(Step::Wake { cell: self.0 });
+    }
+}
+
+/// A deadline that may pass at any moment, or never.
+#[derive(Clone)]
+pub(crate) enum Deadline {
+    Never,
+    AnyTime { passed: bool },
+}
+
+pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
+    let timed = match deadline {
+        Deadline::Never => false,
+        Deadline::AnyTime { passed } => {
+            *passed = *passed || perform(Step::Choose) != 0;
+            if *passed {
+                return false;
+            }
+            true
+        }
+    };
+    let woken = perform(Step::Wait { cell: word.cell, seen: seen as u32, timed });
+    if woken == TIMED_OUT {
+        *deadline = Deadline::AnyTime { passed: true };
+    }
+    true
+}
+
+/// Memory that only reference holders read and only the winner of a release
+/// writes.
+pub(crate) struct Data(usize);
+
+impl Data {
+    pub(crate) fn new() -> Self {
+        Self(new_cell(1, false))
+    }
+
+    /// Whether the data is good.
+    pub(crate) fn read(&self) -> bool {
+        perform(Step::Load { cell: self.0 }) != 0
+    }
+
+    pub(crate) fn write(&self, good: bool) {
+        perform(Step::Store { cell: self.0, new: good.into() });
+    }
+}
+
+/// A number that threads of a model leave behind for the end of it.
+pub(crate) struct Tally(usize);
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self(new_cell(0, false))
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        perform(Step::Add { cell: self.0, n });
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        perform(Step::Load { cell: self.0 })
+    }
+}
+
+/// One model: its threads.
+pub(crate) struct Setup {
+    threads: Vec<Box<dyn Fn()>>,
+}
+
+impl Setup {
+    pub(crate) fn thread(&mut self, body: impl Fn() + 'static) {
+        self.threads.push(Box::new(body));
+    }
+
+    /// A deadline for a drain of `word` that may pass at any moment.
+    pub(crate) fn deadline(&mut self, _word: &Word) -> Deadline {
+        Deadline::AnyTime { passed: false }
+    }
+}
+
+/// What a thread does after the results it has had.
+#[derive(Clone, Debug)]
+enum Next {
+    Step(Step),
+    Done,
+    Failed(String),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct State {
+    memory: Memory,
+    /// Each thread's results so far, and whether it sleeps: on which cell, and
+    /// whether it has a deadline.
+    threads: Vec<(Vec<u64>, Option<(usize, bool)>)>,
+}
+
+struct Explorer<'a> {
+    threads: &'a [Box<dyn Fn()>],
+    end: &'a dyn Fn() -> String,
+    next: HashMap<(usize, Vec<u64>), Next>,
+    seen: HashSet<State>,
+    path: Vec<(usize, Step, u64)>,
+    outcomes: BTreeSet<String>,
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|s| s.to_string());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+}
+
+impl Explorer<'_> {
+    fn next(&mut self, thread: usize, results: &[u64]) -> Next {
+        let key = (thread, results.to_vec());
+        if let Some(next) = self.next.get(&key) {
+            return next.clone();
+        }
+        MODE.set(Mode::Replay { results: results.to_vec().into_iter(), next: None });
+        let ran = panic::catch_unwind(AssertUnwindSafe(|| self.threads[thread]()));
+        let Mode::Replay { next: asked, .. } = MODE.replace(Mode::Direct(Memory::default())) else {
+            unreachable!("the mode was set above")
+        };
+        let next = match (ran, asked) {
+            (Ok(()), None) => Next::Done,
+            (Err(payload), Some(step)) if payload.is::<Suspended>() => Next::Step(step),
+            (Err(payload), _) => Next::Failed(message(&*payload)),
+            (Ok(()), Some(step)) => panic!("a thread went on after {step:?}"),
+        };
+        self.next.insert(key, next.clone());
+        next
+    }
+
+    fn fail(&self, why: &str) -> ! {
+        let path: Vec<_> = self
+            .path
+            .iter()
+            .map(|(thread, step, result)| format!("  thread {thread}: {step:?} -> {result:#x}"))
+            .collect();
+        panic!("{why}\nafter:\n{}", path.join("\n"));
+    }
+
+    /// Visits `state` after `thread` took `step` with `result`.
+    fn follow(&mut self, mut state: State, thread: usize, step: Step, result: u64) {
+        state.threads[thread].0.push(result);
+        self.path.push((thread, step, result));
+        self.visit(state);
+        self.path.pop();
+    }
+
+    fn visit(&mut self, state: State) {
+        if !self.seen.insert(state.clone()) {
+            return;
+        }
+        let (mut moved, mut done) = (false, 0);
+        for thread in 0..state.threads.len() {
+            let (results, asleep) = &state.threads[thread];
+            let step = match self.next(thread, results) {
+                Next::Step(step) => step,
+                Next::Done => {
+                    done += 1;
+                    continue;
+                }
+                Next::Failed(why) => self.fail(&format!("thread {thread}: {why}")),
+            };
+            let mut after = state.clone();
+            if let Some((_, timed)) = asleep {
+                if *timed {
+                    moved = true;
+                    after.threads[thread].1 = None;
+                    self.follow(after, thread, step, TIMED_OUT);
+                }
+                continue;
+            }
+            moved = true;
+            match after.memory.apply(step) {
+                Ok(Applied::Result(result)) => self.follow(after, thread, step, result),
+                Ok(Applied::Either) => {
+                    self.follow(after.clone(), thread, step, 0);
+                    self.follow(after, thread, step, 1);
+                }
+                Ok(Applied::Asleep) => {
+                    let Step::Wait { cell, timed, .. } = step else {
+                        unreachable!("only a wait sleeps")
+                    };
+                    after.threads[thread].1 = Some((cell, timed));
+                    self.path.push((thread, step, u64::MAX));
+                    self.visit(after);
+                    self.path.pop();
+                }
+                Ok(Applied::Woke(cell)) => {
+                    for (results, asleep) in &mut after.threads {
+                        if asleep.is_some_and(|(on, _)| on == cell) {
+                            *asleep = None;
+                            results.push(LOOK_AGAIN);
+                        }
+                    }
+                    self.follow(after, thread, step, 0);
+                }
+                Err(why) => {
+                    self.path.push((thread, step, 0));
+                    self.fail(&why);
+                }
+            }
+        }
+        if done == state.threads.len() {
+            MODE.set(Mode::Direct(state.memory));
+            match panic::catch_unwind(AssertUnwindSafe(self.end)) {
+                Ok(outcome) => self.outcomes.insert(outcome),
+                Err(payload) => self.fail(&format!("at the end: {}", message(&*payload))),
+            };
+        } else if !moved {
+            self.fail("nobody can move: a wake was lost");
+        }
+    }
+}
+
+/// Runs `scenario` in every way there is. The scenario adds its threads and
+/// returns what runs after them, which names the outcome; the result is the set
+/// of outcomes seen.
+pub(crate) fn explore<F, E>(name: &str, scenario: F) -> BTreeSet<String>
+where
+    F: Fn(&mut Setup) -> E + Send + Sync + 'static,
+    E: Fn() -> String + 'static,
+{
+    let began = std::time::Instant::now();
+    MODE.set(Mode::Direct(Memory::default()));
+    let mut setup = Setup { threads: Vec::new() };
+    let end = scenario(&mut setup);
+    let Mode::Direct(memory) = MODE.replace(Mode::Direct(Memory::default())) else {
+        unreachable!("the mode was set above")
+    };
+    let threads = vec![(Vec::new(), None); setup.threads.len()];
+    let mut explorer = Explorer {
+        threads: &setup.threads,
+        end: &end,
+        next: HashMap::new(),
+        seen: HashSet::new(),
+        path: Vec::new(),
+        outcomes: BTreeSet::new(),
+    };
+    explorer.visit(State { memory, threads });
+    println!("interleave {name}: {} states in {:.1?}", explorer.seen.len(), began.elapsed());
+    explorer.outcomes
+}

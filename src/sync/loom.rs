@@ -1,0 +1,270 @@
+//! The loom backend: the shipped code under a model of the memory model.
+//!
+//! What loom does not see: it treats `SeqCst` as `AcqRel`, it does not explore
+//! load buffering, and a thread that loads an atomic and then stores to it,
+//! against another thread's load, is explored in one order only. So every model
+//! runs twice: as it is, which tests the orderings, and with every access a
+//! read-modify-write ([`explore`] sets `RMW`), which tests the interleavings.
+//! The checker in `interleave` covers all of them, without weak memory.
+//!
+//! Two things are added to loom's atomics. Every change is held against the
+//! state table ([`legal`]). And every access also reads a loom cell that stands
+//! for the memory the word lives in, which [`Word::free`] writes: a touch that
+//! is not ordered before the free is a race, and loom reports it.
+
+use crate::word::legal;
+use core::cell::Cell;
+use core::sync::atomic::Ordering;
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicBool, AtomicU64};
+use loom::sync::{Arc, Condvar, Mutex};
+use std::collections::BTreeSet;
+use std::thread_local;
+
+thread_local! {
+    /// Whether every access is a read-modify-write. An ordinary thread-local will
+    /// do: loom runs all threads of a model on one.
+    static RMW: Cell<bool> = const { Cell::new(false) };
+}
+
+fn strengthen(order: Ordering) -> Ordering {
+    if RMW.get() { Ordering::AcqRel } else { order }
+}
+
+pub(crate) struct Word {
+    value: AtomicU64,
+    memory: UnsafeCell<()>,
+    sleepers: Arc<Sleepers>,
+}
+
+/// The kernel's side of a futex: it outlives the word, as the kernel does.
+struct Sleepers {
+    bucket: Mutex<()>,
+    woken: Condvar,
+}
+
+impl Word {
+    pub(crate) fn new(value: u64) -> Self {
+        let sleepers = Sleepers { bucket: Mutex::new(()), woken: Condvar::new() };
+        Self {
+            value: AtomicU64::new(value),
+            memory: UnsafeCell::new(()),
+            sleepers: Arc::new(sleepers),
+        }
+    }
+
+    /// The word's memory goes away.
+    pub(crate) fn free(&self) {
+        self.memory.with_mut(|_| ());
+    }
+
+    fn changed(&self, old: u64, new: u64) -> u64 {
+        if let Err(why) = legal(old, new) {
+            panic!("{why}: {old:#x} to {new:#x}");
+        }
+        old
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        if RMW.get() { self.value.fetch_add(0, Ordering::AcqRel) } else { self.value.load(order) }
+    }
+
+    pub(crate) fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        let old = self.value.fetch_add(n, strengthen(order));
+        self.changed(old, old.wrapping_add(n))
+    }
+
+    pub(crate) fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        let old = self.value.fetch_sub(n, strengthen(order));
+        self.changed(old, old.wrapping_sub(n))
+    }
+
+    pub(crate) fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        let old = self.value.fetch_and(bits, strengthen(order));
+        self.changed(old, old & bits)
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        let old = self.value.fetch_or(bits, strengthen(order));
+        self.changed(old, old | bits)
+    }
+
+    pub(crate) fn compare_exchange_weak(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.memory.with(|_| ());
+        let (success, failure) =
+            if RMW.get() { (Ordering::AcqRel, Ordering::Acquire) } else { (success, failure) };
+        self.value
+            .compare_exchange(current, new, success, failure)
+            .map(|old| self.changed(old, new))
+    }
+
+    /// The product has no plain store after init; only a mutant calls this.
+    #[allow(dead_code)]
+    pub(crate) fn store(&self, new: u64, order: Ordering) {
+        self.memory.with(|_| ());
+        let old = self.value.swap(new, strengthen(order));
+        self.changed(old, new);
+    }
+}
+
+pub(crate) struct Address(Arc<Sleepers>);
+
+pub(crate) fn address(word: &Word) -> Address {
+    Address(word.sleepers.clone())
+}
+
+impl Address {
+    pub(crate) fn wake_all(self) {
+        let _bucket = self.0.bucket.lock().unwrap();
+        self.0.woken.notify_all();
+    }
+}
+
+/// A deadline passes when the model's clock thread says so.
+#[derive(Clone)]
+pub(crate) enum Deadline {
+    Never,
+    Clock(Arc<AtomicBool>),
+}
+
+impl Deadline {
+    fn passed(&self) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Clock(rung) => rung.load(Ordering::Acquire),
+        }
+    }
+}
+
+pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
+    if deadline.passed() {
+        return false;
+    }
+    let bucket = word.sleepers.bucket.lock().unwrap();
+    // The kernel's comparison, under its bucket lock. Relaxed, so that it lends
+    // the algorithm no ordering; a stale value cannot be read here by a sleeper
+    // whose waker has been and gone, because the lock orders them.
+    if !deadline.passed() && word.value.load(Ordering::Relaxed) as u32 == seen as u32 {
+        drop(word.sleepers.woken.wait(bucket).unwrap());
+    }
+    true
+}
+
+/// Memory that only reference holders read and only the winner of a release
+/// writes: loom reports an unordered pair as a race.
+pub(crate) struct Data(UnsafeCell<bool>);
+
+impl Data {
+    pub(crate) fn new() -> Self {
+        Self(UnsafeCell::new(true))
+    }
+
+    /// Whether the data is good.
+    pub(crate) fn read(&self) -> bool {
+        // SAFETY: loom has checked that no write is concurrent.
+        self.0.with(|good| unsafe { *good })
+    }
+
+    pub(crate) fn write(&self, good: bool) {
+        // SAFETY: loom has checked that no access is concurrent.
+        self.0.with_mut(|place| unsafe { *place = good });
+    }
+}
+
+/// A number that threads of a model leave behind for the end of it.
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) use loom::sync::Arc as Shared;
+
+/// One execution of a model: its threads and how it ends.
+pub(crate) struct Setup {
+    threads: Vec<Box<dyn Fn()>>,
+}
+
+impl Setup {
+    pub(crate) fn thread(&mut self, body: impl Fn() + 'static) {
+        self.threads.push(Box::new(body));
+    }
+
+    /// A deadline for a drain of `word` that may pass at any moment.
+    pub(crate) fn deadline(&mut self, word: &Word) -> Deadline {
+        let rung = Arc::new(AtomicBool::new(false));
+        let (bell, sleepers) = (rung.clone(), address(word).0);
+        self.thread(move || {
+            bell.store(true, Ordering::Release);
+            Address(sleepers.clone()).wake_all();
+        });
+        Deadline::Clock(rung)
+    }
+}
+
+/// Runs `scenario` in every way that loom distinguishes, twice. The scenario adds
+/// its threads and returns what runs after them, which names the outcome; the
+/// result is the set of outcomes seen.
+pub(crate) fn explore<F, E>(name: &str, scenario: F) -> BTreeSet<String>
+where
+    F: Fn(&mut Setup) -> E + Send + Sync + 'static,
+    E: Fn() -> String + 'static,
+{
+    let scenario = std::sync::Arc::new(scenario);
+    let outcomes = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    for rmw in [false, true] {
+        RMW.set(rmw);
+        let began = std::time::Instant::now();
+        let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let mut builder = loom::model::Builder::new();
+        if builder.preemption_bound.is_none() {
+            builder.preemption_bound = Some(PREEMPTIONS);
+        }
+        let (scenario, seen, counted) = (scenario.clone(), outcomes.clone(), runs.clone());
+        builder.check(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut setup = Setup { threads: Vec::new() };
+            let end = scenario(&mut setup);
+            let threads: Vec<_> =
+                setup.threads.into_iter().map(|body| loom::thread::spawn(move || body())).collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            seen.lock().unwrap().insert(end());
+        });
+        println!(
+            "loom {name}{}: {} executions in {:.1?}",
+            if rmw { ", all accesses read-modify-write" } else { "" },
+            runs.load(Ordering::Relaxed),
+            began.elapsed()
+        );
+    }
+    RMW.set(false);
+    let outcomes = outcomes.lock().unwrap().clone();
+    outcomes
+}
+
+/// Forced thread switches per execution, unless `LOOM_MAX_PREEMPTIONS` says
+/// otherwise.
+const PREEMPTIONS: usize = 2;

@@ -1,0 +1,29 @@
+//! The one place that knows which atomics the crate runs on.
+//!
+//! The algorithm is written once against what this module exports:
+//!
+//! - [`Word`], the 64-bit atomic;
+//! - [`Address`], the name of a word, good for waking after the memory is gone;
+//! - [`wait`], which sleeps while a word is unchanged;
+//! - [`Deadline`], which says when a sleeper has waited long enough.
+//!
+//! | build            | backend      | what it is for                                        |
+//! | ---------------- | ------------ | ----------------------------------------------------- |
+//! | ordinary         | `native`     | the product                                           |
+//! | `--cfg loom`       | `loom`       | memory orderings, and interleavings with every access a read-modify-write |
+//! | `--cfg interleave` | `interleave` | every interleaving, every state, exhaustively         |
+
+#[cfg(not(any(loom, interleave)))]
+mod native;
+#[cfg(not(any(loom, interleave)))]
+pub(crate) use native::*;
+
+#[cfg(all(loom, not(interleave)))]
+mod loom;
+#[cfg(all(loom, not(interleave)))]
+pub(crate) use self::loom::*;
+
+#[cfg(interleave)]
+mod interleave;
+#[cfg(interleave)]
+pub(crate) use interleave::*;

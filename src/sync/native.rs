@@ -1,0 +1,165 @@
+//! The product's backend: the processor's atomics and, with `std`, a sleep that
+//! another thread can end by address.
+//!
+//! On 64-bit Linux the sleep is a private futex on the low half of the word.
+//! A parking library would not do: its table exists once per copy (the shared
+//! library's, the static library's, the Python module's), it may allocate, and
+//! it takes a lock that a signal handler or a fork can find held. Elsewhere, and
+//! wherever a sandbox refuses the futex, the sleep is short and bounded, so that
+//! a wake is never needed for progress.
+
+pub(crate) use core::sync::atomic::AtomicU64 as Word;
+
+/// The address of a word. A put takes it before its subtraction, because after
+/// that the word may be gone; nothing here reads through it.
+#[derive(Clone, Copy)]
+pub(crate) struct Address(*const Word);
+
+/// The name under which a sleeper on `word` is found.
+#[inline(always)]
+pub(crate) fn address(word: &Word) -> Address {
+    Address(word)
+}
+
+impl Address {
+    /// Wakes whoever sleeps on the word at this address. Async-signal-safe:
+    /// one system call, and `errno` as it was.
+    #[cold]
+    pub(crate) fn wake_all(self) {
+        #[cfg(feature = "std")]
+        sleep::wake_all(self.0);
+    }
+}
+
+#[cfg(feature = "std")]
+pub(crate) use sleep::{Deadline, wait};
+
+#[cfg(feature = "std")]
+mod sleep {
+    use super::Word;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// A sleep that does not rely on being woken lasts no longer than this.
+    const BOUNDED: Duration = Duration::from_millis(1);
+
+    /// When a sleeper gives up.
+    #[derive(Clone, Copy)]
+    pub(crate) enum Deadline {
+        /// Not before it is woken.
+        Never,
+        /// At this instant of the monotonic clock.
+        At(Instant),
+    }
+
+    impl Deadline {
+        /// A deadline `timeout` from now; `None`, or a time beyond the clock's
+        /// range, is never.
+        pub(crate) fn after(timeout: Option<Duration>) -> Self {
+            timeout
+                .and_then(|timeout| Instant::now().checked_add(timeout))
+                .map_or(Self::Never, Self::At)
+        }
+
+        /// What is left, or `None` once there is nothing left.
+        fn remaining(self) -> Option<Duration> {
+            match self {
+                Self::Never => Some(Duration::MAX),
+                Self::At(instant) => {
+                    let left = instant.saturating_duration_since(Instant::now());
+                    (!left.is_zero()).then_some(left)
+                }
+            }
+        }
+    }
+
+    /// Sleeps while `word` is `seen`, until woken or the deadline, and returns
+    /// whether there is time left to look again. It may return early for no
+    /// reason: a wake is a hint, and only the word counts.
+    pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
+        let Some(left) = deadline.remaining() else {
+            return false;
+        };
+        park(word, seen, left);
+        true
+    }
+
+    /// Sleeping without a futex.
+    fn nap(left: Duration) {
+        thread::sleep(left.min(BOUNDED));
+    }
+
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    mod futex {
+        use super::{BOUNDED, Duration, Word, nap};
+        use crate::word::DRAINED;
+        use core::ptr;
+
+        /// The half of the word that holds the flags.
+        fn low_half(word: *const Word) -> *const u32 {
+            word.cast::<u32>().wrapping_add(usize::from(cfg!(target_endian = "big")))
+        }
+
+        pub(in super::super) fn park(word: &Word, seen: u64, left: Duration) {
+            // The kernel compares 32 bits. A count that is a multiple of 2^28
+            // has the low half of a drained word, so that the last put could
+            // come between our look and the kernel's and find nobody to wake:
+            // sleep only briefly then. In every other case the low half differs
+            // from `DRAINED`, and the wake that follows `DRAINED` is not lost.
+            let left = if seen as u32 == DRAINED as u32 { left.min(BOUNDED) } else { left };
+            let timeout = libc::timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                tv_nsec: libc::c_long::from(left.subsec_nanos() as i32),
+            };
+            let for_ever = left == Duration::MAX;
+            // SAFETY: the address is a live, aligned word for as long as we
+            // borrow it, and the timeout outlives the call.
+            let rc = unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    low_half(word),
+                    libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                    seen as u32,
+                    if for_ever { ptr::null() } else { &raw const timeout },
+                )
+            };
+            // EAGAIN (the word moved on), EINTR and ETIMEDOUT are all reasons to
+            // look again. Anything else means that there is no futex to sleep on.
+            if rc == -1 && !matches!(errno(), libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT) {
+                nap(left);
+            }
+        }
+
+        pub(in super::super) fn wake_all(word: *const Word) {
+            let before = errno();
+            // SAFETY: the kernel takes the address as a name. Waking an address
+            // that has been unmapped since is answered by an error or by nobody.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    low_half(word),
+                    libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                    libc::c_int::MAX,
+                );
+                // Putting must not be seen in errno.
+                *libc::__errno_location() = before;
+            }
+        }
+
+        fn errno() -> libc::c_int {
+            // SAFETY: the C library's own thread-local.
+            unsafe { *libc::__errno_location() }
+        }
+    }
+
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(super) use futex::{park, wake_all};
+
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    fn park(_word: &Word, _seen: u64, left: Duration) {
+        nap(left);
+    }
+
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    pub(super) fn wake_all(_word: *const Word) {}
+}
