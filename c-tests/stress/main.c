@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * module-ref-stress - threads call into shared objects while others unload them.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "stress.h"
+
+enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2 };
+
+static const char usage[] =
+	"Usage: module-ref-stress [OPTION]...\n"
+	"Worker threads call into shared objects while other threads unload and reload\n"
+	"them. Nothing is stopped, and nothing may break.\n"
+	"\n"
+	"  -t, --threads=N     worker threads (default: twice the CPUs, 4 at least)\n"
+	"  -u, --unloaders=N   threads that unload and reload (default: 2)\n"
+	"  -s, --seconds=S     length of each run (default: 10)\n"
+	"  -m, --mode=MODE     atomic, percpu or both (default: atomic)\n"
+	"  -p, --plugin=FILE   a shared object to unload instead of the default ones, the\n"
+	"                      sample plugin and the system's libz; may be repeated\n"
+	"      --symbol=NAME   the function to call in the last --plugin: sample_answer\n"
+	"                      and crc32 are known; any other is called as long NAME(void)\n"
+	"                      and has to answer always as it did the first time\n"
+	"      --seed=N        for the random choices (default: from the clock)\n"
+	"      --compare       the same run under stop-the-world by signals and under the\n"
+	"                      Linux patch's plain CAS counter\n"
+	"      --json=FILE     write the results to FILE, - for standard output\n"
+	"      --tap           print the results as TAP instead of a table\n"
+	"  -h, --help          this text\n"
+	"      --version       the version of the library\n"
+	"\n"
+	"Exit status: 0 without a violation, 1 with one or after a crash, 2 if the run\n"
+	"could not be made.\n";
+
+static _Noreturn void trouble(const char *option, const char *value, const char *expected)
+{
+	fprintf(stderr, "module-ref-stress: %s '%s': expected %s; see --help\n", option, value,
+		expected);
+	exit(EXIT_TROUBLE);
+}
+
+static unsigned long long number(const char *option, const char *value, unsigned long long min,
+				 unsigned long long max)
+{
+	unsigned long long n;
+	char expected[96], *end;
+
+	errno = 0;
+	n = strtoull(value, &end, 0);
+	if (errno || end == value || *end || strchr(value, '-') || n < min || n > max) {
+		snprintf(expected, sizeof(expected), "a whole number from %llu to %llu", min, max);
+		trouble(option, value, expected);
+	}
+	return n;
+}
+
+/* The sample plugin lies beside the program. */
+static char *beside_program(const char *name)
+{
+	static char path[PATH_MAX + NAME_MAX];
+	char program[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+
+	program[n < 0 ? 0 : n] = '\0';
+	snprintf(path, sizeof(path), "%s/%s", n < 0 ? "." : dirname(program), name);
+	return path;
+}
+
+/* A file in this folder is meant, if there is one; dlopen() would look for a name
+ * without a slash in the library path alone. */
+static const char *as_path(const char *file)
+{
+	char *path;
+
+	if (strchr(file, '/') || access(file, F_OK) != 0 || !(path = malloc(strlen(file) + 3)))
+		return file;
+	sprintf(path, "./%s", file);
+	return path;
+}
+
+static void parse(int argc, char **argv, struct options *options)
+{
+	enum { SYMBOL = 256, SEED, COMPARE, JSON, TAP, VERSION };
+	static const struct option known[] = {
+		{ "threads", required_argument, NULL, 't' },
+		{ "unloaders", required_argument, NULL, 'u' },
+		{ "seconds", required_argument, NULL, 's' },
+		{ "mode", required_argument, NULL, 'm' },
+		{ "plugin", required_argument, NULL, 'p' },
+		{ "symbol", required_argument, NULL, SYMBOL },
+		{ "seed", required_argument, NULL, SEED },
+		{ "compare", no_argument, NULL, COMPARE },
+		{ "json", required_argument, NULL, JSON },
+		{ "tap", no_argument, NULL, TAP },
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, VERSION },
+		{ 0 },
+	};
+	char *end;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "t:u:s:m:p:h", known, NULL)) != -1) {
+		switch (option) {
+		case 't':
+			options->threads = (unsigned)number("--threads", optarg, 1, MAX_WORKERS);
+			break;
+		case 'u':
+			options->unloaders = (unsigned)number("--unloaders", optarg, 1, 256);
+			break;
+		case 's':
+			errno = 0;
+			options->seconds = strtod(optarg, &end);
+			if (errno || end == optarg || *end || !(options->seconds > 0) ||
+			    options->seconds > 1e7)
+				trouble("--seconds", optarg, "a number above 0");
+			break;
+		case 'm':
+			options->mode_percpu = strcmp(optarg, "percpu") == 0 ||
+					       strcmp(optarg, "both") == 0;
+			options->mode_atomic = strcmp(optarg, "atomic") == 0 ||
+					       strcmp(optarg, "both") == 0;
+			if (!options->mode_atomic && !options->mode_percpu)
+				trouble("--mode", optarg, "atomic, percpu or both");
+			break;
+		case 'p':
+			if (options->nplugins == MAX_PLUGINS)
+				trouble("--plugin", optarg, "no more than eight of them");
+			options->plugins[options->nplugins++].file = as_path(optarg);
+			break;
+		case SYMBOL:
+			if (options->nplugins == 0)
+				trouble("--symbol", optarg, "a --plugin before it");
+			options->plugins[options->nplugins - 1].symbol = optarg;
+			break;
+		case SEED:
+			options->seed = number("--seed", optarg, 0, UINT64_MAX);
+			break;
+		case COMPARE:
+			options->compare = true;
+			break;
+		case JSON:
+			options->json = optarg;
+			break;
+		case TAP:
+			options->tap = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			exit(EXIT_SUCCESS);
+		case VERSION:
+			printf("module-ref-stress %s\n", module_ref_version());
+			exit(EXIT_SUCCESS);
+		default:
+			fputs("Try 'module-ref-stress --help'.\n", stderr);
+			exit(EXIT_TROUBLE);
+		}
+	}
+	if (optind < argc)
+		trouble("argument", argv[optind], "options only");
+	for (unsigned i = 0; i < options->nplugins; i++)
+		if (!options->plugins[i].symbol)
+			trouble("--plugin", options->plugins[i].file,
+				"a --symbol after it that says what to call");
+	if (options->nplugins == 0) {
+		options->plugins[options->nplugins++] = (struct plugin){
+			.file = beside_program("sample.so"), .symbol = "sample_answer" };
+		options->plugins[options->nplugins++] =
+			(struct plugin){ .file = "libz.so.1", .symbol = "crc32" };
+	}
+}
+
+/* What per-CPU initialisation gives on this system, under a name that says so. */
+static const struct scheme *percpu_as_it_is(void)
+{
+	static struct scheme fallback;
+	struct module_ref probe;
+	bool percpu;
+
+	if (module_ref_init_percpu(&probe) != 0)
+		return &scheme_percpu; /* the run itself will say why */
+	percpu = module_ref_mode(&probe) == MODULE_REF_PERCPU;
+	module_ref_destroy(&probe);
+	if (percpu)
+		return &scheme_percpu;
+	fallback = scheme_percpu;
+	fallback.name = "module_ref, percpu -> atomic";
+	fallback.what = "this library, asked for per-CPU slots, which it does not have here";
+	return &fallback;
+}
+
+int main(int argc, char **argv)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	struct options options = {
+		.threads = cpus < 2 ? 4 : (unsigned)cpus * 2,
+		.unloaders = 2,
+		.seconds = 10,
+		.seed = now_ns(),
+		.mode_atomic = true,
+	};
+	const struct scheme *schemes[4];
+	struct result results[4];
+	unsigned n = 0;
+	/* Standard output is for one machine-readable format at a time. */
+	FILE *to = stdout;
+
+	if (options.threads > MAX_WORKERS)
+		options.threads = MAX_WORKERS;
+	parse(argc, argv, &options);
+	if (options.json && strcmp(options.json, "-") == 0)
+		to = stderr;
+	if (options.mode_atomic)
+		schemes[n++] = &scheme_atomic;
+	if (options.mode_percpu)
+		schemes[n++] = percpu_as_it_is();
+	if (options.compare) {
+		schemes[n++] = &scheme_patch;
+		schemes[n++] = &scheme_stop_the_world;
+	}
+
+	fprintf(to,
+		"%smodule-ref-stress %s: %u workers and %u unloaders on %ld CPUs, %g s per run, "
+		"seed %" PRIu64 "\n",
+		options.tap ? "# " : "", module_ref_version(), options.threads, options.unloaders,
+		cpus, options.seconds, options.seed);
+	for (unsigned i = 0; i < options.nplugins; i++)
+		fprintf(to, "%splugin %s, calling %s()\n", options.tap ? "# " : "",
+			options.plugins[i].file, options.plugins[i].symbol);
+	for (unsigned i = 0; i < n; i++) {
+		fprintf(to, "%s%s: %s\n", options.tap ? "# " : "", schemes[i]->name,
+			schemes[i]->what);
+		fflush(to);
+		if (stress_run(&options, schemes[i], &results[i]) != 0)
+			return EXIT_TROUBLE;
+	}
+	if (options.tap) {
+		report_tap(to, results, n);
+	} else {
+		fputc('\n', to);
+		report_table(to, results, n);
+	}
+	fflush(to);
+	if (options.json && report_json(&options, results, n) != 0)
+		return EXIT_TROUBLE;
+	return violations() ? EXIT_VIOLATIONS : EXIT_SUCCESS;
+}

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * run.c - the workers, the unloaders, and what they hold against each other.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "stress.h"
+
+/* Latencies kept per unloader; beyond that each has the same chance to stay. */
+#define SAMPLES 200000u
+
+const char *const violation_text[VIOLATION_KINDS] = {
+	[WRONG_ANSWER] = "wrong answers from a plugin that was held",
+	[CALL_AFTER_RELEASE] = "calls that began after a release had succeeded",
+	[TWO_WINNERS] = "releases with two winners",
+	[COUNT_LEFT] = "counts that did not come back to zero",
+	[IDLE_REFUSED] = "releases refused although nobody held anything",
+};
+
+static _Atomic uint64_t violation_count[VIOLATION_KINDS];
+
+void violation(enum violation kind, const char *format, ...)
+{
+	enum { SHOWN = 5 };
+	va_list args;
+
+	if (atomic_fetch_add(&violation_count[kind], 1) >= SHOWN)
+		return;
+	va_start(args, format);
+	fputs("\nVIOLATION: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	va_end(args);
+}
+
+uint64_t violations_of(enum violation kind)
+{
+	return atomic_load(&violation_count[kind]);
+}
+
+uint64_t violations(void)
+{
+	uint64_t sum = 0;
+
+	for (int kind = 0; kind < VIOLATION_KINDS; kind++)
+		sum += violations_of((enum violation)kind);
+	return sum;
+}
+
+uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void add(_Atomic uint64_t *own, uint64_t n)
+{
+	/* One writer: no read-modify-write needed. */
+	atomic_store_explicit(own, atomic_load_explicit(own, memory_order_relaxed) + n,
+			      memory_order_relaxed);
+}
+
+static void sleep_ns(uint64_t ns)
+{
+	struct timespec t = { .tv_sec = 0, .tv_nsec = (long)ns };
+
+	nanosleep(&t, NULL);
+}
+
+static _Thread_local struct run *current; /* the run this thread belongs to */
+
+/* ---- workers ----------------------------------------------------------------- */
+
+/* One call between a get and a put. The plugin may go at any moment before the
+ * get and after the put, and at none between them. */
+static void use(struct run *run, struct worker *worker, struct slot *slot)
+{
+	uint64_t generation;
+
+	if (!run->scheme->try_get(slot, worker)) {
+		add(&worker->refusals, 1);
+		return;
+	}
+	add(&worker->gets, 1);
+	generation = atomic_load(&slot->generation);
+	if (atomic_load(&slot->released))
+		violation(CALL_AFTER_RELEASE, "worker %u got '%s' after it had been released",
+			  worker->index, slot->plugin.file);
+	/* Mostly one call, now and then many: unloads shall find the plugin in use. */
+	for (int calls = next_random(&worker->random) % 64 == 0 ? 500 : 1; calls > 0; calls--) {
+		if (plugin_call(&slot->plugin, next_random(&worker->random)))
+			continue;
+		violation(WRONG_ANSWER,
+			  "worker %u: %s() of '%s', generation %llu, answered wrongly",
+			  worker->index, slot->plugin.symbol, slot->plugin.file,
+			  (unsigned long long)generation);
+		break;
+	}
+	if (atomic_load(&slot->released) || atomic_load(&slot->generation) != generation)
+		violation(CALL_AFTER_RELEASE, "'%s' was released while worker %u held it",
+			  slot->plugin.file, worker->index);
+	run->scheme->put(slot, worker);
+}
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	struct run *run = current;
+	uint64_t before;
+
+	crash_report_thread("worker", worker->index);
+	before = now_ns();
+	while (!atomic_load_explicit(&run->stop_workers, memory_order_relaxed)) {
+		uint64_t dice = next_random(&worker->random), after;
+		struct slot *slot = &run->slots[dice % run->nslots];
+		_Atomic uint64_t *presence = &worker->presence[slot->index];
+
+		/* Present before the get and until after the put, for all to see: an
+		 * exchange, so that the mark comes before the get on any processor. */
+		atomic_fetch_add(presence, 1);
+		if (!atomic_load(&slot->avoid))
+			use(run, worker, slot);
+		atomic_fetch_add(presence, 1);
+
+		after = now_ns();
+		if (after - before >
+		    atomic_load_explicit(&worker->longest_stall_ns, memory_order_relaxed))
+			atomic_store_explicit(&worker->longest_stall_ns, after - before,
+					      memory_order_relaxed);
+		before = after;
+		if ((dice >> 32) % 256 == 0) {
+			sleep_ns((dice >> 40) % 50000);
+			before = now_ns();
+		}
+	}
+	return NULL;
+}
+
+/* ---- unloaders ---------------------------------------------------------------- */
+
+/* Whether no worker is near the slot, and a number that changes when one was. */
+static bool nobody_near(struct run *run, const struct slot *slot, uint64_t *moves)
+{
+	*moves = 0;
+	for (unsigned i = 0; i < run->nworkers; i++) {
+		uint64_t presence = atomic_load(&run->workers[i].presence[slot->index]);
+
+		if (presence % 2 != 0)
+			return false;
+		*moves += presence;
+	}
+	return true;
+}
+
+static void keep(struct unloader *unloader, uint64_t ns)
+{
+	uint64_t unloads = atomic_load(&unloader->unloads);
+
+	if (ns > unloader->longest_ns)
+		unloader->longest_ns = ns;
+	if (ns > UINT32_MAX)
+		ns = UINT32_MAX;
+	if (unloader->sampled < SAMPLES) {
+		unloader->latency_ns[unloader->sampled++] = (uint32_t)ns;
+	} else {
+		uint64_t place = next_random(&unloader->random) % (unloads + 1);
+
+		if (place < SAMPLES)
+			unloader->latency_ns[place] = (uint32_t)ns;
+	}
+}
+
+/* The winner of a release: the plugin is ours alone. Take it out for real, leave
+ * the door shut for a while, and bring it back. */
+static void reload(struct run *run, struct unloader *unloader, struct slot *slot)
+{
+	if (atomic_fetch_add(&slot->winners, 1) != 0) {
+		violation(TWO_WINNERS, "two unloaders won the same release of '%s'",
+			  slot->plugin.file);
+		return;
+	}
+	atomic_store(&slot->released, true);
+	if (run->scheme->count(run, slot) != -1)
+		violation(COUNT_LEFT, "'%s' is released, and its count is %lld", slot->plugin.file,
+			  (long long)run->scheme->count(run, slot));
+	if (plugin_close(&slot->plugin) != 0) {
+		atomic_store(&run->broken, true);
+		return;
+	}
+	sleep_ns(next_random(&unloader->random) % 100000);
+	if (plugin_open(&slot->plugin) != 0) {
+		atomic_store(&run->broken, true);
+		return;
+	}
+	atomic_fetch_add(&slot->generation, 1);
+	atomic_store(&slot->released, false);
+	atomic_fetch_sub(&slot->winners, 1);
+	if (run->scheme->reinit(slot) != 0)
+		violation(TWO_WINNERS, "the winner could not bring '%s' back", slot->plugin.file);
+}
+
+/* One attempt. Now and then the workers are asked to leave the slot alone first:
+ * then a refusal has no excuse. */
+static void attempt(struct run *run, struct unloader *unloader, struct slot *slot)
+{
+	uint64_t dice = next_random(&unloader->random), moves_before = 0, moves_after;
+	uint64_t attempts, began, took;
+	bool asked = dice % 16 == 0, quiet, waits;
+	int rc;
+
+	waits = !asked && run->scheme->drain && (dice >> 8) % 2 == 0;
+	if (asked) {
+		atomic_store(&slot->avoid, true);
+		for (int tries = 0; tries < 100 && !nobody_near(run, slot, &moves_before); tries++)
+			sleep_ns(20000);
+	}
+	attempts = atomic_fetch_add(&slot->attempts, 1);
+	quiet = asked && attempts % 2 == 0 && nobody_near(run, slot, &moves_before);
+
+	began = now_ns();
+	rc = waits ? run->scheme->drain(run, slot, (int64_t)((dice >> 16) % 2000000))
+		   : run->scheme->try_release(run, slot);
+	took = now_ns() - began;
+
+	/* Between two even looks with nothing in between, nobody held anything. */
+	quiet = quiet && atomic_load(&slot->attempts) == attempts + 1 &&
+		nobody_near(run, slot, &moves_after) && moves_after == moves_before;
+	if (quiet)
+		add(&unloader->idle_checks, 1);
+	if (quiet && rc == -EWOULDBLOCK)
+		violation(IDLE_REFUSED, "a release of '%s' was refused although nobody held it",
+			  slot->plugin.file);
+	if (asked)
+		atomic_store(&slot->avoid, false);
+
+	if (rc == 0) {
+		keep(unloader, took);
+		add(&unloader->unloads, 1);
+		reload(run, unloader, slot);
+	} else {
+		add(&unloader->refused, 1);
+	}
+	atomic_fetch_add(&slot->attempts, 1);
+}
+
+static void *unload(void *arg)
+{
+	struct unloader *unloader = arg;
+	struct run *run = current;
+
+	crash_report_thread("unloader", (unsigned)(unloader - run->unloaders));
+	while (!atomic_load(&run->stop_unloaders) && !atomic_load(&run->broken)) {
+		attempt(run, unloader, &run->slots[next_random(&unloader->random) % run->nslots]);
+		sleep_ns(next_random(&unloader->random) % 200000);
+	}
+	return NULL;
+}
+
+/* ---- one run --------------------------------------------------------------------- */
+
+struct start {
+	struct run *run;
+	void *(*body)(void *);
+	void *arg;
+};
+
+static void *begin(void *arg)
+{
+	struct start start = *(struct start *)arg;
+
+	free(arg);
+	current = start.run;
+	return start.body(start.arg);
+}
+
+static int spawn(pthread_t *thread, struct run *run, void *(*body)(void *), void *arg)
+{
+	struct start *start = malloc(sizeof(*start));
+	int rc = ENOMEM;
+
+	if (start) {
+		*start = (struct start){ .run = run, .body = body, .arg = arg };
+		rc = pthread_create(thread, NULL, begin, start);
+	}
+	if (rc != 0) {
+		free(start);
+		fprintf(stderr, "cannot start a thread: %s; try fewer --threads\n", strerror(rc));
+	}
+	return rc;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void summarise(const struct run *run, struct result *result)
+{
+	uint32_t *all;
+	size_t n = 0;
+
+	for (unsigned i = 0; i < run->nworkers; i++) {
+		const struct worker *worker = &run->workers[i];
+
+		result->gets += atomic_load(&worker->gets);
+		result->refusals += atomic_load(&worker->refusals);
+		if (atomic_load(&worker->longest_stall_ns) > result->longest_stall_ns)
+			result->longest_stall_ns = atomic_load(&worker->longest_stall_ns);
+	}
+	for (unsigned i = 0; i < run->nunloaders; i++)
+		n += run->unloaders[i].sampled;
+	all = malloc((n + 1) * sizeof(*all));
+	n = 0;
+	for (unsigned i = 0; i < run->nunloaders; i++) {
+		const struct unloader *unloader = &run->unloaders[i];
+
+		result->unloads += atomic_load(&unloader->unloads);
+		result->refused += atomic_load(&unloader->refused);
+		result->idle_checks += atomic_load(&unloader->idle_checks);
+		if (unloader->longest_ns > result->max_ns)
+			result->max_ns = unloader->longest_ns;
+		if (all)
+			memcpy(all + n, unloader->latency_ns, unloader->sampled * sizeof(*all));
+		n += unloader->sampled;
+	}
+	if (all && n > 0) {
+		qsort(all, n, sizeof(*all), by_value);
+		result->p50_ns = all[(n - 1) / 2];
+		result->p99_ns = all[(n - 1) * 99 / 100];
+	}
+	free(all);
+}
+
+static int set_up(struct run *run, const struct options *options)
+{
+	for (unsigned i = 0; i < run->nslots; i++) {
+		struct slot *slot = &run->slots[i];
+
+		slot->plugin = options->plugins[i];
+		slot->index = i;
+		/* Once for nothing: whoever stays mapped is found out before the run. */
+		if (plugin_open(&slot->plugin) != 0 || plugin_close(&slot->plugin) != 0 ||
+		    plugin_open(&slot->plugin) != 0)
+			return -1;
+		if (run->scheme->init(slot) != 0) {
+			fprintf(stderr, "cannot initialise a counter\n");
+			return -1;
+		}
+	}
+	for (unsigned i = 0; i < run->nworkers; i++) {
+		run->workers[i].index = i;
+		run->workers[i].random = run->seed + 1 + i;
+	}
+	for (unsigned i = 0; i < run->nunloaders; i++) {
+		run->unloaders[i].random = run->seed + 1000003 + i;
+		run->unloaders[i].latency_ns = malloc(SAMPLES * sizeof(uint32_t));
+		if (!run->unloaders[i].latency_ns)
+			return -1;
+	}
+	return 0;
+}
+
+/* Starts the threads, lets them go on for the time asked for, and joins them. */
+static int execute(struct run *run)
+{
+	uint64_t began = now_ns();
+	unsigned workers = 0, unloaders = 0;
+
+	for (; workers < run->nworkers; workers++)
+		if (spawn(&run->workers[workers].thread, run, work, &run->workers[workers]) != 0)
+			break;
+	if (workers == run->nworkers)
+		for (; unloaders < run->nunloaders; unloaders++)
+			if (spawn(&run->unloaders[unloaders].thread, run, unload,
+				  &run->unloaders[unloaders]) != 0)
+				break;
+	if (unloaders < run->nunloaders)
+		atomic_store(&run->broken, true);
+	while (!atomic_load(&run->broken)) {
+		double elapsed = (double)(now_ns() - began) / 1e9;
+
+		if (elapsed >= run->seconds)
+			break;
+		sleep_ns(100000000);
+		report_live(run, elapsed);
+	}
+	report_live_end();
+	/* Unloaders first: a stopped world needs all its workers. */
+	atomic_store(&run->stop_unloaders, true);
+	for (unsigned i = 0; i < unloaders; i++)
+		pthread_join(run->unloaders[i].thread, NULL);
+	atomic_store(&run->stop_workers, true);
+	for (unsigned i = 0; i < workers; i++)
+		pthread_join(run->workers[i].thread, NULL);
+	return atomic_load(&run->broken) ? -1 : 0;
+}
+
+/* Nobody is left: every count is zero and every plugin can go. */
+static void tear_down(struct run *run)
+{
+	bool held[MAX_PLUGINS];
+
+	for (unsigned i = 0; i < run->nslots; i++) {
+		int64_t count = run->scheme->count(run, &run->slots[i]);
+
+		held[i] = count != 0;
+		if (held[i])
+			violation(COUNT_LEFT, "'%s' has a count of %lld at the end",
+				  run->slots[i].plugin.file, (long long)count);
+	}
+	run->nworkers = 0; /* they have ended: nobody is there to be stopped */
+	for (unsigned i = 0; i < run->nslots; i++) {
+		int rc = run->scheme->try_release(run, &run->slots[i]);
+
+		if (rc == 0)
+			plugin_close(&run->slots[i].plugin);
+		else if (!held[i])
+			violation(IDLE_REFUSED, "'%s' cannot be released at the end: %s",
+				  run->slots[i].plugin.file, strerror(-rc));
+	}
+}
+
+int stress_run(const struct options *options, const struct scheme *scheme, struct result *result)
+{
+	struct run run = {
+		.scheme = scheme,
+		.nworkers = options->threads,
+		.nunloaders = options->unloaders,
+		.nslots = options->nplugins,
+		.seconds = options->seconds,
+		.seed = options->seed,
+	};
+	uint64_t began = now_ns();
+	int rc = -1;
+
+	*result = (struct result){ .scheme = scheme };
+	run.workers = aligned_alloc(CACHE_LINE, run.nworkers * sizeof(struct worker));
+	run.unloaders = calloc(run.nunloaders, sizeof(struct unloader));
+	run.slots = aligned_alloc(CACHE_LINE, run.nslots * sizeof(struct slot));
+	if (!run.workers || !run.unloaders || !run.slots) {
+		fprintf(stderr, "out of memory; try fewer --threads\n");
+		goto out;
+	}
+	memset(run.workers, 0, run.nworkers * sizeof(struct worker));
+	memset(run.slots, 0, run.nslots * sizeof(struct slot));
+	crash_report_install(&run);
+	rc = set_up(&run, options);
+	if (rc == 0)
+		rc = execute(&run);
+	if (rc == 0) {
+		result->seconds = (double)(now_ns() - began) / 1e9;
+		summarise(&run, result);
+		tear_down(&run);
+	}
+	crash_report_install(NULL);
+out:
+	for (unsigned i = 0; run.unloaders && i < run.nunloaders; i++)
+		free(run.unloaders[i].latency_ns);
+	free(run.workers);
+	free(run.unloaders);
+	free(run.slots);
+	return rc;
+}

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * schemes.c - three ways to count who uses a plugin, for the same workers.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "stress.h"
+
+/* ---- this library ---------------------------------------------------------- */
+
+static int ref_init(struct slot *slot)
+{
+	return module_ref_init(&slot->count.ref);
+}
+
+static int ref_init_percpu(struct slot *slot)
+{
+	return module_ref_init_percpu(&slot->count.ref);
+}
+
+static bool ref_try_get(struct slot *slot, struct worker *worker)
+{
+	(void)worker;
+	return module_ref_try_get(&slot->count.ref);
+}
+
+static void ref_put(struct slot *slot, struct worker *worker)
+{
+	(void)worker;
+	module_ref_put(&slot->count.ref);
+}
+
+static int ref_try_release(struct run *run, struct slot *slot)
+{
+	(void)run;
+	return module_ref_try_release(&slot->count.ref);
+}
+
+static int ref_drain(struct run *run, struct slot *slot, int64_t timeout_ns)
+{
+	(void)run;
+	return module_ref_drain(&slot->count.ref, timeout_ns);
+}
+
+static int ref_reinit(struct slot *slot)
+{
+	return module_ref_reinit(&slot->count.ref);
+}
+
+static int64_t ref_count(struct run *run, struct slot *slot)
+{
+	(void)run;
+	return module_ref_count(&slot->count.ref);
+}
+
+const struct scheme scheme_atomic = {
+	.name = "module_ref, atomic",
+	.what = "this library, shared word; half of the unloads drain",
+	.init = ref_init,
+	.try_get = ref_try_get,
+	.put = ref_put,
+	.try_release = ref_try_release,
+	.drain = ref_drain,
+	.reinit = ref_reinit,
+	.count = ref_count,
+};
+
+const struct scheme scheme_percpu = {
+	.name = "module_ref, percpu",
+	.what = "this library, per-CPU slots; half of the unloads drain",
+	.init = ref_init_percpu,
+	.try_get = ref_try_get,
+	.put = ref_put,
+	.try_release = ref_try_release,
+	.drain = ref_drain,
+	.reinit = ref_reinit,
+	.count = ref_count,
+};
+
+/* ---- the patch --------------------------------------------------------------
+ *
+ * Linux since 2014: one counter that starts at 1 and can be incremented only while
+ * it is not 0, decremented only while it is positive; each a loop of
+ * compare-and-swaps. Written after the description of the kernel's
+ * atomic_inc_not_zero(), atomic_dec_if_positive() and atomic_add_unless().
+ */
+
+static int patch_init(struct slot *slot)
+{
+	atomic_init(&slot->count.patch.refcnt, 1);
+	return 0;
+}
+
+static bool patch_try_get(struct slot *slot, struct worker *worker)
+{
+	_Atomic int *refcnt = &slot->count.patch.refcnt;
+	int old = atomic_load_explicit(refcnt, memory_order_relaxed);
+
+	(void)worker;
+	do {
+		if (old == 0)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(refcnt, &old, old + 1,
+							memory_order_acquire,
+							memory_order_relaxed));
+	return true;
+}
+
+static void patch_put(struct slot *slot, struct worker *worker)
+{
+	_Atomic int *refcnt = &slot->count.patch.refcnt;
+	int old = atomic_load_explicit(refcnt, memory_order_relaxed);
+
+	(void)worker;
+	do {
+		if (old <= 0)
+			return;
+	} while (!atomic_compare_exchange_weak_explicit(refcnt, &old, old - 1,
+							memory_order_release,
+							memory_order_relaxed));
+}
+
+static int patch_try_release(struct run *run, struct slot *slot)
+{
+	_Atomic int *refcnt = &slot->count.patch.refcnt;
+	/* The kernel holds module_mutex here; two releasers at once would each
+	 * subtract the one base. */
+	static pthread_mutex_t module_mutex = PTHREAD_MUTEX_INITIALIZER;
+	int old, rc = 0;
+
+	(void)run;
+	pthread_mutex_lock(&module_mutex);
+	if (atomic_load_explicit(refcnt, memory_order_relaxed) == 0) {
+		rc = -EALREADY;
+	} else if (atomic_fetch_sub(refcnt, 1) != 1) {
+		old = atomic_load_explicit(refcnt, memory_order_relaxed);
+		while (old != 0 && !atomic_compare_exchange_weak(refcnt, &old, old + 1))
+			;
+		if (old != 0)
+			rc = -EWOULDBLOCK;
+	}
+	pthread_mutex_unlock(&module_mutex);
+	return rc;
+}
+
+static int patch_reinit(struct slot *slot)
+{
+	atomic_store_explicit(&slot->count.patch.refcnt, 1, memory_order_release);
+	return 0;
+}
+
+static int64_t patch_count(struct run *run, struct slot *slot)
+{
+	(void)run;
+	return (int64_t)atomic_load(&slot->count.patch.refcnt) - 1;
+}
+
+const struct scheme scheme_patch = {
+	.name = "the patch's CAS counter",
+	.what = "Linux since 2014: one counter, compare-and-swap loops",
+	.init = patch_init,
+	.try_get = patch_try_get,
+	.put = patch_put,
+	.try_release = patch_try_release,
+	.reinit = patch_reinit,
+	.count = patch_count,
+};
+
+/* ---- stop the world -----------------------------------------------------------
+ *
+ * Linux before 2014, as far as a process can have it: plain per-thread counts, and
+ * to look at them everybody is stopped, here by a signal to each worker.
+ */
+
+static pthread_mutex_t world = PTHREAD_MUTEX_INITIALIZER;
+static sem_t stopped;
+static _Atomic uint32_t stop_number; /* odd while the world is stopped */
+
+static void stop_here(int signal)
+{
+	uint32_t number = atomic_load(&stop_number);
+	int saved = errno;
+
+	(void)signal;
+	sem_post(&stopped);
+	while (atomic_load(&stop_number) == number)
+		syscall(SYS_futex, &stop_number, FUTEX_WAIT_PRIVATE, number, NULL, NULL, 0);
+	errno = saved;
+}
+
+static void stop_world(struct run *run)
+{
+	pthread_mutex_lock(&world);
+	atomic_fetch_add(&stop_number, 1);
+	for (unsigned i = 0; i < run->nworkers; i++)
+		pthread_kill(run->workers[i].thread, SIGUSR1);
+	for (unsigned i = 0; i < run->nworkers; i++)
+		while (sem_wait(&stopped) != 0)
+			;
+}
+
+static void start_world(void)
+{
+	atomic_fetch_add(&stop_number, 1);
+	syscall(SYS_futex, &stop_number, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+	pthread_mutex_unlock(&world);
+}
+
+static int stw_init(struct slot *slot)
+{
+	struct sigaction action = { .sa_handler = stop_here, .sa_flags = SA_RESTART };
+
+	if (slot->index == 0) {
+		sem_init(&stopped, 0, 0);
+		sigaction(SIGUSR1, &action, NULL);
+	}
+	slot->count.live = true;
+	return 0;
+}
+
+static bool stw_try_get(struct slot *slot, struct worker *worker)
+{
+	/* Count first, look then: stopped in between, we are counted. */
+	worker->held[slot->index]++;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (slot->count.live) {
+		atomic_thread_fence(memory_order_acquire); /* pairs with stw_reinit() */
+		return true;
+	}
+	worker->held[slot->index]--;
+	return false;
+}
+
+static void stw_put(struct slot *slot, struct worker *worker)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	worker->held[slot->index]--;
+}
+
+static int stw_try_release(struct run *run, struct slot *slot)
+{
+	int64_t held = 0;
+	int rc;
+
+	stop_world(run);
+	for (unsigned i = 0; i < run->nworkers; i++)
+		held += run->workers[i].held[slot->index];
+	if (!slot->count.live) {
+		rc = -EALREADY;
+	} else if (held != 0) {
+		rc = -EWOULDBLOCK;
+	} else {
+		slot->count.live = false;
+		rc = 0;
+	}
+	start_world();
+	return rc;
+}
+
+static int stw_reinit(struct slot *slot)
+{
+	atomic_thread_fence(memory_order_release);
+	slot->count.live = true;
+	return 0;
+}
+
+static int64_t stw_count(struct run *run, struct slot *slot)
+{
+	int64_t held = 0;
+
+	if (!slot->count.live)
+		return -1;
+	for (unsigned i = 0; i < run->nworkers; i++)
+		held += run->workers[i].held[slot->index];
+	return held;
+}
+
+const struct scheme scheme_stop_the_world = {
+	.name = "stop the world",
+	.what = "every worker stopped by a signal for each look",
+	.init = stw_init,
+	.try_get = stw_try_get,
+	.put = stw_put,
+	.try_release = stw_try_release,
+	.reinit = stw_reinit,
+	.count = stw_count,
+};

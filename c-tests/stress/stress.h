@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * stress.h - what the parts of the stress program share.
+ *
+ * Workers call into plugins that are really dlopen()ed, each call between a get
+ * and a put. Unloaders release a plugin's counter, call its exit function,
+ * dlclose() it, load it again and let the workers back in. How a plugin is
+ * counted is a scheme: this library's, or one that it is compared with.
+ */
+#ifndef STRESS_H
+#define STRESS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "module_ref.h"
+
+#define CACHE_LINE 64
+#define MAX_PLUGINS 8
+#define MAX_WORKERS 1024
+
+/* ---- what can go wrong -------------------------------------------------- */
+
+enum violation {
+	WRONG_ANSWER,
+	CALL_AFTER_RELEASE,
+	TWO_WINNERS,
+	COUNT_LEFT,
+	IDLE_REFUSED,
+	VIOLATION_KINDS
+};
+
+extern const char *const violation_text[VIOLATION_KINDS];
+
+/* Counts one, and says so on standard error if it is among the first. */
+void violation(enum violation kind, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+uint64_t violations_of(enum violation kind);
+uint64_t violations(void);
+
+/* ---- plugins ------------------------------------------------------------ */
+
+struct plugin {
+	const char *file;
+	const char *symbol;
+	void *handle;
+	void (*entry)(void);     /* the symbol, to be cast by its caller */
+	void (*cleanup)(void);   /* the exit function, if there is one */
+	const char *begin, *end; /* where its code is, or was last */
+	long first_answer;       /* of a function that we know nothing about */
+};
+
+/* Loads it and calls its init function. Returns 0, or -1 after a message. */
+int plugin_open(struct plugin *plugin);
+/* Calls its exit function and unmaps it. Returns 0, or -1 after a message. */
+int plugin_close(struct plugin *plugin);
+/* Calls its function once, and returns whether the answer was right. */
+bool plugin_call(const struct plugin *plugin, uint64_t random);
+
+/* ---- the plain CAS counter of the Linux patch ---------------------------- */
+
+struct patch_ref {
+	_Atomic int refcnt;
+};
+
+/* ---- threads and what they share ---------------------------------------- */
+
+struct worker {
+	_Alignas(CACHE_LINE) pthread_t thread;
+	uint32_t index;
+	uint64_t random;
+	_Atomic uint64_t gets, refusals, longest_stall_ns;
+	/* For each plugin: odd while this worker may be holding it. */
+	_Atomic uint64_t presence[MAX_PLUGINS];
+	/* Stop-the-world counts here, in plain memory. */
+	volatile int held[MAX_PLUGINS];
+};
+
+struct slot {
+	_Alignas(CACHE_LINE) union {
+		struct module_ref ref;
+		struct patch_ref patch;
+		volatile bool live;
+	} count;
+	_Alignas(CACHE_LINE) struct plugin plugin;
+	unsigned index;
+	_Atomic uint64_t generation;
+	_Atomic bool released;         /* between a release and the way back */
+	_Atomic int winners;           /* of the release now in force */
+	_Atomic bool avoid;            /* workers: leave this one alone */
+	_Atomic uint64_t attempts;     /* releases begun and ended: two per attempt */
+};
+
+struct unloader {
+	pthread_t thread;
+	uint64_t random;
+	_Atomic uint64_t unloads, refused, idle_checks;
+	/* A uniform sample of the latencies of unloads that succeeded. */
+	uint32_t *latency_ns;
+	size_t sampled;
+	uint64_t longest_ns;
+};
+
+struct run;
+
+/* A way to count who uses a plugin. Errors are negative errno values, as in
+ * module_ref.h. */
+struct scheme {
+	const char *name;
+	const char *what;
+	int (*init)(struct slot *slot);
+	bool (*try_get)(struct slot *slot, struct worker *worker);
+	void (*put)(struct slot *slot, struct worker *worker);
+	int (*try_release)(struct run *run, struct slot *slot);
+	int (*drain)(struct run *run, struct slot *slot, int64_t timeout_ns); /* or NULL */
+	int (*reinit)(struct slot *slot);
+	int64_t (*count)(struct run *run, struct slot *slot);
+};
+
+extern const struct scheme scheme_atomic, scheme_percpu;
+extern const struct scheme scheme_patch, scheme_stop_the_world;
+
+struct run {
+	const struct scheme *scheme;
+	unsigned nworkers, nunloaders, nslots;
+	struct worker *workers;
+	struct unloader *unloaders;
+	struct slot *slots;
+	double seconds;
+	uint64_t seed;
+	_Atomic bool stop_workers, stop_unloaders, broken;
+};
+
+/* What a run came to. */
+struct result {
+	const struct scheme *scheme;
+	double seconds;
+	uint64_t gets, refusals, unloads, refused, idle_checks;
+	uint64_t p50_ns, p99_ns, max_ns, longest_stall_ns;
+};
+
+struct options {
+	unsigned threads, unloaders;
+	double seconds;
+	uint64_t seed;
+	bool mode_atomic, mode_percpu, compare, tap;
+	const char *json;
+	struct plugin plugins[MAX_PLUGINS];
+	unsigned nplugins;
+};
+
+/* ---- the parts ----------------------------------------------------------- */
+
+/* Runs the stress once. Returns 0, or -1 after a message if it could not. */
+int stress_run(const struct options *options, const struct scheme *scheme,
+	       struct result *result);
+
+/* The running totals, on a line that is written over, if there is a terminal. */
+void report_live(const struct run *run, double elapsed);
+void report_live_end(void);
+void report_table(FILE *to, const struct result *results, unsigned n);
+void report_tap(FILE *to, const struct result *results, unsigned n);
+int report_json(const struct options *options, const struct result *results, unsigned n);
+
+/* Turns a crash into a report that names the thread and the plugin. */
+void crash_report_install(const struct run *run);
+void crash_report_thread(const char *role, unsigned index);
+
+uint64_t now_ns(void);
+
+/* A thread's own random numbers (splitmix64). */
+static inline uint64_t next_random(uint64_t *state)
+{
+	uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return z ^ (z >> 31);
+}
+
+#endif
