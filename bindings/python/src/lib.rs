@@ -1,0 +1,277 @@
+//! The Python package's native half: the counter behind Python objects.
+//!
+//! Only conversions are here. What raises is what Python raises elsewhere: an
+//! `OSError` made from the errno value, so that its subclasses appear.
+
+use module_ref::misuse::{self, Caller, Misuse};
+use module_ref::{Counter, DrainError, InitError, Mode, ModuleRef, ReleaseError};
+use pyo3::create_exception;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::time::{Duration, Instant};
+
+create_exception!(
+    module_ref,
+    Released,
+    PyRuntimeError,
+    "A reference was asked for, and the door is shut: the counter is released or being drained."
+);
+create_exception!(
+    module_ref,
+    MisuseError,
+    PyRuntimeError,
+    "A counter was used in a way that cannot be right, such as a put without a get. The counter \
+     is as it was before."
+);
+
+/// How long a drain sleeps before it looks whether Python has a signal to handle.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// What this thread's last operation was reported for.
+    static REPORTED: Cell<Option<Misuse>> = const { Cell::new(None) };
+}
+
+/// The misuse handler of this copy of the library: leaves a note for [`checked`].
+unsafe extern "C" fn on_misuse(what: Misuse, _counter: *const Counter, _caller: Caller) {
+    REPORTED.set(Some(what));
+}
+
+/// Runs `operation` and raises if it was a misuse.
+fn checked<T>(operation: impl FnOnce() -> T) -> PyResult<T> {
+    REPORTED.set(None);
+    let result = operation();
+    match REPORTED.take() {
+        Some(what) => Err(MisuseError::new_err(what.text())),
+        None => Ok(result),
+    }
+}
+
+fn os_error(errno: i32, error: &dyn std::error::Error) -> PyErr {
+    PyOSError::new_err((errno, error.to_string()))
+}
+
+fn init_error(error: InitError) -> PyErr {
+    let errno = if error == InitError::InUse { libc::EBUSY } else { libc::EINVAL };
+    os_error(errno, &error)
+}
+
+/// A drain's time limit, as Python gives it.
+fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = timeout else { return Ok(None) };
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "timeout must be 0 or more seconds, or None to wait for ever; got {seconds}"
+        )));
+    }
+    // More than the clock can say is for ever.
+    Ok(Duration::try_from_secs_f64(seconds).ok().and_then(|t| Instant::now().checked_add(t)))
+}
+
+/// A reference counter that can be shut.
+///
+/// Users take a reference for as long as they use what the counter stands for.
+/// Whoever wants to take it away calls ``try_release()``, or shuts the door and
+/// waits with ``drain()``; to one caller only, one of them returns True.
+///
+/// >>> ref = ModuleRef()
+/// >>> with ref.hold():
+/// ...     ref.try_release()
+/// False
+/// >>> ref.try_release()
+/// True
+/// >>> ref.try_get()
+/// False
+///
+/// With ``per_cpu=True`` it counts in per-CPU slots where this system can; ``mode``
+/// says what it does. Objects may be shared between threads.
+#[pyclass(frozen, name = "ModuleRef", module = "module_ref")]
+struct PyModuleRef {
+    inner: ModuleRef,
+}
+
+impl PyModuleRef {
+    fn counter(&self) -> &Counter {
+        self.inner.counter()
+    }
+
+    fn give_back(&self) -> PyResult<()> {
+        // SAFETY: nothing in this process relies on these references but the Python
+        // program that takes and gives them; a surplus one is reported.
+        checked(|| unsafe { self.counter().put(Caller::UNKNOWN) })
+    }
+}
+
+#[pymethods]
+impl PyModuleRef {
+    #[new]
+    #[pyo3(signature = (*, per_cpu = false))]
+    fn new(per_cpu: bool) -> Self {
+        // Per-CPU slots are asked for, not insisted on.
+        let _ = per_cpu;
+        Self { inner: ModuleRef::new() }
+    }
+
+    /// Take a reference unless the door is shut, and return whether there is now one
+    /// to put.
+    fn try_get(&self) -> PyResult<bool> {
+        checked(|| self.counter().try_get(Caller::UNKNOWN))
+    }
+
+    /// Take one more reference. The caller holds one already, so this works also
+    /// while a drain is under way. On a released counter it raises MisuseError.
+    fn get(&self) -> PyResult<()> {
+        // SAFETY: as in give_back.
+        checked(|| unsafe { self.counter().get(Caller::UNKNOWN) })
+    }
+
+    /// Give a reference back, from whichever thread. Without a get it raises
+    /// MisuseError, and the counter is as before.
+    fn put(&self) -> PyResult<()> {
+        self.give_back()
+    }
+
+    /// A context manager that takes a reference and gives it back. Entering it raises
+    /// Released when the door is shut.
+    fn hold(slf: Py<Self>) -> Hold {
+        Hold { of: slf, depth: AtomicUsize::new(0) }
+    }
+
+    /// References held; -1 once released. Stale as soon as it is read.
+    #[getter]
+    fn count(&self) -> i64 {
+        self.counter().count()
+    }
+
+    /// "atomic" or "percpu".
+    #[getter]
+    fn mode(&self) -> &'static str {
+        match self.inner.mode() {
+            Mode::Atomic => "atomic",
+            Mode::PerCpu => "percpu",
+        }
+    }
+
+    /// Whether the counter is released. Only the caller to whom try_release() or
+    /// drain() returned True may go on from there.
+    #[getter]
+    fn released(&self) -> bool {
+        self.inner.is_released()
+    }
+
+    /// Release the counter if nobody holds a reference; False if somebody does. Does not
+    /// wait. Raises OSError with EALREADY (a BlockingIOError) if it has been released
+    /// before, with EBUSY while another thread's release or drain is under way.
+    fn try_release(&self) -> PyResult<bool> {
+        match self.counter().try_release() {
+            Ok(()) => Ok(true),
+            Err(ReleaseError::InUse { .. }) => Ok(false),
+            Err(other) => Err(drain_error(other.into())),
+        }
+    }
+
+    /// Shut the door and wait until the last reference is put; True once it is. After
+    /// timeout seconds (None: never) the counter is live again and this returns False.
+    ///
+    /// Other Python threads run meanwhile. Signals are handled; an exception from a
+    /// handler, such as KeyboardInterrupt, makes the counter live again. Raises OSError as
+    /// try_release().
+    #[pyo3(signature = (timeout = None))]
+    fn drain(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = deadline(timeout)?;
+        let mut raised = None;
+        let outcome = py.detach(|| {
+            let drained = self.inner.drain_with(|held| {
+                let left = deadline.map_or(SIGNAL_INTERVAL, |deadline| {
+                    deadline.saturating_duration_since(Instant::now()).min(SIGNAL_INTERVAL)
+                });
+                if left.is_zero() {
+                    return false;
+                }
+                held.park_timeout(left);
+                raised = Python::attach(|py| py.check_signals()).err();
+                raised.is_none()
+            });
+            // Whoever is interrupted must not be left with a release that nobody knows
+            // of: the last put may have come with the signal.
+            match drained {
+                Ok(released) if raised.is_some() => {
+                    released.reinit();
+                    Ok(())
+                }
+                other => other.map(|_| ()),
+            }
+        });
+        match (raised, outcome) {
+            (Some(raised), _) => Err(raised),
+            (None, Ok(())) => Ok(true),
+            (None, Err(DrainError::TimedOut { .. })) => Ok(false),
+            (None, Err(other)) => Err(drain_error(other)),
+        }
+    }
+
+    /// Make a released counter live again. Only for the caller to whom try_release() or
+    /// drain() returned True. Raises OSError with EBUSY unless it is released.
+    fn reinit(&self) -> PyResult<()> {
+        // SAFETY: as in give_back; to be the winner is for the Python program to see to.
+        unsafe { self.counter().reinit() }.map_err(init_error)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<module_ref.ModuleRef count={} mode={}>", self.count(), self.mode())
+    }
+}
+
+fn drain_error(error: DrainError) -> PyErr {
+    let errno = match error {
+        DrainError::TimedOut { .. } => libc::ETIMEDOUT,
+        DrainError::Busy => libc::EBUSY,
+        DrainError::AlreadyReleased => libc::EALREADY,
+        _ => libc::EINVAL,
+    };
+    os_error(errno, &error)
+}
+
+/// What ``ModuleRef.hold()`` returns: a reference for the length of a with block. It
+/// can be entered again, and from several threads.
+#[pyclass(frozen, module = "module_ref")]
+struct Hold {
+    of: Py<PyModuleRef>,
+    /// How many times it is entered.
+    depth: AtomicUsize,
+}
+
+#[pymethods]
+impl Hold {
+    fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyModuleRef>> {
+        if !self.of.get().try_get()? {
+            return Err(Released::new_err(
+                "no reference to be had: the counter is released or being drained",
+            ));
+        }
+        // Relaxed: a number of its own; the counter orders what matters.
+        self.depth.fetch_add(1, Relaxed);
+        Ok(self.of.clone_ref(py))
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
+        let left = self.depth.fetch_update(Relaxed, Relaxed, |depth| depth.checked_sub(1));
+        if left.is_err() {
+            return Err(MisuseError::new_err("this hold() was left without having been entered"));
+        }
+        self.of.get().give_back()
+    }
+}
+
+#[pymodule(gil_used = false)]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    misuse::set_handler(Some(on_misuse));
+    module.add_class::<PyModuleRef>()?;
+    module.add_class::<Hold>()?;
+    module.add("Released", module.py().get_type::<Released>())?;
+    module.add("MisuseError", module.py().get_type::<MisuseError>())?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,126 @@
+//! The typed counter between threads: what a guard protects is there.
+
+use module_ref::{DrainError, ModuleRef, ReleaseError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_guard_is_a_reference() {
+    let counter = ModuleRef::new();
+    let guard = counter.try_get().expect("live");
+    let second = guard.clone();
+    assert_eq!(counter.count(), Some(2));
+    assert_eq!(counter.try_release().unwrap_err(), ReleaseError::InUse { held: 2 });
+    drop((guard, second));
+    let released = counter.try_release().expect("nobody holds it");
+    assert_eq!(counter.count(), None);
+    assert!(counter.is_released() && counter.try_get().is_none());
+    assert_eq!(counter.try_release().unwrap_err(), ReleaseError::AlreadyReleased);
+    released.reinit();
+    assert_eq!(counter.count(), Some(0));
+}
+
+#[test]
+fn a_guard_survives_as_a_raw_reference() {
+    let counter = ModuleRef::new();
+    let raw = counter.try_get().expect("live").into_raw();
+    assert_eq!(counter.count(), Some(1));
+    // SAFETY: the reference that into_raw has kept.
+    drop(unsafe { module_ref::Guard::from_raw(raw) });
+    assert_eq!(counter.count(), Some(0));
+}
+
+#[test]
+fn a_drain_gives_up_at_its_deadline_and_not_before() {
+    let counter = ModuleRef::new();
+    let guard = counter.try_get().expect("live");
+    let began = Instant::now();
+    let outcome = counter.drain(Some(Duration::from_millis(20))).map(drop);
+    assert_eq!(outcome, Err(DrainError::TimedOut { held: 1 }));
+    assert!(began.elapsed() >= Duration::from_millis(20));
+    drop(guard);
+    counter.drain(Some(Duration::ZERO)).expect("nobody holds it").reinit();
+    counter.drain(Some(Duration::MAX)).expect("a deadline beyond the clock is none").reinit();
+}
+
+#[test]
+fn a_waiter_of_ones_own() {
+    let counter = ModuleRef::new();
+    let mut guard = counter.try_get();
+    let mut looks = 0;
+    let released = counter.drain_with(|held| {
+        looks += 1;
+        assert_eq!(held.count(), 1);
+        held.park_timeout(Duration::from_micros(10));
+        if looks == 3 {
+            guard = None;
+        }
+        true
+    });
+    released.expect("the guard has gone").reinit();
+    assert_eq!(looks, 3);
+
+    let guard = counter.try_get();
+    let outcome = counter.drain_with(|_| false).map(drop);
+    assert_eq!(outcome, Err(DrainError::TimedOut { held: 1 }));
+    drop(guard);
+
+    // Whoever gives up in the moment in which the last guard goes has won.
+    let mut guard = counter.try_get();
+    let outcome = counter.drain_with(|_| {
+        guard = None;
+        false
+    });
+    outcome.expect("zero wins").reinit();
+}
+
+#[test]
+fn nobody_is_inside_after_a_release() {
+    static COUNTER: ModuleRef = ModuleRef::new();
+    static THERE: AtomicBool = AtomicBool::new(true);
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static SERVED: AtomicUsize = AtomicUsize::new(0);
+
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !STOP.load(Relaxed) {
+                    if let Some(_guard) = COUNTER.try_get() {
+                        assert!(THERE.load(Relaxed), "used after its release");
+                        SERVED.fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        }
+        let mut released = 0;
+        while released < 2000 {
+            let attempt = if released % 2 == 0 {
+                COUNTER.drain(Some(Duration::from_secs(1))).ok()
+            } else {
+                COUNTER.try_release().ok()
+            };
+            if let Some(won) = attempt {
+                THERE.store(false, Relaxed);
+                thread::yield_now();
+                THERE.store(true, Relaxed);
+                won.reinit();
+                released += 1;
+            }
+        }
+        STOP.store(true, Relaxed);
+    });
+    assert!(SERVED.load(Relaxed) > 0);
+    assert_eq!(COUNTER.count(), Some(0));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let text = ReleaseError::InUse { held: 3 }.to_string();
+    assert_eq!(
+        text,
+        "3 references are held; drain with a timeout to wait for them, or try again later"
+    );
+    let text = DrainError::TimedOut { held: 1 }.to_string();
+    assert!(text.starts_with("time is up and 1 reference is held"), "{text}");
+}
