@@ -3,10 +3,13 @@
 
 use crate::error::{DrainError, InitError, ReleaseError};
 use crate::misuse::Caller;
+#[cfg(feature = "std")]
 use crate::sync;
+use crate::sync::Word;
 use crate::{Counter, Mode};
 use core::fmt;
 use core::mem::ManuallyDrop;
+#[cfg(feature = "std")]
 use core::time::Duration;
 
 /// A reference counter that can be shut.
@@ -228,7 +231,8 @@ impl fmt::Debug for Released<'_> {
 /// A counter that is being drained, as [`drain_with`](ModuleRef::drain_with)
 /// shows it to its waiter.
 pub struct Held<'a> {
-    word: &'a sync::Word,
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "only a sleeper needs it"))]
+    word: &'a Word,
     seen: u64,
 }
 

@@ -13,7 +13,9 @@ pub(crate) use core::sync::atomic::AtomicU64 as Word;
 /// The address of a word. A put takes it before its subtraction, because after
 /// that the word may be gone; nothing here reads through it.
 #[derive(Clone, Copy)]
-pub(crate) struct Address(*const Word);
+pub(crate) struct Address(
+    #[cfg_attr(not(feature = "std"), allow(dead_code, reason = "nobody sleeps"))] *const Word,
+);
 
 /// The name under which a sleeper on `word` is found.
 #[inline(always)]

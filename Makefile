@@ -1,0 +1,118 @@
+# module-ref: build, run, test. `make help` lists what there is.
+
+# Options of the stress program, for `make stress`.
+STRESS ?= --seconds 10
+
+CARGO  ?= cargo
+PYTHON ?= python3
+VENV   := .venv
+# What the venv was made from; it is made anew when this changes.
+VENV_READY := $(VENV)/.ready
+CC     ?= cc
+
+MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
+LIBRARY := target/release/libmodule_ref.so
+C_TREE  := $(MAKE) --no-print-directory -C c-tests
+
+.DELETE_ON_ERROR:
+.PHONY: help
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- tools ---------------------------------------------------------------------
+
+.PHONY: need-rust need-cc need-python
+need-rust:
+	@ci/need $(CARGO) "the Rust toolchain, 1.95 or newer" "https://rustup.rs"
+need-cc:
+	@ci/need $(CC) "a C compiler" "apt-get install gcc"
+need-python:
+	@ci/need $(PYTHON) "Python 3.9 or newer" "apt-get install python3 python3-venv"
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
+		echo "$(PYTHON) is older than 3.9 or has no venv: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV_READY): python/requirements-dev.txt | need-python
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# ---- build ---------------------------------------------------------------------
+
+.PHONY: build header venv
+build: need-rust ## the Rust and C libraries, in target/release
+	$(CARGO) build --release
+
+header: need-rust ## write include/module_ref.h from the source
+	$(CARGO) build --release --package module-ref-capi
+
+venv: $(VENV_READY) ## the project's own Python environment
+
+# ---- run -----------------------------------------------------------------------
+
+.PHONY: stress
+stress: need-cc build ## threads call into shared objects while others unload them
+	@$(C_TREE) CC=$(CC) OUT=../target/c/cc all
+	@target/c/cc/module-ref-stress $(STRESS)
+
+# ---- test ----------------------------------------------------------------------
+
+.PHONY: test test-lint test-header test-rust test-models test-loom test-interleave
+.PHONY: test-c test-readme test-python test-wheel mutants
+test: need-rust need-cc need-python ## everything below but mutants
+	@$(MAKE) --no-print-directory test-header
+	@$(MAKE) --no-print-directory test-lint
+	@$(MAKE) --no-print-directory test-rust
+	@$(MAKE) --no-print-directory test-models
+	@$(MAKE) --no-print-directory test-c
+	@$(MAKE) --no-print-directory test-readme
+	@$(MAKE) --no-print-directory test-python
+
+# First, because an ordinary build writes the header.
+test-header: need-rust ## the committed header is what the source gives
+	MODULE_REF_HEADER=check $(CARGO) build --release --package module-ref-capi
+
+test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --package module-ref --no-default-features --lib -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
+	$(VENV)/bin/ruff check python ci/mutants ci/readme
+	$(VENV)/bin/ruff format --check python ci/mutants ci/readme
+
+test-rust: need-rust ## unit, property, thread and documentation tests; no_std; oldest compiler
+	$(CARGO) test
+	ci/no-std
+	ci/msrv
+
+test-models: test-interleave test-loom ## the shipped code under both model checkers
+
+test-interleave: need-rust
+	RUSTFLAGS="--cfg interleave" CARGO_TARGET_DIR=target/interleave $(MODELS)
+
+# LOOM_MAX_PREEMPTIONS=3 takes about half an hour.
+test-loom: need-rust
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(MODELS)
+
+test-c: need-cc build ## the C tests and the stress program, by every compiler present
+	ci/c-tests
+
+test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
+	$(VENV)/bin/python ci/readme
+
+# One abi3 wheel, into the project's venv.
+test-wheel: need-rust $(VENV_READY)
+	@rm -rf target/wheels
+	$(VENV)/bin/maturin build --quiet --release --out target/wheels --interpreter $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall target/wheels/*.whl
+
+test-python: test-wheel ## the stubs, and pytest on each Python present
+	$(VENV)/bin/python -m mypy.stubtest module_ref
+	$(VENV)/bin/mypy python/module_ref
+	ci/python-tests
+
+mutants: need-rust need-cc ## break the code on purpose and see each check fail
+	ci/mutants
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf target $(VENV)
