@@ -121,8 +121,15 @@ extern "C" {
 int module_ref_init(struct module_ref *ref);
 
 /**
- * As module_ref_init(), in per-CPU mode if this system can: ask module_ref_mode() what
- * it became. In this version it is always shared-word mode.
+ * As module_ref_init(), in per-CPU mode if this system can: a get and a put are then one
+ * plain add on a cache line of the CPU they run on, however many threads share the
+ * counter. Ask module_ref_mode() what it became: without restartable sequences (glibc
+ * before 2.35, valgrind, not x86-64), without membarrier(2), or without a list of the
+ * possible CPUs it is in shared-word mode.
+ *
+ * The counter has 8 bytes per possible CPU beside its own, which module_ref_destroy()
+ * gives back. Not supported in this mode: a child that shares its parent's memory and
+ * thread-local storage, as vfork(2) makes it, may not get or put.
  *
  * @return as module_ref_init(); -ENOMEM if there is no memory for the slots, and the
  * counter is untouched.
@@ -213,10 +220,12 @@ int64_t module_ref_count(const struct module_ref *ref);
  * @return 0 to the one caller who has released it; -EWOULDBLOCK if references are
  * held; -EBUSY while another thread's release or drain is under way; -EALREADY if it
  * has been released before, which entitles the caller to nothing; -EINVAL if ref is
- * NULL or destroyed.
+ * NULL or destroyed; in per-CPU mode, the errno of membarrier(2) if that is refused.
  *
  * Memory ordering: acquire, on success: everything that holders did happens before
- * what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
+ * what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref(). In
+ * per-CPU mode one membarrier(2) when nobody seems to hold a reference, and no system
+ * call when somebody does.
  */
 int module_ref_try_release(struct module_ref *ref);
 

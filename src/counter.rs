@@ -56,13 +56,13 @@
 //! swap back fails, and the release succeeds after all, exactly as
 //! `atomic_add_unless` does in the kernel's `try_release_module_ref`.
 
-use crate::error::{DrainError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
-use crate::sync::{self, Word};
+use crate::sync::{self, Slots, Word};
 use crate::word::{
-    BASE, CLOSED, DESTROYED, DRAINED, DRAINING, PIN, PINNED_FROM, REF, count, flags, pack, released,
+    BASE, CLOSED, DESTROYED, DRAINED, PERCPU, PIN, PINNED_FROM, REF, count, flags, pack, plus,
+    released,
 };
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::Ordering::*;
 
 /// The count of `word` for people: a moment's surplus put does not show.
 pub(crate) fn held(word: u64) -> u64 {
@@ -76,22 +76,22 @@ pub(crate) fn held(word: u64) -> u64 {
 #[repr(C, align(16))]
 pub struct Counter {
     pub(crate) word: Word,
-    /// Where the per-CPU slots are, tagged; even, and here a stamp at most, while
+    /// Where the per-CPU slots are, and whether they are in use; a stamp at most while
     /// the counter is in shared-word mode. See `lifecycle`.
-    pub(crate) slots: AtomicUsize,
+    pub(crate) slots: Slots,
 }
 
 impl Counter {
     /// A live counter that nobody holds, in shared-word mode.
     #[cfg(not(any(loom, interleave)))]
     pub const fn new() -> Self {
-        Self { word: Word::new(BASE), slots: AtomicUsize::new(0) }
+        Self { word: Word::new(BASE), slots: Slots::none(0) }
     }
 
     /// The models' atomics are made at run time.
     #[cfg(any(loom, interleave))]
     pub(crate) fn new() -> Self {
-        Self { word: Word::new(BASE), slots: AtomicUsize::new(0) }
+        Self { word: Word::new(BASE), slots: Slots::none(0) }
     }
 
     /// Takes a reference unless the door is shut. Wait-free.
@@ -100,6 +100,12 @@ impl Counter {
     /// before what follows (`Acquire`). Linux: `try_module_get`.
     #[inline]
     pub fn try_get(&self, caller: Caller) -> bool {
+        self.slots.add::<1>() || self.try_get_in_word(caller)
+    }
+
+    /// [`try_get`](Self::try_get) where the slots are not to be used.
+    #[inline]
+    pub(crate) fn try_get_in_word(&self, caller: Caller) -> bool {
         // I8: a refused get that has looked writes nothing. Relaxed: nothing is
         // decided but to give up, and a stale "open" is found out by the add.
         if self.word.load(Relaxed) & CLOSED != 0 {
@@ -138,6 +144,9 @@ impl Counter {
     /// back from zero, and its later put is then somebody else's.
     #[inline]
     pub unsafe fn get(&self, caller: Caller) {
+        if self.slots.add::<1>() {
+            return;
+        }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
         if old & CLOSED != 0 || count(old) >= PINNED_FROM {
@@ -169,12 +178,16 @@ impl Counter {
     /// give back another holder's.
     #[inline]
     pub unsafe fn put(&self, caller: Caller) {
+        // Release comes with the sequence: a plain store on x86-64.
+        if self.slots.add::<-1>() {
+            return;
+        }
         self.give_back(caller);
     }
 
-    /// The end of a reference, or of a refused get.
+    /// The end of a reference that the word counts, or of a refused get.
     #[inline]
-    fn give_back(&self, caller: Caller) {
+    pub(crate) fn give_back(&self, caller: Caller) {
         let address = sync::address(&self.word);
         // Pairs with the Acquire of whoever finds the counter released (I5).
         let new = self.word.fetch_sub(REF, Release).wrapping_sub(REF);
@@ -186,7 +199,8 @@ impl Counter {
         }
     }
 
-    /// A put that no get stands behind, or on a pinned count. In neither case
+    /// A put that no get stands behind, or on a pinned count. (In per-CPU mode the word
+    /// alone may well be below zero; the next fold has the sum.) In neither case
     /// can the counter be on its way out because of this put, so I6 does not
     /// forbid to touch it: a caller that has no reference has to know by other
     /// means that the counter exists.
@@ -195,7 +209,7 @@ impl Counter {
         if count(new) >= 0 {
             self.pin();
             misuse::report(Misuse::Leaked, self, caller);
-        } else {
+        } else if new & PERCPU == 0 || flags(new) == DESTROYED {
             let address = sync::address(&self.word);
             // Relaxed: nothing was done under a reference that was not there.
             let mended = self.word.fetch_add(REF, Relaxed).wrapping_add(REF);
@@ -231,8 +245,14 @@ impl Counter {
         let word = self.word.load(Relaxed);
         match flags(word) {
             CLOSED | DESTROYED => -1,
-            _ => held(word) as i64,
+            _ => held(self.total(word)) as i64,
         }
+    }
+
+    /// `word` with what the slots count, as long as they count. A guess unless the slots
+    /// have been off since a barrier.
+    pub(crate) fn total(&self, word: u64) -> u64 {
+        if word & PERCPU == 0 { word } else { plus(word, self.slots.sum()) }
     }
 
     /// Whether a release has succeeded and no reinit has followed.
@@ -242,108 +262,6 @@ impl Counter {
     pub fn is_released(&self) -> bool {
         // Relaxed: as for count.
         released(self.word.load(Relaxed))
-    }
-
-    /// Becomes the owner of an attempt to release, the first step of every
-    /// release, and returns the word without its `BASE`.
-    fn claim(&self) -> Result<u64, ReleaseError> {
-        // Look first: a refused attempt writes nothing. Relaxed, as in try_get.
-        let seen = self.word.load(Relaxed);
-        if seen & BASE == 0 {
-            return Err(ReleaseError::unclaimed(seen));
-        }
-        // An `and`, not a subtraction, which on a word without `BASE` would
-        // borrow and set flags (I1). Relaxed: the step that finds the counter
-        // released is the one that acquires.
-        let old = self.word.fetch_and(!BASE, Relaxed);
-        if old & BASE == 0 {
-            return Err(ReleaseError::unclaimed(old));
-        }
-        Ok(old & !BASE)
-    }
-
-    /// Releases the counter if nobody holds a reference, and leaves it as it was
-    /// if somebody does. Does not wait.
-    ///
-    /// After success everything that holders did happens before what follows
-    /// (`Acquire`). Linux: `try_release_module_ref`.
-    pub fn try_release(&self) -> Result<(), ReleaseError> {
-        let mut word = self.claim()?;
-        loop {
-            // One step decides over flags and count together: to released if it
-            // is zero, back to live unless it is zero (I3).
-            let next = if word == 0 { CLOSED } else { word | BASE };
-            // Acquire pairs with the Release of every put (I5).
-            match self.word.compare_exchange_weak(word, next, Acquire, Relaxed) {
-                Ok(_) if word == 0 => return Ok(()),
-                Ok(_) => return Err(ReleaseError::InUse { held: held(word) }),
-                Err(now) => word = now,
-            }
-        }
-    }
-
-    /// Shuts the door, then waits for the last reference to be put. `wait` is
-    /// called with the word whenever there is still somebody; it sleeps, or not,
-    /// and returns whether to go on waiting. Once it has said no the counter becomes
-    /// live again, unless the last reference has just gone: zero still wins. A
-    /// pinned count is not waited for, because it can never reach zero.
-    pub(crate) fn drain_by(
-        &self,
-        caller: Caller,
-        mut wait: impl FnMut(&Word, u64) -> bool,
-    ) -> Result<(), DrainError> {
-        self.claim()?;
-        // We own the attempt (I1), so shutting the door needs no comparison, and
-        // no traffic can make it fail (I8). Relaxed: closing publishes nothing.
-        let mut word = self.word.fetch_or(CLOSED | DRAINING, Relaxed) | CLOSED | DRAINING;
-        let mut patient = true;
-        loop {
-            let pinned = count(word) >= PINNED_FROM;
-            if word != DRAINED && patient && !pinned {
-                patient = wait(&self.word, word);
-                // Relaxed: the exchange below decides.
-                word = self.word.load(Relaxed);
-                continue;
-            }
-            let next = if word == DRAINED { CLOSED } else { pack(BASE, count(word)) };
-            // Acquire pairs with the Release of every put (I5). A wake is only a
-            // hint: what counts is that this step found the word `DRAINED`.
-            match self.word.compare_exchange_weak(word, next, Acquire, Relaxed) {
-                Ok(_) if word == DRAINED => return Ok(()),
-                Ok(_) => {
-                    if pinned {
-                        misuse::report(Misuse::Leaked, self, caller);
-                    }
-                    return Err(DrainError::TimedOut { held: held(word) });
-                }
-                Err(now) => word = now,
-            }
-        }
-    }
-
-    /// Shuts the door and sleeps until the last reference is put, or until `timeout`
-    /// has passed; `None` waits for ever. After a timeout the counter is live as
-    /// before.
-    ///
-    /// After success everything that holders did happens before what follows
-    /// (`Acquire`).
-    #[cfg(all(feature = "std", not(any(loom, interleave))))]
-    pub fn drain(
-        &self,
-        caller: Caller,
-        timeout: Option<core::time::Duration>,
-    ) -> Result<(), DrainError> {
-        self.drain_until(caller, sync::Deadline::after(timeout))
-    }
-
-    /// As `drain_by`, asleep between looks, until `deadline`.
-    #[cfg(any(feature = "std", loom, interleave))]
-    pub(crate) fn drain_until(
-        &self,
-        caller: Caller,
-        mut deadline: sync::Deadline,
-    ) -> Result<(), DrainError> {
-        self.drain_by(caller, |word, seen| sync::wait(word, seen, &mut deadline))
     }
 }
 

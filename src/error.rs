@@ -18,6 +18,12 @@ pub enum ReleaseError {
     AlreadyReleased,
     /// The counter has been destroyed, which only C can do. `EINVAL`.
     Destroyed,
+    /// The memory barrier that a per-CPU counter needs was refused, as by a sandbox that
+    /// was set up after the counter. `errno` is the kernel's.
+    Barrier {
+        /// Why, as a positive errno value.
+        errno: i32,
+    },
 }
 
 /// Why [`drain`](crate::ModuleRef::drain) left the counter as it was.
@@ -36,6 +42,12 @@ pub enum DrainError {
     AlreadyReleased,
     /// The counter has been destroyed, which only C can do. `EINVAL`.
     Destroyed,
+    /// The memory barrier that a per-CPU counter needs was refused, as by a sandbox that
+    /// was set up after the counter. `errno` is the kernel's.
+    Barrier {
+        /// Why, as a positive errno value.
+        errno: i32,
+    },
 }
 
 impl ReleaseError {
@@ -56,6 +68,7 @@ impl From<ReleaseError> for DrainError {
             ReleaseError::Busy => Self::Busy,
             ReleaseError::AlreadyReleased => Self::AlreadyReleased,
             ReleaseError::Destroyed => Self::Destroyed,
+            ReleaseError::Barrier { errno } => Self::Barrier { errno },
         }
     }
 }
@@ -63,6 +76,9 @@ impl From<ReleaseError> for DrainError {
 const BUSY: &str = "another thread is releasing this counter; let it finish, then look again";
 const ALREADY: &str = "the counter is released already; only the thread that released it may go on";
 const DESTROYED_TEXT: &str = "the counter has been destroyed; initialise it before using it again";
+
+const BARRIER: &str = "membarrier was refused, without which a per-CPU counter cannot be released; \
+                       let the sandbox allow it";
 
 /// "1 reference is held", "2 references are held".
 fn held_text(f: &mut fmt::Formatter<'_>, held: u64) -> fmt::Result {
@@ -80,6 +96,7 @@ impl fmt::Display for ReleaseError {
             Self::Busy => f.write_str(BUSY),
             Self::AlreadyReleased => f.write_str(ALREADY),
             Self::Destroyed => f.write_str(DESTROYED_TEXT),
+            Self::Barrier { errno } => write!(f, "{BARRIER} (errno {errno})"),
         }
     }
 }
@@ -95,6 +112,7 @@ impl fmt::Display for DrainError {
             Self::Busy => f.write_str(BUSY),
             Self::AlreadyReleased => f.write_str(ALREADY),
             Self::Destroyed => f.write_str(DESTROYED_TEXT),
+            Self::Barrier { errno } => write!(f, "{BARRIER} (errno {errno})"),
         }
     }
 }
@@ -111,6 +129,8 @@ pub enum InitError {
     InUse,
     /// It has been destroyed: only initialising can bring it back. `EINVAL`.
     Destroyed,
+    /// There is no memory for per-CPU slots; nothing was touched. `ENOMEM`.
+    NoMemory,
 }
 
 impl fmt::Display for InitError {
@@ -118,6 +138,7 @@ impl fmt::Display for InitError {
         f.write_str(match self {
             Self::InUse => "the counter is in use; release it first",
             Self::Destroyed => DESTROYED_TEXT,
+            Self::NoMemory => "no memory for per-CPU slots; the counter was not touched",
         })
     }
 }

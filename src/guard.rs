@@ -61,6 +61,19 @@ impl ModuleRef {
         Self { counter: Counter::new() }
     }
 
+    /// A live counter that nobody holds, in per-CPU mode if this system can: ask
+    /// [`mode`](Self::mode). The error is that there is no memory.
+    ///
+    /// ```
+    /// # use module_ref::{Mode, ModuleRef};
+    /// let counter = ModuleRef::new_percpu()?;
+    /// println!("counting in {:?} mode", counter.mode());
+    /// # Ok::<(), module_ref::InitError>(())
+    /// ```
+    pub fn new_percpu() -> Result<Self, InitError> {
+        Ok(Self { counter: Counter::new_percpu()? })
+    }
+
     /// The protocol without types, for bindings to other languages.
     pub const fn counter(&self) -> &Counter {
         &self.counter
@@ -89,7 +102,7 @@ impl ModuleRef {
     /// What all holders did before they dropped their guards happens before what
     /// follows a success. Linux: `try_release_module_ref`.
     pub fn try_release(&self) -> Result<Released<'_>, ReleaseError> {
-        self.counter.try_release().map(|()| Released { of: self })
+        self.counter.try_release(Caller::UNKNOWN).map(|()| Released { of: self })
     }
 
     /// Shuts the door, so that no new guard is given out, and sleeps until the
@@ -131,6 +144,12 @@ impl ModuleRef {
     /// How the counter counts.
     pub fn mode(&self) -> Mode {
         self.counter.mode()
+    }
+}
+
+impl Drop for ModuleRef {
+    fn drop(&mut self) {
+        self.counter.give_up_slots();
     }
 }
 

@@ -10,6 +10,9 @@ mod error;
 mod guard;
 mod lifecycle;
 pub mod misuse;
+#[cfg(not(any(loom, interleave)))]
+mod percpu;
+mod release;
 mod sync;
 mod word;
 
@@ -37,6 +40,6 @@ impl Counter {
     /// How this counter counts: what its initialisation got, which may be less
     /// than was asked for.
     pub fn mode(&self) -> Mode {
-        Mode::Atomic
+        if self.slots.exist() { Mode::PerCpu } else { Mode::Atomic }
     }
 }

@@ -4,21 +4,23 @@
 //! forget the references of a counter that is in use. So it leaves a stamp in the
 //! second word that is made from the counter's own address: memory that carries
 //! the right stamp is a counter that was initialised *here*. Uninitialised memory
-//! has it with a chance of one in 2^63.
+//! has it with a chance of one in 2^61. A per-CPU counter has a pointer there, which
+//! has to lead to slots that are taken.
 
 use crate::Counter;
 use crate::error::{InitError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
-use crate::sync::Word;
-use crate::word::{BASE, CLOSED, DESTROYED, count, flags, pack};
-use core::sync::atomic::AtomicUsize;
+#[cfg(not(any(loom, interleave)))]
+use crate::sync::{Slots, Word};
+use crate::word::{BASE, CLOSED, DESTROYED, PERCPU, count, flags, pack, plus};
 use core::sync::atomic::Ordering::{self, *};
 
-/// The stamp of a counter at `place`. Even: the lowest bit of the second word
-/// says whether per-CPU counting is on.
+/// The stamp of a counter at `place`. Its low bits are clear: they would say that it
+/// has slots.
+#[cfg(not(any(loom, interleave)))]
 fn stamp(place: *const Counter) -> usize {
     const MAGIC: usize = 0x6d6f_6475_6c65_2d72_u64 as usize;
-    (place as usize ^ MAGIC) & !1
+    (place as usize ^ MAGIC) & !7
 }
 
 impl Counter {
@@ -32,21 +34,68 @@ impl Counter {
     ///
     /// `place` is aligned and writable for a `Counter`, and no other thread uses it
     /// until the caller has published it.
+    #[cfg(not(any(loom, interleave)))]
     pub unsafe fn init(place: *mut Self) -> Result<(), InitError> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::check_not_in_use(place)?;
+            place.write(Self { word: Word::new(BASE), slots: Slots::none(stamp(place)) });
+        }
+        Ok(())
+    }
+
+    /// As [`init`](Self::init), with per-CPU slots where this system has what they need;
+    /// ask [`mode`](Self::mode) what it became. Slots are given back by
+    /// [`destroy`](Self::destroy).
+    ///
+    /// # Safety
+    ///
+    /// As for [`init`](Self::init).
+    #[cfg(not(any(loom, interleave)))]
+    pub unsafe fn init_percpu(place: *mut Self) -> Result<(), InitError> {
+        if !Slots::available() {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::init(place) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::check_not_in_use(place)?;
+            place.write(Self::new_percpu()?);
+        }
+        Ok(())
+    }
+
+    /// A counter with slots that are already on.
+    #[cfg(not(any(loom, interleave)))]
+    pub(crate) fn new_percpu() -> Result<Self, InitError> {
+        if !Slots::available() {
+            return Ok(Self::new());
+        }
+        let (slots, sum) = Slots::allocate().ok_or(InitError::NoMemory)?;
+        // Not zeroed but balanced: the word makes up for what is in the slots (P2).
+        let counter = Self { word: Word::new(pack(BASE | PERCPU, -sum)), slots };
+        counter.slots.turn_on();
+        Ok(counter)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`init`](Self::init).
+    #[cfg(not(any(loom, interleave)))]
+    unsafe fn check_not_in_use(place: *const Self) -> Result<(), InitError> {
         // SAFETY: any bits are a valid Counter, and the caller gives us the place.
         let there = unsafe { &*place };
-        // Relaxed, here and below: whoever publishes the counter orders it.
-        if there.slots.load(Relaxed) == stamp(place) {
-            let word = there.word.load(Relaxed);
-            let idle = flags(word) == BASE && count(word) == 0;
-            if !idle && !matches!(flags(word), CLOSED | DESTROYED) {
-                return Err(InitError::InUse);
-            }
+        if there.slots.stamp() != stamp(place) && !there.slots.are_taken() {
+            return Ok(());
         }
-        let fresh = Self { word: Word::new(BASE), slots: AtomicUsize::new(stamp(place)) };
-        // SAFETY: as above.
-        unsafe { place.write(fresh) };
-        Ok(())
+        // Relaxed: nobody else uses it now.
+        let word = there.word.load(Relaxed);
+        let in_use = match flags(word) {
+            CLOSED | DESTROYED => false,
+            live if live & !PERCPU == BASE => count(there.total(word)) != 0,
+            _ => true,
+        };
+        if in_use { Err(InitError::InUse) } else { Ok(()) }
     }
 
     /// Makes a released counter live again, in the mode it had. For the winner of
@@ -58,8 +107,16 @@ impl Counter {
     /// The caller is the winner of the release: nobody else takes away what the
     /// counter stands for.
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
-        // Release pairs with the Acquire of try_get (I5).
-        self.leave_released(BASE, Release)
+        if !self.slots.exist() {
+            // Release pairs with the Acquire of try_get (I5).
+            return self.leave_released(BASE, 0, Release);
+        }
+        // As at the end of an attempt: the sum out of the word, the slots on, and `BASE`
+        // last (I1). Release is for gets through the word; turning on is one, too.
+        self.leave_released(PERCPU, -self.slots.sum(), Release)?;
+        self.slots.turn_on();
+        self.word.fetch_or(BASE, Relaxed);
+        Ok(())
     }
 
     /// Ends the life of a counter that is released, or that nobody holds. One
@@ -69,23 +126,34 @@ impl Counter {
     ///
     /// If the counter is released, the caller is the winner of the release.
     pub unsafe fn destroy(&self, caller: Caller) {
-        match self.try_release() {
-            // Relaxed: nobody takes anything over. It fails only on a counter that
-            // another thread makes live again, against the rule for destroy.
+        match self.try_release(caller) {
             Ok(()) | Err(ReleaseError::AlreadyReleased) => {
-                let _ = self.leave_released(DESTROYED, Relaxed);
+                // Relaxed: nobody takes anything over. It fails only on a counter that
+                // another thread makes live again, against the rule for destroy.
+                if self.leave_released(DESTROYED, 0, Relaxed).is_ok() {
+                    self.slots.free();
+                }
             }
             Err(ReleaseError::Destroyed) => {}
-            Err(ReleaseError::InUse { .. } | ReleaseError::Busy) => {
-                misuse::report(Misuse::Leaked, self, caller);
-            }
+            Err(_) => misuse::report(Misuse::Leaked, self, caller),
         }
     }
 
-    /// Changes the flags of a released counter. The count goes along: a get that
-    /// was refused while the counter was released may not have undone its add yet
-    /// (I2).
-    fn leave_released(&self, to: u64, order: Ordering) -> Result<(), InitError> {
+    /// The end of a counter that nobody else can reach. References may be left, of guards
+    /// that were forgotten: then somebody may yet put, and the slots are leaked with them.
+    #[cfg(not(any(loom, interleave)))]
+    pub(crate) fn give_up_slots(&mut self) {
+        // Relaxed: we are alone.
+        let word = self.word.load(Relaxed);
+        if count(self.total(word)) == 0 {
+            self.slots.free();
+        }
+    }
+
+    /// Changes the flags of a released counter. The count goes along, and `more`: a get
+    /// that was refused while the counter was released may not have undone its add
+    /// yet (I2).
+    fn leave_released(&self, to: u64, more: i64, order: Ordering) -> Result<(), InitError> {
         // Relaxed: only the flags matter, and the exchange checks them.
         let mut word = self.word.load(Relaxed);
         loop {
@@ -94,7 +162,8 @@ impl Counter {
                 DESTROYED => return Err(InitError::Destroyed),
                 _ => return Err(InitError::InUse),
             }
-            match self.word.compare_exchange_weak(word, pack(to, count(word)), order, Relaxed) {
+            let next = plus(pack(to, count(word)), more);
+            match self.word.compare_exchange_weak(word, next, order, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(now) => word = now,
             }

@@ -75,11 +75,19 @@ pub fn set_handler(handler: Option<Handler>) -> Option<Handler> {
 /// Tells the installed handler.
 #[cold]
 pub(crate) fn report(what: Misuse, counter: *const Counter, caller: Caller) {
+    report_net(what, counter, caller, 1);
+}
+
+/// Tells the installed handler, once, of `net` misuses that were found together.
+#[cold]
+pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
     // Acquire pairs with the AcqRel swap of `set_handler`.
     let handler = HANDLER.load(Acquire);
     if handler.is_null() {
         #[cfg(all(feature = "std", not(any(loom, interleave))))]
-        stderr::report(what, counter, caller);
+        stderr::report(what, counter, caller, net);
+        #[cfg(not(all(feature = "std", not(any(loom, interleave)))))]
+        let _ = net;
         return;
     }
     // SAFETY: not null, so a `Handler`; its contract is its installer's.
@@ -110,9 +118,12 @@ mod stderr {
         }
     }
 
-    pub(super) fn report(what: Misuse, counter: *const Counter, caller: Caller) {
+    pub(super) fn report(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
         let mut line = Line { text: [0; 512], len: 0 };
         let _ = write!(line, "module_ref: {} (counter {counter:p}", what.text());
+        if net != 1 {
+            let _ = write!(line, ", {net} of them");
+        }
         if caller != Caller::UNKNOWN {
             let _ = write!(line, ", called from {:p}", caller.0);
             name(&mut line, caller);

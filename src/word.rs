@@ -21,6 +21,11 @@
 //! | `CLOSED`            | released  | the winner of the release                     | live (reinit), destroyed |
 //! | `CLOSED\|PERCPU`    | destroyed | nobody; `init` starts over                    |                          |
 //!
+//! With slots, `PERCPU` stands beside `BASE` while the counter is live, beside none
+//! while an attempt has claimed it or a reinit is under way, and beside
+//! `CLOSED|DRAINING` until a drainer has folded. Folding takes it away and adds what the
+//! slots hold to the count; the way back does the reverse.
+//!
 //! `legal` below is this table as code. Every model, under either checker,
 //! holds each change of the word against it.
 
@@ -80,6 +85,13 @@ pub const fn pack(flags: u64, count: i64) -> u64 {
     ((count as u64) << 4) | flags
 }
 
+/// `word` with `n` more references. Counts wrap within their 60 bits, which is exact for
+/// every sum that fits.
+#[inline]
+pub const fn plus(word: u64, n: i64) -> u64 {
+    word.wrapping_add((n as u64) << 4)
+}
+
 /// Whether a release has succeeded. The flags decide, whatever the count: a
 /// refused get may stand between its add and its undo.
 #[inline]
@@ -87,10 +99,26 @@ pub const fn released(word: u64) -> bool {
     flags(word) == CLOSED
 }
 
+/// A live counter with slots.
+#[cfg(any(test, loom, interleave))]
+const LIVE_PERCPU: u64 = BASE | PERCPU;
+
+/// A counter with slots whose door is shut, not folded yet.
+#[cfg(any(test, loom, interleave))]
+const DRAINED_PERCPU: u64 = DRAINED | PERCPU;
+
 /// The state table as code: may the word go from `old` to `new` in one step?
 #[cfg(any(test, loom, interleave))]
 pub fn legal(old: u64, new: u64) -> Result<(), &'static str> {
     let (was, is) = (flags(old), flags(new));
+    // Sums of slots come and go here, and surplus puts are mended; the checkers hold the
+    // total against the references held.
+    match (was, is) {
+        (PERCPU, 0) | (DRAINED_PERCPU, DRAINED) => return Ok(()),
+        (0, PERCPU) | (DRAINED, PERCPU) if count(old) != 0 => return Ok(()),
+        (CLOSED, PERCPU) | (PERCPU, PERCPU) | (DRAINED_PERCPU, DRAINED_PERCPU) => return Ok(()),
+        _ => {}
+    }
     if was == is {
         return match count(new) - count(old) {
             -1..=1 => Ok(()),
@@ -103,6 +131,8 @@ pub fn legal(old: u64, new: u64) -> Result<(), &'static str> {
     }
     match (was, is) {
         (BASE, 0) | (0, DRAINED) | (CLOSED, BASE) | (CLOSED, DESTROYED) => Ok(()),
+        (LIVE_PERCPU, PERCPU) | (PERCPU, LIVE_PERCPU) => Ok(()),
+        (PERCPU, DRAINED_PERCPU) | (DRAINED_PERCPU, PERCPU) => Ok(()),
         (0, CLOSED) | (DRAINED, CLOSED) if count(old) == 0 => Ok(()),
         (0, CLOSED) | (DRAINED, CLOSED) => Err("released while the count was not zero"),
         (0, BASE) | (DRAINED, BASE) if count(old) != 0 => Ok(()),

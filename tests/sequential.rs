@@ -167,7 +167,7 @@ impl StateMachineTest for TheCounter {
                     counter.put(NOBODY);
                     Answer::Nothing
                 }
-                Operation::TryRelease => Answer::Release(counter.try_release()),
+                Operation::TryRelease => Answer::Release(counter.try_release(NOBODY)),
                 Operation::Drain => Answer::Drain(counter.drain(NOBODY, Some(Duration::ZERO))),
                 Operation::Reinit => Answer::Init(counter.reinit()),
                 Operation::Destroy => {

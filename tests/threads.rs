@@ -22,6 +22,23 @@ fn a_guard_is_a_reference() {
 }
 
 #[test]
+fn per_cpu_counters_come_and_go() {
+    let counters: Vec<_> = (0..20_000).map(|_| ModuleRef::new_percpu().expect("memory")).collect();
+    let guards: Vec<_> = counters.iter().filter_map(ModuleRef::try_get).collect();
+    assert_eq!(guards.len(), counters.len());
+    assert!(counters.iter().all(|counter| counter.count() == Some(1)));
+    // Whoever gets the slots next starts from zero, whatever is left in them.
+    guards.into_iter().for_each(|guard| std::mem::forget(guard));
+    drop(counters);
+    for _ in 0..10 {
+        let counter = ModuleRef::new_percpu().expect("memory");
+        assert_eq!(counter.count(), Some(0));
+        drop(counter.try_get());
+        let _ = counter.try_release().expect("nobody holds it");
+    }
+}
+
+#[test]
 fn a_guard_survives_as_a_raw_reference() {
     let counter = ModuleRef::new();
     let raw = counter.try_get().expect("live").into_raw();
@@ -73,6 +90,27 @@ fn a_waiter_of_ones_own() {
         false
     });
     outcome.expect("zero wins").reinit();
+}
+
+#[test]
+fn a_waiter_that_panics_leaves_the_counter_live() {
+    for counter in [ModuleRef::new(), ModuleRef::new_percpu().expect("memory")] {
+        let mut guard = counter.try_get();
+        for gone in [false, true] {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let _ = counter.drain_with(|_| {
+                    if gone {
+                        guard = None;
+                    }
+                    std::panic::resume_unwind(Box::new(()))
+                });
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(counter.count(), Some(u64::from(!gone)));
+            drop(counter.try_get().expect("live"));
+        }
+        let _ = counter.try_release().expect("nobody holds it");
+    }
 }
 
 #[test]

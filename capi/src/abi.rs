@@ -112,6 +112,7 @@ impl Errno for Result<(), DrainError> {
             Err(DrainError::TimedOut { .. }) => -libc::ETIMEDOUT,
             Err(DrainError::Busy) => -libc::EBUSY,
             Err(DrainError::AlreadyReleased) => -libc::EALREADY,
+            Err(DrainError::Barrier { errno }) => -errno,
             Err(_) => -libc::EINVAL,
         }
     }
@@ -122,6 +123,7 @@ impl Errno for Result<(), InitError> {
         match self {
             Ok(()) => 0,
             Err(InitError::InUse) => -libc::EBUSY,
+            Err(InitError::NoMemory) => -libc::ENOMEM,
             Err(_) => -libc::EINVAL,
         }
     }
@@ -146,8 +148,15 @@ pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
     unsafe { Counter::init(r#ref.cast()) }.errno()
 }
 
-/// As module_ref_init(), in per-CPU mode if this system can: ask module_ref_mode() what
-/// it became. In this version it is always shared-word mode.
+/// As module_ref_init(), in per-CPU mode if this system can: a get and a put are then one
+/// plain add on a cache line of the CPU they run on, however many threads share the
+/// counter. Ask module_ref_mode() what it became: without restartable sequences (glibc
+/// before 2.35, valgrind, not x86-64), without membarrier(2), or without a list of the
+/// possible CPUs it is in shared-word mode.
+///
+/// The counter has 8 bytes per possible CPU beside its own, which module_ref_destroy()
+/// gives back. Not supported in this mode: a child that shares its parent's memory and
+/// thread-local storage, as vfork(2) makes it, may not get or put.
 ///
 /// @return as module_ref_init(); -ENOMEM if there is no memory for the slots, and the
 /// counter is untouched.
@@ -155,8 +164,11 @@ pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
 /// Thread safety: only one thread may use *ref during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int {
-    // SAFETY: the same contract.
-    unsafe { module_ref_init(r#ref) }
+    if r#ref.is_null() {
+        return -libc::EINVAL;
+    }
+    // SAFETY: not null; C gives us the memory.
+    unsafe { Counter::init_percpu(r#ref.cast()) }.errno()
 }
 
 /// Makes a released counter live again, in the mode it had. Only for the caller to
@@ -283,14 +295,21 @@ pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
 /// @return 0 to the one caller who has released it; -EWOULDBLOCK if references are
 /// held; -EBUSY while another thread's release or drain is under way; -EALREADY if it
 /// has been released before, which entitles the caller to nothing; -EINVAL if ref is
-/// NULL or destroyed.
+/// NULL or destroyed; in per-CPU mode, the errno of membarrier(2) if that is refused.
 ///
 /// Memory ordering: acquire, on success: everything that holders did happens before
-/// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
+/// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref(). In
+/// per-CPU mode one membarrier(2) when nobody seems to hold a reference, and no system
+/// call when somebody does.
 #[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_try_release(r#ref: *mut module_ref) -> c_int {
+    with_caller!(try_release, r#ref)
+}
+
+unsafe extern "C" fn try_release(of: *mut module_ref, caller: Caller) -> c_int {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(r#ref) }.map_or(-libc::EINVAL, |counter| counter.try_release().errno())
+    unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.try_release(caller).errno())
 }
 
 /// Shuts the door, so that nobody gets a new reference, and sleeps until the last one is

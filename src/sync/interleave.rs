@@ -66,17 +66,32 @@ enum Step {
     Wake {
         cell: usize,
     },
-    /// The clock: has the time come?
+    /// Either: whether the time has come, whether the barrier fails.
     Choose,
     Free {
         cell: usize,
     },
+    /// A restartable sequence begins, with a look at its tag.
+    Begin {
+        tag: usize,
+    },
+    /// Its last instruction, the add, if nobody has aborted it.
+    End {
+        slot: usize,
+        n: u64,
+    },
+    /// Aborts every restartable sequence there is.
+    Barrier,
 }
 
 /// The result of a [`Step::Wait`] that its deadline ended.
 const TIMED_OUT: u64 = 0;
 /// The result of a [`Step::Wait`] that a wake or a changed word ended.
 const LOOK_AGAIN: u64 = 1;
+/// The result of a [`Step::End`] that was aborted.
+const ABORTED: u64 = 0;
+/// The result of a [`Step::End`] that was not.
+const COMMITTED: u64 = 1;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Cell {
@@ -94,6 +109,7 @@ enum Applied {
     Asleep,
     Either,
     Woke(usize),
+    Aborted,
 }
 
 impl Memory {
@@ -110,7 +126,7 @@ impl Memory {
 
     fn apply(&mut self, step: Step) -> Result<Applied, String> {
         let touched = match step {
-            Step::Choose | Step::Wake { .. } => None,
+            Step::Choose | Step::Wake { .. } | Step::Barrier => None,
             Step::Load { cell }
             | Step::Add { cell, .. }
             | Step::And { cell, .. }
@@ -118,6 +134,8 @@ impl Memory {
             | Step::Exchange { cell, .. }
             | Step::Store { cell, .. }
             | Step::Wait { cell, .. }
+            | Step::Begin { tag: cell }
+            | Step::End { slot: cell, .. }
             | Step::Free { cell } => Some(cell),
         };
         if touched.is_some_and(|cell| self.0[cell].freed) {
@@ -138,6 +156,12 @@ impl Memory {
             Step::Wait { .. } => Ok(Applied::Asleep),
             Step::Wake { cell } => Ok(Applied::Woke(cell)),
             Step::Choose => Ok(Applied::Either),
+            Step::Begin { tag } => self.change(tag, |v| v),
+            Step::End { slot, n } => {
+                self.change(slot, |v| v.wrapping_add(n))?;
+                Ok(Applied::Result(COMMITTED))
+            }
+            Step::Barrier => Ok(Applied::Aborted),
             Step::Free { cell } => {
                 self.0[cell].freed = true;
                 Ok(Applied::Result(0))
@@ -275,6 +299,67 @@ pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
     true
 }
 
+/// The slots of two CPUs, and a tag. Gets run on one CPU and puts on the other: every
+/// thread migrates between them. (Which slot it is does not matter to the sum.) A sequence
+/// may be aborted at any time, for no reason that the model knows.
+pub(crate) struct Slots {
+    tag: usize,
+    cpus: Vec<usize>,
+    barrier_may_fail: bool,
+}
+
+impl Slots {
+    pub(crate) fn none(_stamp: usize) -> Self {
+        Self { tag: new_cell(0, false), cpus: Vec::new(), barrier_may_fail: false }
+    }
+
+    pub(crate) fn new(barrier_may_fail: bool) -> Self {
+        let cpus = vec![new_cell(0, false), new_cell(0, false)];
+        Self { tag: new_cell(1, false), cpus, barrier_may_fail }
+    }
+
+    pub(crate) fn add<const DELTA: i64>(&self) -> bool {
+        if !self.exist() {
+            return false;
+        }
+        let slot = self.cpus[usize::from(DELTA < 0)];
+        perform(Step::Begin { tag: self.tag }) != 0
+            && perform(Step::End { slot, n: DELTA as u64 }) == COMMITTED
+    }
+
+    pub(crate) fn exist(&self) -> bool {
+        !self.cpus.is_empty()
+    }
+
+    pub(crate) fn turn_off(&self) {
+        perform(Step::Store { cell: self.tag, new: 0 });
+    }
+
+    pub(crate) fn turn_on(&self) {
+        perform(Step::Store { cell: self.tag, new: 1 });
+    }
+
+    pub(crate) fn barrier(&self) -> Result<(), i32> {
+        if self.barrier_may_fail && perform(Step::Choose) != 0 {
+            return Err(1);
+        }
+        perform(Step::Barrier);
+        Ok(())
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.cpus
+            .iter()
+            .fold(0i64, |sum, &cell| sum.wrapping_add(perform(Step::Load { cell }) as i64))
+    }
+
+    pub(crate) fn free(&self) {
+        for &cell in &self.cpus {
+            perform(Step::Free { cell });
+        }
+    }
+}
+
 /// Memory that only reference holders read and only the winner of a release
 /// writes.
 pub(crate) struct Data(usize);
@@ -327,6 +412,9 @@ impl Setup {
     }
 }
 
+/// Models are small: a longer path than this is an endless one.
+const LONGEST_PATH: usize = 500;
+
 /// What a thread does after the results it has had.
 #[derive(Clone, Debug)]
 enum Next {
@@ -335,12 +423,20 @@ enum Next {
     Failed(String),
 }
 
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Thread {
+    /// The results of its steps so far.
+    results: Vec<u64>,
+    /// Whether it sleeps: on which cell, and whether it has a deadline.
+    asleep: Option<(usize, bool)>,
+    /// In a restartable sequence that a barrier has aborted.
+    aborted: bool,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct State {
     memory: Memory,
-    /// Each thread's results so far, and whether it sleeps: on which cell, and
-    /// whether it has a deadline.
-    threads: Vec<(Vec<u64>, Option<(usize, bool)>)>,
+    threads: Vec<Thread>,
 }
 
 struct Explorer<'a> {
@@ -389,7 +485,8 @@ impl Explorer<'_> {
 
     /// Visits `state` after `thread` took `step` with `result`.
     fn follow(&mut self, mut state: State, thread: usize, step: Step, result: u64) {
-        state.threads[thread].0.push(result);
+        state.threads[thread].results.push(result);
+        state.threads[thread].aborted = false;
         self.path.push((thread, step, result));
         self.visit(state);
         self.path.pop();
@@ -399,9 +496,12 @@ impl Explorer<'_> {
         if !self.seen.insert(state.clone()) {
             return;
         }
+        if self.path.len() > LONGEST_PATH {
+            self.fail("somebody goes on for ever");
+        }
         let (mut moved, mut done) = (false, 0);
         for thread in 0..state.threads.len() {
-            let (results, asleep) = &state.threads[thread];
+            let Thread { results, asleep, aborted } = &state.threads[thread];
             let step = match self.next(thread, results) {
                 Next::Step(step) => step,
                 Next::Done => {
@@ -414,12 +514,19 @@ impl Explorer<'_> {
             if let Some((_, timed)) = asleep {
                 if *timed {
                     moved = true;
-                    after.threads[thread].1 = None;
+                    after.threads[thread].asleep = None;
                     self.follow(after, thread, step, TIMED_OUT);
                 }
                 continue;
             }
             moved = true;
+            if matches!(step, Step::End { .. }) {
+                // By a barrier, or by a preemption, a migration, a signal: at any time.
+                self.follow(after.clone(), thread, step, ABORTED);
+                if *aborted {
+                    continue;
+                }
+            }
             match after.memory.apply(step) {
                 Ok(Applied::Result(result)) => self.follow(after, thread, step, result),
                 Ok(Applied::Either) => {
@@ -430,17 +537,24 @@ impl Explorer<'_> {
                     let Step::Wait { cell, timed, .. } = step else {
                         unreachable!("only a wait sleeps")
                     };
-                    after.threads[thread].1 = Some((cell, timed));
+                    after.threads[thread].asleep = Some((cell, timed));
                     self.path.push((thread, step, u64::MAX));
                     self.visit(after);
                     self.path.pop();
                 }
                 Ok(Applied::Woke(cell)) => {
-                    for (results, asleep) in &mut after.threads {
-                        if asleep.is_some_and(|(on, _)| on == cell) {
-                            *asleep = None;
-                            results.push(LOOK_AGAIN);
+                    for thread in &mut after.threads {
+                        if thread.asleep.is_some_and(|(on, _)| on == cell) {
+                            thread.asleep = None;
+                            thread.results.push(LOOK_AGAIN);
                         }
+                    }
+                    self.follow(after, thread, step, 0);
+                }
+                Ok(Applied::Aborted) => {
+                    for other in 0..after.threads.len() {
+                        let next = self.next(other, &after.threads[other].results.clone());
+                        after.threads[other].aborted = matches!(next, Next::Step(Step::End { .. }));
                     }
                     self.follow(after, thread, step, 0);
                 }
@@ -477,7 +591,7 @@ where
     let Mode::Direct(memory) = MODE.replace(Mode::Direct(Memory::default())) else {
         unreachable!("the mode was set above")
     };
-    let threads = vec![(Vec::new(), None); setup.threads.len()];
+    let threads = vec![Thread::default(); setup.threads.len()];
     let mut explorer = Explorer {
         threads: &setup.threads,
         end: &end,

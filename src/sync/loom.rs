@@ -161,6 +161,111 @@ pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
     true
 }
 
+/// The slots of two CPUs, and a tag. Gets run on one CPU and puts on the other: every
+/// thread migrates between them.
+///
+/// A restartable sequence holds its CPU's lock from begin to end, and the barrier takes
+/// and releases the lock of each CPU: a sequence has ended before it, with what it added
+/// visible, or begins after it. What of this is not in the real thing: an order between
+/// two sequences on one CPU is there, too (they are on one CPU), but none between a
+/// sequence and a releaser that did not call the barrier. That sequences are aborted, not
+/// waited for, is what the other checker explores.
+pub(crate) struct Slots {
+    tag: AtomicU64,
+    cpus: Vec<(Mutex<()>, AtomicU64)>,
+    memory: UnsafeCell<()>,
+    /// The first barrier fails.
+    barrier_fails: AtomicBool,
+}
+
+impl Slots {
+    pub(crate) fn none(_stamp: usize) -> Self {
+        Self {
+            tag: AtomicU64::new(0),
+            cpus: Vec::new(),
+            memory: UnsafeCell::new(()),
+            barrier_fails: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn new(barrier_fails: bool) -> Self {
+        let cpu = || (Mutex::new(()), AtomicU64::new(0));
+        Self {
+            tag: AtomicU64::new(1),
+            cpus: vec![cpu(), cpu()],
+            memory: UnsafeCell::new(()),
+            barrier_fails: AtomicBool::new(barrier_fails),
+        }
+    }
+
+    pub(crate) fn add<const DELTA: i64>(&self) -> bool {
+        if !self.exist() {
+            return false;
+        }
+        let (cpu, slot) = &self.cpus[usize::from(DELTA < 0)];
+        let _sequence = cpu.lock().unwrap();
+        if RMW.get() {
+            let on = self.tag.fetch_add(0, Ordering::AcqRel) != 0;
+            if on {
+                self.memory.with(|_| ());
+                slot.fetch_add(DELTA as u64, Ordering::AcqRel);
+            }
+            return on;
+        }
+        let on = self.tag.load(TAG_IN_SEQUENCE) != 0;
+        if on {
+            self.memory.with(|_| ());
+            // Plain: nobody else writes this slot.
+            let old = slot.load(Ordering::Relaxed);
+            slot.store(old.wrapping_add(DELTA as u64), Ordering::Relaxed);
+        }
+        on
+    }
+
+    pub(crate) fn exist(&self) -> bool {
+        !self.cpus.is_empty()
+    }
+
+    pub(crate) fn turn_off(&self) {
+        self.set_tag(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn turn_on(&self) {
+        self.set_tag(1, Ordering::Release);
+    }
+
+    fn set_tag(&self, on: u64, order: Ordering) {
+        if RMW.get() {
+            self.tag.swap(on, Ordering::AcqRel);
+        } else {
+            self.tag.store(on, order);
+        }
+    }
+
+    pub(crate) fn barrier(&self) -> Result<(), i32> {
+        if self.barrier_fails.swap(false, Ordering::Relaxed) {
+            return Err(1);
+        }
+        for (cpu, _) in &self.cpus {
+            drop(cpu.lock().unwrap());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.cpus
+            .iter()
+            .fold(0i64, |sum, (_, slot)| sum.wrapping_add(slot.load(Ordering::Relaxed) as i64))
+    }
+
+    pub(crate) fn free(&self) {
+        self.memory.with_mut(|_| ());
+    }
+}
+
+/// The order of the look at the tag in a sequence: pairs with the Release of `turn_on`.
+const TAG_IN_SEQUENCE: Ordering = Ordering::Acquire;
+
 /// Memory that only reference holders read and only the winner of a release
 /// writes: loom reports an unordered pair as a race.
 pub(crate) struct Data(UnsafeCell<bool>);

@@ -5,6 +5,7 @@
 //! - [`Word`], the 64-bit atomic;
 //! - [`Address`], the name of a word, good for waking after the memory is gone;
 //! - [`wait`], which sleeps while a word is unchanged;
+//! - [`Slots`], the per-CPU part of a counter;
 //! - [`Deadline`], which says when a sleeper has waited long enough.
 //!
 //! | build            | backend      | what it is for                                        |

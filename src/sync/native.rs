@@ -8,6 +8,7 @@
 //! wherever a sandbox refuses the futex, the sleep is short and bounded, so that
 //! a wake is never needed for progress.
 
+pub(crate) use crate::percpu::Slots;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
 
 /// The address of a word. A put takes it before its subtraction, because after

@@ -54,7 +54,11 @@ fn os_error(errno: i32, error: &dyn std::error::Error) -> PyErr {
 }
 
 fn init_error(error: InitError) -> PyErr {
-    let errno = if error == InitError::InUse { libc::EBUSY } else { libc::EINVAL };
+    let errno = match error {
+        InitError::InUse => libc::EBUSY,
+        InitError::NoMemory => libc::ENOMEM,
+        _ => libc::EINVAL,
+    };
     os_error(errno, &error)
 }
 
@@ -108,10 +112,10 @@ impl PyModuleRef {
 impl PyModuleRef {
     #[new]
     #[pyo3(signature = (*, per_cpu = false))]
-    fn new(per_cpu: bool) -> Self {
-        // Per-CPU slots are asked for, not insisted on.
-        let _ = per_cpu;
-        Self { inner: ModuleRef::new() }
+    fn new(per_cpu: bool) -> PyResult<Self> {
+        let inner =
+            if per_cpu { ModuleRef::new_percpu().map_err(init_error)? } else { ModuleRef::new() };
+        Ok(Self { inner })
     }
 
     /// Take a reference unless the door is shut, and return whether there is now one
@@ -165,7 +169,7 @@ impl PyModuleRef {
     /// wait. Raises OSError with EALREADY (a BlockingIOError) if it has been released
     /// before, with EBUSY while another thread's release or drain is under way.
     fn try_release(&self) -> PyResult<bool> {
-        match self.counter().try_release() {
+        match checked(|| self.counter().try_release(Caller::UNKNOWN))? {
             Ok(()) => Ok(true),
             Err(ReleaseError::InUse { .. }) => Ok(false),
             Err(other) => Err(drain_error(other.into())),
@@ -229,6 +233,7 @@ fn drain_error(error: DrainError) -> PyErr {
         DrainError::TimedOut { .. } => libc::ETIMEDOUT,
         DrainError::Busy => libc::EBUSY,
         DrainError::AlreadyReleased => libc::EALREADY,
+        DrainError::Barrier { errno } => errno,
         _ => libc::EINVAL,
     };
     os_error(errno, &error)

@@ -1,0 +1,60 @@
+//! `membarrier`, and whether this process can count per CPU.
+//!
+//! Registering costs a grace period, 12 to 16 ms once several threads run, so it is
+//! done when the library is loaded. fork inherits it, exec clears it.
+
+use super::{cpus, rseq};
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicU8, Ordering::*};
+
+const UNKNOWN: u8 = 0;
+const NO: u8 = 1;
+const YES: u8 = 2;
+
+static AVAILABLE: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = {
+    extern "C" fn at_load() {
+        available();
+    }
+    at_load
+};
+
+/// Whether there are restartable sequences, the barrier that aborts them, and a list of
+/// the CPUs. Found out once: a thread without a registered sequence among others does
+/// no harm, it uses the word.
+pub(super) fn available() -> bool {
+    // Acquire pairs with the Release below: who sees YES sees the list of CPUs.
+    match AVAILABLE.load(Acquire) {
+        UNKNOWN => {
+            let found = rseq::learn()
+                && cpus::learn()
+                && membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ).is_ok();
+            AVAILABLE.store(if found { YES } else { NO }, Release);
+            found
+        }
+        found => found == YES,
+    }
+}
+
+/// Returns once every restartable sequence of this process that began before has ended
+/// or been aborted, and what it did is visible here (P1). `Err` is the kernel's errno,
+/// and then nothing is known.
+pub(super) fn barrier() -> Result<(), c_int> {
+    membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ)
+}
+
+fn membarrier(command: c_int) -> Result<(), c_int> {
+    // SAFETY: membarrier takes no pointers. errno is left as it was: a release says by
+    // its own result what happened.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        if libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 {
+            return Ok(());
+        }
+        Err(core::mem::replace(&mut *errno, before))
+    }
+}

@@ -1,0 +1,134 @@
+//! The restartable sequence.
+//!
+//! The C library registers each thread's `struct rseq` and says where it is, relative
+//! to the thread pointer. Of that structure we read `cpu_id` and write `rseq_cs`.
+//!
+//! Rules of the kernel's ABI that are easy to get wrong:
+//! - The start label is the instruction after the store to `rseq_cs`: a signal in a gap
+//!   between would clear the field, and the sequence would go on unprotected.
+//! - What the decision rests on, the CPU's number and the tag, is loaded inside.
+//! - The add is the last instruction before the end label.
+//! - The descriptor's version and flags are 0; the C library's signature stands right
+//!   before the abort label.
+//! - Every way out clears `rseq_cs`. The kernel follows the pointer at the next
+//!   preemption, and the code that the descriptor lies in may be gone by then.
+//! - The sections carry the flag `?`, to go along with the group of an inlined function.
+
+use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::*};
+
+/// Where `struct rseq` is, from the thread pointer; 0 if there is none.
+static OFFSET: AtomicIsize = AtomicIsize::new(0);
+
+const CPU_ID: usize = 4;
+const RSEQ_CS: usize = 8;
+
+/// Finds out where the sequence is registered; false if it is not, as under a C library
+/// before 2.35, with `GLIBC_TUNABLES=glibc.pthread.rseq=0`, or under valgrind.
+pub(super) fn learn() -> bool {
+    /// A variable of the C library, if it has it: not every one does, and stable Rust
+    /// has no weak references.
+    fn variable(name: &core::ffi::CStr) -> Option<*const c_void> {
+        // SAFETY: a constant string; the answer is the address of a variable, or null.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        (!found.is_null()).then_some(found.cast_const())
+    }
+    let (Some(offset), Some(size)) = (variable(c"__rseq_offset"), variable(c"__rseq_size")) else {
+        return false;
+    };
+    // SAFETY: the types are glibc's; both are set before any constructor runs. The size is
+    // 20 in some versions and larger in others: not 0 is what counts.
+    let (offset, size) = unsafe { (*offset.cast::<isize>(), *size.cast::<c_uint>()) };
+    if size == 0 || offset == 0 || cpu_id(offset) < 0 {
+        return false;
+    }
+    // Relaxed: a counter's tag is set only after this, and the tag is loaded first.
+    OFFSET.store(offset, Relaxed);
+    true
+}
+
+/// The CPU that this thread runs on; negative if the thread is not registered.
+fn cpu_id(offset: isize) -> c_int {
+    let cpu: c_int;
+    // SAFETY: `offset` is where the C library says that this thread's `struct rseq` is.
+    unsafe {
+        core::arch::asm!(
+            "mov {cpu:e}, fs:[{offset} + {CPU_ID}]",
+            cpu = out(reg) cpu,
+            offset = in(reg) offset,
+            CPU_ID = const CPU_ID,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    cpu
+}
+
+/// Adds `DELTA` to this CPU's slot of the counter whose second word is `slots`; false if
+/// it did not.
+///
+/// Memory ordering: on x86-64 a load is an acquire and a store is a release; for the
+/// compiler the assembly reads and writes all memory.
+#[inline(always)]
+pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
+    // A look outside of the sequence, so that a shared-word counter pays for a load and
+    // a test. Relaxed: the look that decides is inside.
+    if slots.load(Relaxed) & 1 == 0 {
+        return false;
+    }
+    // SAFETY: the tag was set, so `learn` has found the offset. Inside the sequence the
+    // pointer is read again with its tag; it leads to mapped slots for every CPU there
+    // may be. The assembly keeps to the rules above.
+    unsafe {
+        core::arch::asm!(
+            // The descriptor: version and flags, start, length, abort.
+            ".pushsection __rseq_cs, \"aw?\"",
+            ".balign 32",
+            "77:",
+            ".long 0, 0",
+            ".quad 2f, 3f - 2f, 4f",
+            ".popsection",
+            // Where debuggers look for descriptors.
+            ".pushsection __rseq_cs_ptr_array, \"aw?\"",
+            ".quad 77b",
+            ".popsection",
+            // Announce the sequence: it begins with the next instruction.
+            "lea rax, [rip + 77b]",
+            "mov fs:[{offset} + {RSEQ_CS}], rax",
+            "2:",
+            // A thread that is not registered has a negative number.
+            "mov eax, fs:[{offset} + {CPU_ID}]",
+            "test eax, eax",
+            "js 5f",
+            // The look that decides: counting per CPU is on.
+            "mov rcx, [{slots}]",
+            "test cl, 1",
+            "jz 5f",
+            // One plain add, which ends the sequence. 3 takes the tags off the pointer.
+            "shl rax, {SHIFT}",
+            "add qword ptr [rcx + rax - 3], {DELTA}",
+            "3:",
+            "mov qword ptr fs:[{offset} + {RSEQ_CS}], 0",
+            // Out of line: where the kernel sends an aborted sequence. The signature looks
+            // like an undefined instruction, so that nobody can jump here by accident.
+            ".pushsection __rseq_failure, \"ax?\"",
+            ".byte 0x0f, 0xb9, 0x3d",
+            ".long 0x53053053",
+            "4:",
+            "5:",
+            "mov qword ptr fs:[{offset} + {RSEQ_CS}], 0",
+            "jmp {failed}",
+            ".popsection",
+            offset = in(reg) OFFSET.load(Relaxed),
+            slots = in(reg) slots.as_ptr(),
+            CPU_ID = const CPU_ID,
+            RSEQ_CS = const RSEQ_CS,
+            SHIFT = const super::slots::STRIDE_SHIFT,
+            DELTA = const DELTA,
+            failed = label { return false },
+            out("rax") _,
+            out("rcx") _,
+            options(nostack),
+        );
+    }
+    true
+}
