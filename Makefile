@@ -12,6 +12,8 @@ CC     ?= cc
 
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
+# Everything is built here, whatever the user's own settings say.
+export CARGO_TARGET_DIR = target
 C_TREE  := $(MAKE) --no-print-directory -C c-tests
 
 .DELETE_ON_ERROR:
@@ -25,7 +27,7 @@ help: ## what can be made
 need-rust:
 	@ci/need $(CARGO) "the Rust toolchain, 1.95 or newer" "https://rustup.rs"
 need-cc:
-	@ci/need $(CC) "a C compiler" "apt-get install gcc"
+	@ci/need "$(firstword $(CC))" "a C compiler" "apt-get install gcc"
 need-python:
 	@ci/need $(PYTHON) "Python 3.9 or newer" "apt-get install python3 python3-venv"
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
@@ -51,7 +53,7 @@ venv: $(VENV_READY) ## the project's own Python environment
 
 .PHONY: stress
 stress: need-cc build ## threads call into shared objects while others unload them
-	@$(C_TREE) CC=$(CC) OUT=../target/c/cc all
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	@target/c/cc/module-ref-stress $(STRESS)
 
 # ---- test ----------------------------------------------------------------------

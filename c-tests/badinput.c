@@ -56,6 +56,19 @@ static void double_init(void)
 	is(module_ref_count(&ref), 0, "both ways");
 }
 
+static void double_init_of_a_static_one(void)
+{
+	static struct module_ref ref = MODULE_REF_INIT;
+
+	ok(module_ref_try_get(&ref), "get of a static one");
+	is(module_ref_init(&ref), -EBUSY, "init of a held static counter is refused");
+	is(module_ref_count(&ref), 1, "and its reference is not forgotten");
+	module_ref_put(&ref);
+	is(module_ref_init(&ref), 0, "init of one that nobody holds");
+	memset(&ref, 0, sizeof(ref));
+	is(module_ref_init(&ref), 0, "init of cleared memory");
+}
+
 static void destroy(void)
 {
 	struct module_ref ref;
@@ -132,6 +145,7 @@ int main(void)
 	module_ref_set_misuse_handler(on_misuse);
 	null();
 	double_init();
+	double_init_of_a_static_one();
 	destroy();
 	timeouts();
 	default_report();

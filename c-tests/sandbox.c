@@ -42,7 +42,7 @@ static void *holder(void *arg)
 	return NULL;
 }
 
-static int refuse_futex(void)
+static int refuse_futex(unsigned flags)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -53,7 +53,36 @@ static int refuse_futex(void)
 	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
 
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
+	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+/* The putter alone is in a sandbox: its wake is lost, and the drainer has slept on a futex
+ * that works. */
+static struct module_ref other = MODULE_REF_INIT;
+
+static void *sandboxed_holder(void *arg)
+{
+	int *refused = arg;
+
+	*refused = refuse_futex(0) == 0;
+	atomic_store(&step, 1);
+	nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+	module_ref_put(&other);
+	return NULL;
+}
+
+static void one_thread_in_a_sandbox(void)
+{
+	int refused = 0;
+	pthread_t thread;
+
+	need(module_ref_try_get(&other));
+	need(pthread_create(&thread, NULL, sandboxed_holder, &refused) == 0);
+	await(1);
+	is(module_ref_drain(&other, -1), 0, "a drain ends though the last put could not wake it");
+	pthread_join(thread, NULL);
+	printf("# the filter was %s\n", refused ? "in force" : "not to be had");
+	atomic_store(&step, 0);
 }
 
 int main(void)
@@ -61,9 +90,10 @@ int main(void)
 	int errno_after = 0, word = 0;
 	pthread_t thread;
 
+	one_thread_in_a_sandbox();
 	ok(module_ref_try_get(&ref), "a holder");
 	need(pthread_create(&thread, NULL, holder, &errno_after) == 0);
-	if (refuse_futex() != 0) {
+	if (refuse_futex(SECCOMP_FILTER_FLAG_TSYNC) != 0) {
 		printf("1..0 # SKIP this system does not let a process filter its system calls\n");
 		return 0;
 	}

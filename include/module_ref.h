@@ -3,7 +3,8 @@
  * module_ref.h - reference counters that can be shut: take code out of a running
  * multithreaded program without stopping a thread.
  *
- * This file is generated from the library's source. Do not edit it.
+ * For C99, C++11 and later, by gcc and clang. This file is generated from the library's
+ * source. Do not edit it.
  */
 
 #ifndef MODULE_REF_H
@@ -27,6 +28,11 @@
  * patch that this library goes back to.
  */
 #define MODULE_REF_BASE 1
+
+/**
+ * What the second member of a statically initialised counter is. Private.
+ */
+#define MODULE_REF_STATIC 1836016752
 
 /**
  * How a counter counts.
@@ -77,8 +83,9 @@ enum module_ref_misuse {
  * After either has returned 0, to one caller only, nobody holds a reference and
  * nobody gets one.
  *
- * Embed it anywhere. The members are private; the layout is part of the ABI. Its
- * address is its identity: do not copy or move it while it is in use. Its memory
+ * Embed it anywhere, and initialise it with MODULE_REF_INIT or module_ref_init(): memory
+ * that is all zeroes is not a counter. The members are private; the layout is part of the
+ * ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
  * may be freed once it is released and no module_ref_try_get() is running or can
  * start; the last module_ref_put() may still be on its way back.
  *
@@ -112,7 +119,9 @@ extern "C" {
  * before its users.
  *
  * A counter that was initialised at this address before and is held now, or is being
- * released, is refused, so that no reference is forgotten.
+ * released, is refused, so that no reference is forgotten. What a held counter has left
+ * in memory that was freed without module_ref_destroy() looks the same; clear such memory
+ * first.
  *
  * @return 0; -EINVAL if ref is NULL; -EBUSY if it is a counter in use.
  *
@@ -191,9 +200,14 @@ void module_ref_get(struct module_ref *ref);
 
 /**
  * Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is
- * touched once the reference is gone. A put without a get is undone, and the misuse
- * handler is told; if it meets another thread's get or put in that moment, it may
- * give back that thread's reference instead. NULL is ignored.
+ * touched once the reference is gone. NULL is ignored.
+ *
+ * A put without a get is undone, and the misuse handler is told. That is exact only where
+ * no other thread gets or puts in that moment: otherwise another thread's reference may be
+ * given back in its stead, or be left over for good, and the report may name that thread.
+ *
+ * A thread that runs code which is to be unloaded makes its last put from code that
+ * stays: after it, the code that called it may be gone.
  *
  * Memory ordering: release: everything before it happens before what the winner of a
  * release does next. Thread-safe. Async-signal-safe; errno is preserved. Linux:
@@ -249,8 +263,9 @@ int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
  * Installs a misuse handler for all counters of this library; NULL installs the
- * default, which writes one line to standard error and goes on. A handler that wants
- * the program to stop calls abort(3).
+ * default, which writes one line to standard error and goes on; it asks the dynamic linker
+ * for the caller's name, which is not async-signal-safe. A handler that wants the program
+ * to stop calls abort(3).
  *
  * @return the handler before, NULL for the default.
  *
@@ -275,9 +290,9 @@ const char *module_ref_version(void);
  *
  *     static struct module_ref ref = MODULE_REF_INIT;
  */
-#define MODULE_REF_INIT { MODULE_REF_BASE, 0 }
+#define MODULE_REF_INIT { MODULE_REF_BASE, MODULE_REF_STATIC }
 
-#if defined(__cplusplus)
+#if defined(__cplusplus) && __cplusplus >= 201103L
 static_assert(sizeof(struct module_ref) == 16, "struct module_ref is 16 bytes");
 static_assert(alignof(struct module_ref) == 16, "struct module_ref is 16-aligned");
 #elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L

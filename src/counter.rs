@@ -56,6 +56,8 @@
 //! swap back fails, and the release succeeds after all, exactly as
 //! `atomic_add_unless` does in the kernel's `try_release_module_ref`.
 
+#[cfg(not(any(loom, interleave)))]
+use crate::lifecycle::STATIC_STAMP;
 use crate::misuse::{self, Caller, Misuse};
 use crate::sync::{self, Slots, Word};
 use crate::word::{
@@ -85,7 +87,7 @@ impl Counter {
     /// A live counter that nobody holds, in shared-word mode.
     #[cfg(not(any(loom, interleave)))]
     pub const fn new() -> Self {
-        Self { word: Word::new(BASE), slots: Slots::none(0) }
+        Self { word: Word::new(BASE), slots: Slots::none(STATIC_STAMP) }
     }
 
     /// The models' atomics are made at run time.

@@ -27,6 +27,9 @@ pub use guard::{Guard, Held, ModuleRef, Released};
 /// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
 pub const MODULE_REF_BASE: u64 = word::BASE;
 
+#[doc(hidden)]
+pub use lifecycle::STATIC_STAMP;
+
 /// How a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -1,9 +1,8 @@
 //! What the library says when it is used wrongly, and to whom.
 //!
 //! A misuse is mended first and reported then, on the thread that did it. With
-//! `std` the report is one line on standard error unless a program installs a
-//! handler of its own; without `std` there is nowhere to write, and a report
-//! needs a handler.
+//! `std`, on Linux, the report is one line on standard error unless a program installs a
+//! handler of its own; elsewhere a report needs a handler.
 
 use crate::Counter;
 use core::ffi::c_void;
@@ -84,9 +83,9 @@ pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, 
     // Acquire pairs with the AcqRel swap of `set_handler`.
     let handler = HANDLER.load(Acquire);
     if handler.is_null() {
-        #[cfg(all(feature = "std", not(any(loom, interleave))))]
+        #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
         stderr::report(what, counter, caller, net);
-        #[cfg(not(all(feature = "std", not(any(loom, interleave)))))]
+        #[cfg(not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))))]
         let _ = net;
         return;
     }
@@ -95,7 +94,7 @@ pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, 
 }
 
 /// The default: one line on standard error, in one write, without allocating.
-#[cfg(all(feature = "std", not(any(loom, interleave))))]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod stderr {
     use super::{Caller, Counter, Misuse};
     use core::fmt::{self, Write};
@@ -135,15 +134,19 @@ mod stderr {
         unsafe {
             let errno = libc::__errno_location();
             let before = *errno;
-            libc::write(libc::STDERR_FILENO, line.text.as_ptr().cast(), line.len + 1);
+            // The system call itself: the function is a cancellation point.
+            let text = line.text.as_ptr();
+            libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text, line.len + 1);
             *errno = before;
         }
     }
 
-    /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows.
+    /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows. That takes the
+    /// linker's lock, which is why the default handler is not async-signal-safe.
     fn name(line: &mut Line, caller: Caller) {
         // SAFETY: all-zero is a valid Dl_info, and dladdr fills in pointers to
-        // strings that live as long as the object is loaded, which the caller's is.
+        // strings that live as long as the object is loaded; the caller's has to be, because
+        // the call returns there.
         let info = unsafe {
             let mut info: libc::Dl_info = core::mem::zeroed();
             if libc::dladdr(caller.0, &mut info) == 0 {

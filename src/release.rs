@@ -19,7 +19,9 @@
 use crate::counter::{Counter, held};
 use crate::error::{DrainError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
-use crate::sync::{self, Word};
+#[cfg(any(feature = "std", loom, interleave))]
+use crate::sync;
+use crate::sync::Word;
 use crate::word::{BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus};
 use core::mem;
 use core::sync::atomic::Ordering::*;

@@ -28,7 +28,7 @@ fn per_cpu_counters_come_and_go() {
     assert_eq!(guards.len(), counters.len());
     assert!(counters.iter().all(|counter| counter.count() == Some(1)));
     // Whoever gets the slots next starts from zero, whatever is left in them.
-    guards.into_iter().for_each(|guard| std::mem::forget(guard));
+    guards.into_iter().for_each(std::mem::forget);
     drop(counters);
     for _ in 0..10 {
         let counter = ModuleRef::new_percpu().expect("memory");

@@ -3,6 +3,7 @@
  * module-ref-stress - threads call into shared objects while others unload them.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,7 +15,7 @@
 
 #include "stress.h"
 
-enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2 };
+enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2, EXIT_INTERRUPTED = 130 };
 
 static const char usage[] =
 	"Usage: module-ref-stress [OPTION]...\n"
@@ -38,8 +39,9 @@ static const char usage[] =
 	"  -h, --help          this text\n"
 	"      --version       the version of the library\n"
 	"\n"
-	"Exit status: 0 without a violation, 1 with one or after a crash, 2 if the run\n"
-	"could not be made.\n";
+	"Ctrl-C ends a run early and reports what there is. Exit status: 0 without a\n"
+	"violation, 1 with one or after a crash, 2 if a run could not be made, 130 if it\n"
+	"was ended early without a violation.\n";
 
 static _Noreturn void trouble(const char *option, const char *value, const char *expected)
 {
@@ -85,6 +87,13 @@ static const char *as_path(const char *file)
 		return file;
 	sprintf(path, "./%s", file);
 	return path;
+}
+
+static bool there(const char *library)
+{
+	void *handle = dlopen(library, RTLD_LAZY);
+
+	return handle && dlclose(handle) == 0;
 }
 
 static void parse(int argc, char **argv, struct options *options)
@@ -148,7 +157,12 @@ static void parse(int argc, char **argv, struct options *options)
 			options->compare = true;
 			break;
 		case JSON:
-			options->json = optarg;
+			options->json = strcmp(optarg, "-") == 0 ? stdout : fopen(optarg, "w");
+			if (!options->json) {
+				fprintf(stderr, "module-ref-stress: cannot write '%s': %s\n",
+					optarg, strerror(errno));
+				exit(EXIT_TROUBLE);
+			}
 			break;
 		case TAP:
 			options->tap = true;
@@ -173,8 +187,12 @@ static void parse(int argc, char **argv, struct options *options)
 	if (options->nplugins == 0) {
 		options->plugins[options->nplugins++] = (struct plugin){
 			.file = beside_program("sample.so"), .symbol = "sample_answer" };
-		options->plugins[options->nplugins++] =
-			(struct plugin){ .file = "libz.so.1", .symbol = "crc32" };
+		if (there("libz.so.1"))
+			options->plugins[options->nplugins++] =
+				(struct plugin){ .file = "libz.so.1", .symbol = "crc32" };
+		else
+			fputs("module-ref-stress: there is no libz.so.1 here: the sample alone\n",
+			      stderr);
 	}
 }
 
@@ -197,6 +215,31 @@ static const struct scheme *percpu_as_it_is(void)
 	return &fallback;
 }
 
+static void on_interrupt(int number)
+{
+	(void)number;
+	interrupted = 1;
+}
+
+/* What the results say, as an exit status. */
+static int verdict(const struct result *results, unsigned done, unsigned wanted)
+{
+	if (violations())
+		return EXIT_VIOLATIONS;
+	if (interrupted)
+		return EXIT_INTERRUPTED;
+	for (unsigned i = 0; i < done; i++)
+		if (results[i].gets == 0 || results[i].unloads == 0) {
+			fprintf(stderr,
+				"module-ref-stress: %s: nothing was tested, with %llu gets and %llu "
+				"unloads; try more --seconds or fewer --threads\n",
+				results[i].scheme->name, (unsigned long long)results[i].gets,
+				(unsigned long long)results[i].unloads);
+			return EXIT_TROUBLE;
+		}
+	return done == wanted ? EXIT_SUCCESS : EXIT_TROUBLE;
+}
+
 int main(int argc, char **argv)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -207,49 +250,62 @@ int main(int argc, char **argv)
 		.seed = now_ns(),
 		.mode_atomic = true,
 	};
+	/* A second signal ends the program as usual. */
+	struct sigaction interrupt = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
 	const struct scheme *schemes[4];
 	struct result results[4];
-	unsigned n = 0;
+	unsigned wanted = 0, done;
 	/* Standard output is for one machine-readable format at a time. */
 	FILE *to = stdout;
+	int status;
 
 	if (options.threads > MAX_WORKERS)
 		options.threads = MAX_WORKERS;
 	parse(argc, argv, &options);
-	if (options.json && strcmp(options.json, "-") == 0)
+	if (options.json == stdout)
 		to = stderr;
 	if (options.mode_atomic)
-		schemes[n++] = &scheme_atomic;
+		schemes[wanted++] = &scheme_atomic;
 	if (options.mode_percpu)
-		schemes[n++] = percpu_as_it_is();
+		schemes[wanted++] = percpu_as_it_is();
 	if (options.compare) {
-		schemes[n++] = &scheme_patch;
-		schemes[n++] = &scheme_stop_the_world;
+		schemes[wanted++] = &scheme_patch;
+		schemes[wanted++] = &scheme_stop_the_world;
 	}
+	sigaction(SIGINT, &interrupt, NULL);
+	sigaction(SIGTERM, &interrupt, NULL);
 
 	fprintf(to,
-		"%smodule-ref-stress %s: %u workers and %u unloaders on %ld CPUs, %g s per run, "
-		"seed %" PRIu64 "\n",
-		options.tap ? "# " : "", module_ref_version(), options.threads, options.unloaders,
-		cpus, options.seconds, options.seed);
+		"%smodule-ref-stress %s: %u workers, %u unloaders, %ld CPUs, %g s per run\n"
+		"%sseed %" PRIu64 "\n",
+		options.tap ? "TAP version 13\n# " : "", module_ref_version(), options.threads,
+		options.unloaders, cpus, options.seconds, options.tap ? "# " : "", options.seed);
 	for (unsigned i = 0; i < options.nplugins; i++)
 		fprintf(to, "%splugin %s, calling %s()\n", options.tap ? "# " : "",
 			options.plugins[i].file, options.plugins[i].symbol);
-	for (unsigned i = 0; i < n; i++) {
-		fprintf(to, "%s%s: %s\n", options.tap ? "# " : "", schemes[i]->name,
-			schemes[i]->what);
+	for (done = 0; done < wanted && !interrupted; done++) {
+		fprintf(to, "%s%s: %s\n", options.tap ? "# " : "", schemes[done]->name,
+			schemes[done]->what);
 		fflush(to);
-		if (stress_run(&options, schemes[i], &results[i]) != 0)
-			return EXIT_TROUBLE;
+		if (stress_run(&options, schemes[done], &results[done]) != 0)
+			break;
 	}
-	if (options.tap) {
-		report_tap(to, results, n);
-	} else {
-		fputc('\n', to);
-		report_table(to, results, n);
+	if (interrupted && done > 0)
+		fprintf(to, "%sended early, after %.1f s\n", options.tap ? "# " : "",
+			results[done - 1].seconds);
+	if (done > 0) {
+		if (!options.tap)
+			fputc('\n', to);
+		(options.tap ? report_tap : report_table)(to, results, done);
 	}
-	fflush(to);
-	if (options.json && report_json(&options, results, n) != 0)
-		return EXIT_TROUBLE;
-	return violations() ? EXIT_VIOLATIONS : EXIT_SUCCESS;
+	status = verdict(results, done, wanted);
+	if (options.json && report_json(&options, results, done) != 0) {
+		perror("module-ref-stress: cannot write the JSON file");
+		status = status ? status : EXIT_TROUBLE;
+	}
+	if (fflush(to) != 0 || ferror(to)) {
+		perror("module-ref-stress: cannot write the results");
+		status = status ? status : EXIT_TROUBLE;
+	}
+	return status;
 }

@@ -12,8 +12,8 @@
 
 #include "stress.h"
 
-/* Latencies kept per unloader; beyond that each has the same chance to stay. */
-#define SAMPLES 200000u
+/* Latencies kept per unloader and kind; beyond that each has the same chance to stay. */
+#define SAMPLES 100000u
 
 const char *const violation_text[VIOLATION_KINDS] = {
 	[WRONG_ANSWER] = "wrong answers from a plugin that was held",
@@ -21,8 +21,13 @@ const char *const violation_text[VIOLATION_KINDS] = {
 	[TWO_WINNERS] = "releases with two winners",
 	[COUNT_LEFT] = "counts that did not come back to zero",
 	[IDLE_REFUSED] = "releases refused although nobody held anything",
+	[DRAIN_STUCK] = "drains that did not end",
 };
 
+/* A drain without a timeout waits for calls of microseconds. */
+#define STUCK_NS UINT64_C(30000000000)
+
+volatile sig_atomic_t interrupted;
 static _Atomic uint64_t violation_count[VIOLATION_KINDS];
 
 void violation(enum violation kind, const char *format, ...)
@@ -160,22 +165,19 @@ static bool nobody_near(struct run *run, const struct slot *slot, uint64_t *move
 	return true;
 }
 
-static void keep(struct unloader *unloader, uint64_t ns)
+static void keep(struct latencies *kept, uint64_t *random, uint64_t ns)
 {
-	uint64_t unloads = atomic_load(&unloader->unloads);
+	uint64_t place = kept->sampled;
 
-	if (ns > unloader->longest_ns)
-		unloader->longest_ns = ns;
-	if (ns > UINT32_MAX)
-		ns = UINT32_MAX;
-	if (unloader->sampled < SAMPLES) {
-		unloader->latency_ns[unloader->sampled++] = (uint32_t)ns;
-	} else {
-		uint64_t place = next_random(&unloader->random) % (unloads + 1);
-
-		if (place < SAMPLES)
-			unloader->latency_ns[place] = (uint32_t)ns;
-	}
+	kept->seen++;
+	if (ns > kept->longest_ns)
+		kept->longest_ns = ns;
+	if (kept->sampled < SAMPLES)
+		kept->sampled++;
+	else
+		place = next_random(random) % kept->seen;
+	if (place < SAMPLES)
+		kept->sample_ns[place] = ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
 }
 
 /* The winner of a release: the plugin is ours alone. Take it out for real, leave
@@ -207,48 +209,65 @@ static void reload(struct run *run, struct unloader *unloader, struct slot *slot
 		violation(TWO_WINNERS, "the winner could not bring '%s' back", slot->plugin.file);
 }
 
+/* Waits for the last reference, for some time or, now and then, for as long as it takes:
+ * the main thread watches that. */
+static int drain(struct run *run, struct unloader *unloader, struct slot *slot, uint64_t dice)
+{
+	int rc;
+
+	if (dice % 4 != 0)
+		return run->scheme->drain(run, slot, (int64_t)((dice >> 8) % 2000000));
+	atomic_store(&unloader->waiting_since, now_ns());
+	rc = run->scheme->drain(run, slot, -1);
+	atomic_store(&unloader->waiting_since, 0);
+	return rc;
+}
+
 /* One attempt. Now and then the workers are asked to leave the slot alone first:
  * then a refusal has no excuse. */
 static void attempt(struct run *run, struct unloader *unloader, struct slot *slot)
 {
 	uint64_t dice = next_random(&unloader->random), moves_before = 0, moves_after;
 	uint64_t attempts, began, took;
-	bool asked = dice % 16 == 0, quiet, waits;
+	bool asked = dice % 16 == 0, quiet, alone;
+	enum unload_kind kind = BY_RELEASE;
 	int rc;
 
-	waits = !asked && run->scheme->drain && (dice >> 8) % 2 == 0;
+	if (!asked && run->scheme->drain && (dice >> 8) % 2 == 0)
+		kind = BY_DRAIN;
 	if (asked) {
 		atomic_store(&slot->avoid, true);
 		for (int tries = 0; tries < 100 && !nobody_near(run, slot, &moves_before); tries++)
 			sleep_ns(20000);
 	}
+	alone = atomic_fetch_add(&slot->in_progress, 1) == 0;
 	attempts = atomic_fetch_add(&slot->attempts, 1);
-	quiet = asked && attempts % 2 == 0 && nobody_near(run, slot, &moves_before);
+	quiet = asked && alone && nobody_near(run, slot, &moves_before);
 
 	began = now_ns();
-	rc = waits ? run->scheme->drain(run, slot, (int64_t)((dice >> 16) % 2000000))
-		   : run->scheme->try_release(run, slot);
+	rc = kind == BY_DRAIN ? drain(run, unloader, slot, dice >> 16)
+			      : run->scheme->try_release(run, slot);
 	took = now_ns() - began;
 
-	/* Between two even looks with nothing in between, nobody held anything. */
+	/* Alone, and between two looks at the workers nothing has moved: nobody held it. */
 	quiet = quiet && atomic_load(&slot->attempts) == attempts + 1 &&
 		nobody_near(run, slot, &moves_after) && moves_after == moves_before;
 	if (quiet)
 		add(&unloader->idle_checks, 1);
-	if (quiet && rc == -EWOULDBLOCK)
-		violation(IDLE_REFUSED, "a release of '%s' was refused although nobody held it",
-			  slot->plugin.file);
+	if (quiet && rc != 0)
+		violation(IDLE_REFUSED, "a release of '%s' was refused although nobody held it: %s",
+			  slot->plugin.file, strerror(-rc));
 	if (asked)
 		atomic_store(&slot->avoid, false);
 
 	if (rc == 0) {
-		keep(unloader, took);
+		keep(&unloader->latencies[kind], &unloader->random, took);
 		add(&unloader->unloads, 1);
 		reload(run, unloader, slot);
 	} else {
 		add(&unloader->refused, 1);
 	}
-	atomic_fetch_add(&slot->attempts, 1);
+	atomic_fetch_sub(&slot->in_progress, 1);
 }
 
 static void *unload(void *arg)
@@ -306,9 +325,6 @@ static int by_value(const void *a, const void *b)
 
 static void summarise(const struct run *run, struct result *result)
 {
-	uint32_t *all;
-	size_t n = 0;
-
 	for (unsigned i = 0; i < run->nworkers; i++) {
 		const struct worker *worker = &run->workers[i];
 
@@ -317,28 +333,34 @@ static void summarise(const struct run *run, struct result *result)
 		if (atomic_load(&worker->longest_stall_ns) > result->longest_stall_ns)
 			result->longest_stall_ns = atomic_load(&worker->longest_stall_ns);
 	}
-	for (unsigned i = 0; i < run->nunloaders; i++)
-		n += run->unloaders[i].sampled;
-	all = malloc((n + 1) * sizeof(*all));
-	n = 0;
 	for (unsigned i = 0; i < run->nunloaders; i++) {
 		const struct unloader *unloader = &run->unloaders[i];
 
 		result->unloads += atomic_load(&unloader->unloads);
 		result->refused += atomic_load(&unloader->refused);
 		result->idle_checks += atomic_load(&unloader->idle_checks);
-		if (unloader->longest_ns > result->max_ns)
-			result->max_ns = unloader->longest_ns;
-		if (all)
-			memcpy(all + n, unloader->latency_ns, unloader->sampled * sizeof(*all));
-		n += unloader->sampled;
 	}
-	if (all && n > 0) {
-		qsort(all, n, sizeof(*all), by_value);
-		result->p50_ns = all[(n - 1) / 2];
-		result->p99_ns = all[(n - 1) * 99 / 100];
+	for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
+		uint32_t *all = malloc((size_t)run->nunloaders * SAMPLES * sizeof(*all));
+		size_t n = 0;
+
+		for (unsigned i = 0; i < run->nunloaders; i++) {
+			const struct latencies *kept = &run->unloaders[i].latencies[kind];
+
+			if (kept->longest_ns > result->latency[kind].max_ns)
+				result->latency[kind].max_ns = kept->longest_ns;
+			result->latency[kind].n += kept->seen;
+			if (all && kept->sampled)
+				memcpy(all + n, kept->sample_ns, kept->sampled * sizeof(*all));
+			n += kept->sampled;
+		}
+		if (all && n > 0) {
+			qsort(all, n, sizeof(*all), by_value);
+			result->latency[kind].p50_ns = all[(n - 1) / 2];
+			result->latency[kind].p99_ns = all[(n - 1) * 99 / 100];
+		}
+		free(all);
 	}
-	free(all);
 }
 
 static int set_up(struct run *run, const struct options *options)
@@ -363,11 +385,42 @@ static int set_up(struct run *run, const struct options *options)
 	}
 	for (unsigned i = 0; i < run->nunloaders; i++) {
 		run->unloaders[i].random = run->seed + 1000003 + i;
-		run->unloaders[i].latency_ns = malloc(SAMPLES * sizeof(uint32_t));
-		if (!run->unloaders[i].latency_ns)
-			return -1;
+		for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
+			uint32_t *sample = malloc(SAMPLES * sizeof(*sample));
+
+			if (!sample)
+				return -1;
+			run->unloaders[i].latencies[kind].sample_ns = sample;
+		}
 	}
 	return 0;
+}
+
+/* A thread that does not come back cannot be joined: say so and end. */
+static void watch(struct run *run)
+{
+	for (unsigned i = 0; i < run->nunloaders; i++) {
+		uint64_t since = atomic_load(&run->unloaders[i].waiting_since), now = now_ns();
+
+		if (since == 0 || now < since || now - since < STUCK_NS)
+			continue;
+		violation(DRAIN_STUCK, "unloader %u has been draining for %llu s", i,
+			  (unsigned long long)((now - since) / 1000000000));
+		fprintf(stderr, "violations: %llu\n", (unsigned long long)violations());
+		_exit(1);
+	}
+}
+
+/* Joins a thread, and goes on watching while it does. */
+static void join(struct run *run, pthread_t thread)
+{
+	struct timespec until;
+
+	do {
+		watch(run);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec++;
+	} while (pthread_timedjoin_np(thread, NULL, &until) == ETIMEDOUT);
 }
 
 /* Starts the threads, lets them go on for the time asked for, and joins them. */
@@ -389,19 +442,20 @@ static int execute(struct run *run)
 	while (!atomic_load(&run->broken)) {
 		double elapsed = (double)(now_ns() - began) / 1e9;
 
-		if (elapsed >= run->seconds)
+		if (elapsed >= run->seconds || interrupted)
 			break;
 		sleep_ns(100000000);
 		report_live(run, elapsed);
+		watch(run);
 	}
 	report_live_end();
 	/* Unloaders first: a stopped world needs all its workers. */
 	atomic_store(&run->stop_unloaders, true);
 	for (unsigned i = 0; i < unloaders; i++)
-		pthread_join(run->unloaders[i].thread, NULL);
+		join(run, run->unloaders[i].thread);
 	atomic_store(&run->stop_workers, true);
 	for (unsigned i = 0; i < workers; i++)
-		pthread_join(run->workers[i].thread, NULL);
+		join(run, run->workers[i].thread);
 	return atomic_load(&run->broken) ? -1 : 0;
 }
 
@@ -422,9 +476,10 @@ static void tear_down(struct run *run)
 	for (unsigned i = 0; i < run->nslots; i++) {
 		int rc = run->scheme->try_release(run, &run->slots[i]);
 
-		if (rc == 0)
-			plugin_close(&run->slots[i].plugin);
-		else if (!held[i])
+		/* Whatever the count says: all threads have ended, and the next run opens
+		 * the plugin again. */
+		plugin_close(&run->slots[i].plugin);
+		if (rc != 0 && !held[i])
 			violation(IDLE_REFUSED, "'%s' cannot be released at the end: %s",
 				  run->slots[i].plugin.file, strerror(-rc));
 	}
@@ -465,7 +520,8 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 	crash_report_install(NULL);
 out:
 	for (unsigned i = 0; run.unloaders && i < run.nunloaders; i++)
-		free(run.unloaders[i].latency_ns);
+		for (int kind = 0; kind < UNLOAD_KINDS; kind++)
+			free(run.unloaders[i].latencies[kind].sample_ns);
 	free(run.workers);
 	free(run.unloaders);
 	free(run.slots);

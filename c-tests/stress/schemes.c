@@ -221,7 +221,7 @@ static int stw_init(struct slot *slot)
 		sem_init(&stopped, 0, 0);
 		sigaction(SIGUSR1, &action, NULL);
 	}
-	slot->count.live = true;
+	atomic_store_explicit(&slot->count.live, true, memory_order_release);
 	return 0;
 }
 
@@ -230,10 +230,8 @@ static bool stw_try_get(struct slot *slot, struct worker *worker)
 	/* Count first, look then: stopped in between, we are counted. */
 	worker->held[slot->index]++;
 	atomic_signal_fence(memory_order_seq_cst);
-	if (slot->count.live) {
-		atomic_thread_fence(memory_order_acquire); /* pairs with stw_reinit() */
-		return true;
-	}
+	if (atomic_load_explicit(&slot->count.live, memory_order_acquire))
+		return true; /* pairs with stw_reinit() */
 	worker->held[slot->index]--;
 	return false;
 }
@@ -252,12 +250,12 @@ static int stw_try_release(struct run *run, struct slot *slot)
 	stop_world(run);
 	for (unsigned i = 0; i < run->nworkers; i++)
 		held += run->workers[i].held[slot->index];
-	if (!slot->count.live) {
+	if (!atomic_load_explicit(&slot->count.live, memory_order_relaxed)) {
 		rc = -EALREADY;
 	} else if (held != 0) {
 		rc = -EWOULDBLOCK;
 	} else {
-		slot->count.live = false;
+		atomic_store_explicit(&slot->count.live, false, memory_order_relaxed);
 		rc = 0;
 	}
 	start_world();
@@ -266,8 +264,7 @@ static int stw_try_release(struct run *run, struct slot *slot)
 
 static int stw_reinit(struct slot *slot)
 {
-	atomic_thread_fence(memory_order_release);
-	slot->count.live = true;
+	atomic_store_explicit(&slot->count.live, true, memory_order_release);
 	return 0;
 }
 
@@ -275,7 +272,7 @@ static int64_t stw_count(struct run *run, struct slot *slot)
 {
 	int64_t held = 0;
 
-	if (!slot->count.live)
+	if (!atomic_load_explicit(&slot->count.live, memory_order_relaxed))
 		return -1;
 	for (unsigned i = 0; i < run->nworkers; i++)
 		held += run->workers[i].held[slot->index];

@@ -11,6 +11,7 @@
 #define STRESS_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -31,6 +32,7 @@ enum violation {
 	TWO_WINNERS,
 	COUNT_LEFT,
 	IDLE_REFUSED,
+	DRAIN_STUCK,
 	VIOLATION_KINDS
 };
 
@@ -84,7 +86,7 @@ struct slot {
 	_Alignas(CACHE_LINE) union {
 		struct module_ref ref;
 		struct patch_ref patch;
-		volatile bool live;
+		_Atomic bool live;
 	} count;
 	_Alignas(CACHE_LINE) struct plugin plugin;
 	unsigned index;
@@ -92,17 +94,26 @@ struct slot {
 	_Atomic bool released;         /* between a release and the way back */
 	_Atomic int winners;           /* of the release now in force */
 	_Atomic bool avoid;            /* workers: leave this one alone */
-	_Atomic uint64_t attempts;     /* releases begun and ended: two per attempt */
+	_Atomic uint64_t attempts;     /* releases begun */
+	_Atomic int in_progress;       /* releases and reloads that are going on now */
+};
+
+/* Two ways to unload: one refuses, the other waits. */
+enum unload_kind { BY_RELEASE, BY_DRAIN, UNLOAD_KINDS };
+
+/* How long unloads took that succeeded: a uniform sample, and the longest. */
+struct latencies {
+	uint32_t *sample_ns;
+	size_t sampled;
+	uint64_t seen, longest_ns;
 };
 
 struct unloader {
 	pthread_t thread;
 	uint64_t random;
 	_Atomic uint64_t unloads, refused, idle_checks;
-	/* A uniform sample of the latencies of unloads that succeeded. */
-	uint32_t *latency_ns;
-	size_t sampled;
-	uint64_t longest_ns;
+	_Atomic uint64_t waiting_since; /* in a drain without a timeout; 0 if not */
+	struct latencies latencies[UNLOAD_KINDS];
 };
 
 struct run;
@@ -139,8 +150,10 @@ struct run {
 struct result {
 	const struct scheme *scheme;
 	double seconds;
-	uint64_t gets, refusals, unloads, refused, idle_checks;
-	uint64_t p50_ns, p99_ns, max_ns, longest_stall_ns;
+	uint64_t gets, refusals, unloads, refused, idle_checks, longest_stall_ns;
+	struct {
+		uint64_t n, p50_ns, p99_ns, max_ns;
+	} latency[UNLOAD_KINDS];
 };
 
 struct options {
@@ -148,12 +161,15 @@ struct options {
 	double seconds;
 	uint64_t seed;
 	bool mode_atomic, mode_percpu, compare, tap;
-	const char *json;
+	FILE *json;
 	struct plugin plugins[MAX_PLUGINS];
 	unsigned nplugins;
 };
 
 /* ---- the parts ----------------------------------------------------------- */
+
+/* Set by a signal: end the run and report what there is. */
+extern volatile sig_atomic_t interrupted;
 
 /* Runs the stress once. Returns 0, or -1 after a message if it could not. */
 int stress_run(const struct options *options, const struct scheme *scheme,

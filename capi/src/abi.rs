@@ -11,6 +11,9 @@ use counter::{Counter, DrainError, InitError, Mode, ReleaseError};
 /// patch that this library goes back to.
 pub const MODULE_REF_BASE: u64 = 1;
 
+/// What the second member of a statically initialised counter is. Private.
+pub const MODULE_REF_STATIC: usize = 0x6d6f6470;
+
 /// A reference counter that can be shut.
 ///
 /// Users take a reference for as long as they use what the counter stands for (the
@@ -19,8 +22,9 @@ pub const MODULE_REF_BASE: u64 = 1;
 /// After either has returned 0, to one caller only, nobody holds a reference and
 /// nobody gets one.
 ///
-/// Embed it anywhere. The members are private; the layout is part of the ABI. Its
-/// address is its identity: do not copy or move it while it is in use. Its memory
+/// Embed it anywhere, and initialise it with MODULE_REF_INIT or module_ref_init(): memory
+/// that is all zeroes is not a counter. The members are private; the layout is part of the
+/// ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
 /// may be freed once it is released and no module_ref_try_get() is running or can
 /// start; the last module_ref_put() may still be on its way back.
 ///
@@ -73,6 +77,7 @@ const _: () = {
     assert!(mem::size_of::<module_ref>() == mem::size_of::<Counter>());
     assert!(mem::align_of::<module_ref>() == mem::align_of::<Counter>());
     assert!(MODULE_REF_BASE == counter::MODULE_REF_BASE);
+    assert!(MODULE_REF_STATIC == counter::STATIC_STAMP);
     assert!(module_ref_misuse::MODULE_REF_SURPLUS_PUT as u32 == Misuse::SurplusPut as u32);
     assert!(module_ref_misuse::MODULE_REF_OVERFLOW as u32 == Misuse::Overflow as u32);
     assert!(module_ref_misuse::MODULE_REF_LEAKED as u32 == Misuse::Leaked as u32);
@@ -134,7 +139,9 @@ impl Errno for Result<(), InitError> {
 /// before its users.
 ///
 /// A counter that was initialised at this address before and is held now, or is being
-/// released, is refused, so that no reference is forgotten.
+/// released, is refused, so that no reference is forgotten. What a held counter has left
+/// in memory that was freed without module_ref_destroy() looks the same; clear such memory
+/// first.
 ///
 /// @return 0; -EINVAL if ref is NULL; -EBUSY if it is a counter in use.
 ///
@@ -255,9 +262,14 @@ unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
 }
 
 /// Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is
-/// touched once the reference is gone. A put without a get is undone, and the misuse
-/// handler is told; if it meets another thread's get or put in that moment, it may
-/// give back that thread's reference instead. NULL is ignored.
+/// touched once the reference is gone. NULL is ignored.
+///
+/// A put without a get is undone, and the misuse handler is told. That is exact only where
+/// no other thread gets or puts in that moment: otherwise another thread's reference may be
+/// given back in its stead, or be left over for good, and the report may name that thread.
+///
+/// A thread that runs code which is to be unloaded makes its last put from code that
+/// stays: after it, the code that called it may be gone.
 ///
 /// Memory ordering: release: everything before it happens before what the winner of a
 /// release does next. Thread-safe. Async-signal-safe; errno is preserved. Linux:
@@ -339,8 +351,9 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
 }
 
 /// Installs a misuse handler for all counters of this library; NULL installs the
-/// default, which writes one line to standard error and goes on. A handler that wants
-/// the program to stop calls abort(3).
+/// default, which writes one line to standard error and goes on; it asks the dynamic linker
+/// for the caller's name, which is not async-signal-safe. A handler that wants the program
+/// to stop calls abort(3).
 ///
 /// @return the handler before, NULL for the default.
 ///

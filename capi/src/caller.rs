@@ -3,17 +3,17 @@
 //! A misuse is reported with the caller's address, which Rust has no way to ask
 //! for. So the functions that can report one are naked: a first instruction hands
 //! the return address on as a further argument, a second jumps to the rest. The
-//! stack stays as the caller left it, so the unwinder needs no notes.
+//! stack stays as the caller left it, and the unwinder is told so.
 
 /// The body of an entry point: `inner(arguments.., caller)`.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_caller {
     // The arguments stay where they are; the return address is on top of the stack.
     ($inner:path, $a:expr) => {
-        core::arch::naked_asm!("mov rsi, [rsp]", "jmp {}", sym $inner)
+        core::arch::naked_asm!(".cfi_startproc", "mov rsi, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
     };
     ($inner:path, $a:expr, $b:expr) => {
-        core::arch::naked_asm!("mov rdx, [rsp]", "jmp {}", sym $inner)
+        core::arch::naked_asm!(".cfi_startproc", "mov rdx, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
     };
 }
 
@@ -22,10 +22,10 @@ macro_rules! with_caller {
 macro_rules! with_caller {
     // The arguments stay where they are; the return address is in x30.
     ($inner:path, $a:expr) => {
-        core::arch::naked_asm!("mov x1, x30", "b {}", sym $inner)
+        core::arch::naked_asm!(".cfi_startproc", "mov x1, x30", "b {}", ".cfi_endproc", sym $inner)
     };
     ($inner:path, $a:expr, $b:expr) => {
-        core::arch::naked_asm!("mov x2, x30", "b {}", sym $inner)
+        core::arch::naked_asm!(".cfi_startproc", "mov x2, x30", "b {}", ".cfi_endproc", sym $inner)
     };
 }
 

@@ -5,6 +5,6 @@ hold a reference while they use it, and whoever unloads it shuts the door and wa
 for the last one to leave.
 """
 
-from ._native import MisuseError, ModuleRef, Released, __version__
+from ._native import Hold, MisuseError, ModuleRef, Released, __version__
 
-__all__ = ["MisuseError", "ModuleRef", "Released", "__version__"]
+__all__ = ["Hold", "MisuseError", "ModuleRef", "Released", "__version__"]

@@ -5,8 +5,10 @@
 //! A parking library would not do: its table exists once per copy (the shared
 //! library's, the static library's, the Python module's), it may allocate, and
 //! it takes a lock that a signal handler or a fork can find held. Elsewhere, and
-//! wherever a sandbox refuses the futex, the sleep is short and bounded, so that
-//! a wake is never needed for progress.
+//! wherever a sandbox refuses the futex, the sleep is short and bounded.
+//!
+//! No sleep is longer than a tenth of a second: a sandbox may be the putting thread's
+//! alone, and swallow its wake. So a wake is never needed for progress.
 
 pub(crate) use crate::percpu::Slots;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
@@ -40,11 +42,14 @@ pub(crate) use sleep::{Deadline, wait};
 #[cfg(feature = "std")]
 mod sleep {
     use super::Word;
-    use std::thread;
     use std::time::{Duration, Instant};
 
-    /// A sleep that does not rely on being woken lasts no longer than this.
+    /// A sleep that nobody is going to end lasts no longer than this.
     const BOUNDED: Duration = Duration::from_millis(1);
+
+    /// A sleep that somebody should end lasts no longer than this.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
     /// When a sleeper gives up.
     #[derive(Clone, Copy)]
@@ -88,15 +93,28 @@ mod sleep {
     }
 
     /// Sleeping without a futex.
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
     fn nap(left: Duration) {
-        thread::sleep(left.min(BOUNDED));
+        std::thread::sleep(left.min(BOUNDED));
     }
 
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     mod futex {
-        use super::{BOUNDED, Duration, Word, nap};
+        use super::{BOUNDED, Duration, LOOK_AGAIN, Word};
         use crate::word::DRAINED;
-        use core::ptr;
+
+        /// A duration of less than a second.
+        fn timespec(short: Duration) -> libc::timespec {
+            libc::timespec { tv_sec: 0, tv_nsec: short.subsec_nanos().into() }
+        }
+
+        /// Sleeping without a futex: the system call itself, because the C library's
+        /// function is a cancellation point, and a drain is not.
+        fn nap(left: Duration) {
+            let time = timespec(left.min(BOUNDED));
+            // SAFETY: the time outlives the call, and nobody asks for the rest.
+            unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, 0usize) };
+        }
 
         /// The half of the word that holds the flags.
         fn low_half(word: *const Word) -> *const u32 {
@@ -109,12 +127,8 @@ mod sleep {
             // come between our look and the kernel's and find nobody to wake:
             // sleep only briefly then. In every other case the low half differs
             // from `DRAINED`, and the wake that follows `DRAINED` is not lost.
-            let left = if seen as u32 == DRAINED as u32 { left.min(BOUNDED) } else { left };
-            let timeout = libc::timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-                tv_nsec: libc::c_long::from(left.subsec_nanos() as i32),
-            };
-            let for_ever = left == Duration::MAX;
+            let at_most = if seen as u32 == DRAINED as u32 { BOUNDED } else { LOOK_AGAIN };
+            let timeout = timespec(left.min(at_most));
             // SAFETY: the address is a live, aligned word for as long as we
             // borrow it, and the timeout outlives the call.
             let rc = unsafe {
@@ -123,7 +137,7 @@ mod sleep {
                     low_half(word),
                     libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
                     seen as u32,
-                    if for_ever { ptr::null() } else { &raw const timeout },
+                    &raw const timeout,
                 )
             };
             // EAGAIN (the word moved on), EINTR and ETIMEDOUT are all reasons to
