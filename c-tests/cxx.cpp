@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// cxx.cpp - the header in C++17: it compiles without a warning, and links.
+// cxx.cpp - the headers in C++17: they compile without a warning, and link.
 
 #include <cerrno>
 #include <thread>
 #include <vector>
 
-#include "module_ref.h"
+#include "cxx_shared.hpp"
 #include "tap.h"
 
 namespace {
@@ -25,13 +25,13 @@ int main()
 	plugin p{};
 
 	static_assert(alignof(plugin) == 16, "the alignment reaches what it is embedded in");
-	is(module_ref_init(&p.ref), 0, "init");
+	is(module_ref_init_percpu(&p.ref), 0, "init");
 	std::vector<std::thread> users;
 	for (int i = 0; i < 4; i++)
 		users.emplace_back([&p] {
 			for (int n = 0; n < 100000; n++)
-				if (module_ref_try_get(&p.ref))
-					module_ref_put(&p.ref);
+				if (n % 2 ? !visit(p.ref) : !visit_from_other_unit(p.ref))
+					break;
 		});
 	for (auto &user : users)
 		user.join();

@@ -84,13 +84,7 @@ const struct scheme scheme_percpu = {
 	.count = ref_count,
 };
 
-/* ---- the patch --------------------------------------------------------------
- *
- * Linux since 2014: one counter that starts at 1 and can be incremented only while
- * it is not 0, decremented only while it is positive; each a loop of
- * compare-and-swaps. Written after the description of the kernel's
- * atomic_inc_not_zero(), atomic_dec_if_positive() and atomic_add_unless().
- */
+/* ---- the patch: Linux since 2014 ------------------------------------------------ */
 
 static int patch_init(struct slot *slot)
 {
@@ -98,54 +92,26 @@ static int patch_init(struct slot *slot)
 	return 0;
 }
 
-static bool patch_try_get(struct slot *slot, struct worker *worker)
+static bool patch_scheme_try_get(struct slot *slot, struct worker *worker)
 {
-	_Atomic int *refcnt = &slot->count.patch.refcnt;
-	int old = atomic_load_explicit(refcnt, memory_order_relaxed);
-
 	(void)worker;
-	do {
-		if (old == 0)
-			return false;
-	} while (!atomic_compare_exchange_weak_explicit(refcnt, &old, old + 1,
-							memory_order_acquire,
-							memory_order_relaxed));
-	return true;
+	return patch_try_get_inline(&slot->count.patch);
 }
 
-static void patch_put(struct slot *slot, struct worker *worker)
+static void patch_scheme_put(struct slot *slot, struct worker *worker)
 {
-	_Atomic int *refcnt = &slot->count.patch.refcnt;
-	int old = atomic_load_explicit(refcnt, memory_order_relaxed);
-
 	(void)worker;
-	do {
-		if (old <= 0)
-			return;
-	} while (!atomic_compare_exchange_weak_explicit(refcnt, &old, old - 1,
-							memory_order_release,
-							memory_order_relaxed));
+	patch_put_inline(&slot->count.patch);
 }
 
 static int patch_try_release(struct run *run, struct slot *slot)
 {
-	_Atomic int *refcnt = &slot->count.patch.refcnt;
-	/* The kernel holds module_mutex here; two releasers at once would each
-	 * subtract the one base. */
 	static pthread_mutex_t module_mutex = PTHREAD_MUTEX_INITIALIZER;
-	int old, rc = 0;
+	int rc;
 
 	(void)run;
 	pthread_mutex_lock(&module_mutex);
-	if (atomic_load_explicit(refcnt, memory_order_relaxed) == 0) {
-		rc = -EALREADY;
-	} else if (atomic_fetch_sub(refcnt, 1) != 1) {
-		old = atomic_load_explicit(refcnt, memory_order_relaxed);
-		while (old != 0 && !atomic_compare_exchange_weak(refcnt, &old, old + 1))
-			;
-		if (old != 0)
-			rc = -EWOULDBLOCK;
-	}
+	rc = patch_try_release_locked(&slot->count.patch);
 	pthread_mutex_unlock(&module_mutex);
 	return rc;
 }
@@ -166,8 +132,8 @@ const struct scheme scheme_patch = {
 	.name = "the patch's CAS counter",
 	.what = "Linux since 2014: one counter, compare-and-swap loops",
 	.init = patch_init,
-	.try_get = patch_try_get,
-	.put = patch_put,
+	.try_get = patch_scheme_try_get,
+	.put = patch_scheme_put,
 	.try_release = patch_try_release,
 	.reinit = patch_reinit,
 	.count = patch_count,

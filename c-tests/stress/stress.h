@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "../peers/patch.h"
 #include "module_ref.h"
 
 #define CACHE_LINE 64
@@ -62,12 +63,6 @@ int plugin_open(struct plugin *plugin);
 int plugin_close(struct plugin *plugin);
 /* Calls its function once, and returns whether the answer was right. */
 bool plugin_call(const struct plugin *plugin, uint64_t random);
-
-/* ---- the plain CAS counter of the Linux patch ---------------------------- */
-
-struct patch_ref {
-	_Atomic int refcnt;
-};
 
 /* ---- threads and what they share ---------------------------------------- */
 

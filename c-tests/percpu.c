@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * percpu.c - per-CPU mode: what it answers, what it costs in system calls, and what
+ * becomes of it where something is missing.
+ *
+ *     percpu [percpu|atomic [N]]    the mode that initialisation has to give here, and how
+ *                                   many rounds of traffic to run
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "module_ref_inline.h"
+#include "tap.h"
+
+static bool percpu;
+static long scale = 3000;
+static int surplus;
+static _Atomic int stop;
+
+static void on_misuse(enum module_ref_misuse what, const struct module_ref *ref, const void *caller)
+{
+	(void)ref;
+	(void)caller;
+	surplus += what == MODULE_REF_SURPLUS_PUT;
+}
+
+static struct module_ref *new_ref(void)
+{
+	struct module_ref *ref = aligned_alloc(64, 64);
+
+	need(ref && module_ref_init_percpu(ref) == 0);
+	return ref;
+}
+
+static void free_ref(struct module_ref *ref)
+{
+	module_ref_destroy(ref);
+	free(ref);
+}
+
+static void on_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* ---- answers ------------------------------------------------------------------- */
+
+static void answers(void)
+{
+	struct module_ref *ref = new_ref();
+	cpu_set_t before;
+
+	is(module_ref_mode(ref), percpu ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC, "the mode");
+	sched_getaffinity(0, sizeof(before), &before);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET((size_t)cpu, &before))
+			continue;
+		on_cpu(cpu);
+		need(module_ref_try_get(ref));
+	}
+	sched_setaffinity(0, sizeof(before), &before);
+	is(module_ref_count(ref), CPU_COUNT(&before), "a reference from each CPU");
+	is(module_ref_try_release(ref), -EWOULDBLOCK, "in use");
+	for (int n = CPU_COUNT(&before); n > 0; n--)
+		module_ref_put(ref);
+	is(module_ref_count(ref), 0, "put wherever this thread was");
+	is(module_ref_try_release(ref), 0, "released");
+	is(module_ref_count(ref), -1, "and counted as such");
+	ok(!module_ref_try_get(ref), "no get");
+	is(module_ref_reinit(ref), 0, "reinit");
+	is(module_ref_mode(ref), percpu ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC, "in the same mode");
+	ok(module_ref_try_get(ref), "get");
+	module_ref_get(ref);
+	is(module_ref_count(ref), 2, "both counted");
+	is(module_ref_drain(ref, 1000000), -ETIMEDOUT, "drain in vain");
+	is(module_ref_count(ref), 2, "as before");
+	module_ref_put(ref);
+	module_ref_put(ref);
+	is(module_ref_drain(ref, -1), 0, "drain");
+	is(module_ref_reinit(ref), 0, "reinit");
+	free_ref(ref);
+}
+
+static void misuse(void)
+{
+	struct module_ref *ref = new_ref();
+
+	surplus = 0;
+	for (int n = 0; n < 5; n++)
+		module_ref_put(ref);
+	is(module_ref_count(ref), 0, "surplus puts do not show as less than nothing");
+	is(module_ref_try_release(ref), percpu ? -EWOULDBLOCK : 0, "the next attempt finds them");
+	is(surplus, percpu ? 1 : 5, "and reports");
+	if (percpu)
+		is(module_ref_try_release(ref), 0, "mended: the one after succeeds");
+	is(module_ref_reinit(ref), 0, "reinit");
+	is(module_ref_count(ref), 0, "and nothing is left of it");
+	module_ref_put(ref);
+	is(module_ref_drain(ref, 0), 0, "a drain mends, and succeeds");
+	free_ref(ref);
+}
+
+/* ---- one thread inlined, one by calls, on one counter ------------------------------ */
+
+struct traffic {
+	struct module_ref *ref;
+	bool inlined, migrates;
+	_Atomic long rounds;
+};
+
+static void *run_traffic(void *arg)
+{
+	struct traffic *traffic = arg;
+	cpu_set_t all;
+	int cpus;
+
+	sched_getaffinity(0, sizeof(all), &all);
+	cpus = CPU_COUNT(&all);
+	for (; !atomic_load_explicit(&stop, memory_order_relaxed); traffic->rounds++) {
+		if (traffic->migrates && traffic->rounds % 64 == 0)
+			on_cpu((int)(traffic->rounds / 64) % cpus);
+		if (traffic->inlined) {
+			if (module_ref_try_get_inline(traffic->ref))
+				module_ref_put_inline(traffic->ref);
+		} else if (module_ref_try_get(traffic->ref)) {
+			module_ref_put(traffic->ref);
+		}
+	}
+	return NULL;
+}
+
+static bool all_ran(struct traffic *traffic, int n)
+{
+	while (n > 0 && atomic_load(&traffic[n - 1].rounds) > 0)
+		n--;
+	return n == 0;
+}
+
+static void header_and_library(void)
+{
+	struct module_ref *ref = new_ref();
+	struct traffic traffic[4] = { { ref, true, false, 0 },
+				      { ref, false, false, 0 },
+				      { ref, true, true, 0 },
+				      { ref, false, true, 0 } };
+	pthread_t threads[4];
+	int released = 0, timeouts = 0, others = 0;
+
+	atomic_store(&stop, 0);
+	for (int i = 0; i < 4; i++)
+		need(pthread_create(&threads[i], NULL, run_traffic, &traffic[i]) == 0);
+	for (long n = 0; n < scale || !all_ran(traffic, 4); n++) {
+		int rc = n % 2 ? module_ref_try_release(ref) : module_ref_drain(ref, 1000000);
+
+		released += rc == 0;
+		timeouts += rc == -ETIMEDOUT || rc == -EWOULDBLOCK;
+		others += rc != 0 && rc != -ETIMEDOUT && rc != -EWOULDBLOCK;
+		if (rc == 0)
+			need(module_ref_count(ref) == -1 && module_ref_reinit(ref) == 0);
+	}
+	atomic_store(&stop, 1);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	ok(released > 0 && others == 0, "%d releases, %d refused, under traffic of both kinds", released,
+	   timeouts);
+	printf("# rounds: %ld %ld %ld %ld\n", atomic_load(&traffic[0].rounds),
+	       atomic_load(&traffic[1].rounds), atomic_load(&traffic[2].rounds),
+	       atomic_load(&traffic[3].rounds));
+	is(module_ref_count(ref), 0, "and it all adds up");
+	is(module_ref_try_release(ref), 0, "released");
+	free_ref(ref);
+}
+
+/* ---- a thread whose sequence is not registered ----------------------------------------- */
+
+static void *unregistered(void *arg)
+{
+	struct module_ref *ref = arg;
+
+	/* glibc's registration, undone: by the address, the length and the signature. */
+	if (percpu) {
+		char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+
+		if (syscall(SYS_rseq, area, 32, 1, 0x53053053) != 0)
+			return "cannot unregister";
+	}
+	if (!module_ref_try_get(ref) || !module_ref_try_get_inline(ref))
+		return "no reference";
+	module_ref_put_inline(ref);
+	return NULL; /* with one reference, for another thread to put */
+}
+
+static void thread_without_rseq(void)
+{
+	struct module_ref *ref = new_ref();
+	pthread_t thread;
+	void *why;
+
+	ok(module_ref_try_get(ref), "get, with a registered sequence");
+	need(pthread_create(&thread, NULL, unregistered, ref) == 0);
+	pthread_join(thread, &why);
+	ok(!why, "get in a thread without: %s", why ? (char *)why : "counted in the word");
+	is(module_ref_count(ref), 2, "both count");
+	module_ref_put(ref);
+	is(module_ref_try_release(ref), -EWOULDBLOCK, "one is left");
+	module_ref_put(ref);
+	is(module_ref_try_release(ref), 0, "none is left");
+	free_ref(ref);
+}
+
+/* ---- signal handlers inside each other's sequences ---------------------------------------- */
+
+static struct module_ref *signalled;
+static _Atomic long handled;
+
+static void get_and_put(int number)
+{
+	(void)number;
+	if (module_ref_try_get_inline(signalled))
+		module_ref_put(signalled);
+	if (module_ref_try_get(signalled))
+		module_ref_put_inline(signalled);
+	atomic_fetch_add(&handled, 1);
+}
+
+static void signals(void)
+{
+	struct sigaction action = { .sa_handler = get_and_put };
+	struct module_ref *ref = new_ref();
+	struct traffic traffic = { ref, true, false, 0 };
+	pthread_t thread;
+
+	signalled = ref;
+	sigaction(SIGUSR1, &action, NULL);
+	atomic_store(&stop, 0);
+	need(pthread_create(&thread, NULL, run_traffic, &traffic) == 0);
+	for (long n = 0; n < scale * 16 || atomic_load(&traffic.rounds) == 0; n++)
+		pthread_kill(thread, SIGUSR1);
+	atomic_store(&stop, 1);
+	pthread_join(thread, NULL);
+	is(module_ref_count(ref), 0, "%ld signals in %ld rounds, and it adds up",
+	   atomic_load(&handled), atomic_load(&traffic.rounds));
+	is(module_ref_try_release(ref), 0, "released");
+	free_ref(ref);
+}
+
+/* ---- fork -------------------------------------------------------------------------------------- */
+
+static void forks(void)
+{
+	struct module_ref *ref = new_ref();
+	struct traffic traffic = { ref, false, false, 0 };
+	int wrong = 0, status;
+	pthread_t thread;
+
+	atomic_store(&stop, 0);
+	need(pthread_create(&thread, NULL, run_traffic, &traffic) == 0);
+	for (int n = 0; n < 50; n++) {
+		pid_t child = fork();
+
+		if (child == 0) {
+			/* The other thread's reference may have come along; ours works. */
+			struct module_ref *own = new_ref();
+			int64_t left = module_ref_count(ref);
+			bool fine = left == 0 || left == 1;
+
+			fine = fine && module_ref_try_get(ref);
+			fine = fine && module_ref_try_release(ref) == -EWOULDBLOCK;
+			module_ref_put(ref);
+			fine = fine && module_ref_try_get(own);
+			module_ref_put(own);
+			fine = fine && module_ref_try_release(own) == 0;
+			_exit(fine ? 0 : 1);
+		}
+		waitpid(child, &status, 0);
+		wrong += status != 0;
+	}
+	atomic_store(&stop, 1);
+	pthread_join(thread, NULL);
+	is(wrong, 0, "50 children, forked under traffic, go on counting");
+	is(module_ref_try_release(ref), 0, "and so does the parent");
+	free_ref(ref);
+}
+
+/* ---- system calls -------------------------------------------------------------------------------- */
+
+static int calls;
+static long last_call;
+
+static void count_call(int number, siginfo_t *info, void *context)
+{
+	(void)number;
+	calls++;
+	last_call = info->si_syscall;
+	((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = 0;
+}
+
+static void filter(struct sock_filter *code, unsigned short length)
+{
+	struct sock_fprog program = { length, code };
+
+	need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+}
+
+/* In a child: every system call but those that end it is counted and not made. */
+static int count_calls(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_rt_sigreturn, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sigaction action = { .sa_sigaction = count_call, .sa_flags = SA_SIGINFO };
+	struct module_ref *ref = new_ref();
+
+	sigaction(SIGSYS, &action, NULL);
+	filter(code, sizeof(code) / sizeof(code[0]));
+	module_ref_try_get(ref);
+	for (int n = 0; n < 100; n++)
+		if (module_ref_try_release(ref) != -EWOULDBLOCK)
+			return 1;
+	if (calls != 0)
+		return 2;
+	module_ref_put(ref);
+	if (calls != 0)
+		return 3;
+	if (module_ref_try_release(ref) != 0)
+		return 4;
+	return calls == 1 && last_call == SYS_membarrier ? 0 : 5;
+}
+
+/* In a child: membarrier is refused once the counter is there. */
+static int refuse_barrier(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct module_ref *ref = new_ref();
+
+	filter(code, sizeof(code) / sizeof(code[0]));
+	if (module_ref_try_release(ref) != -EPERM)
+		return 1;
+	if (module_ref_drain(ref, -1) != -EPERM)
+		return 2;
+	if (module_ref_count(ref) != 0 || !module_ref_try_get(ref))
+		return 3;
+	if (module_ref_count(ref) != 1 || module_ref_try_release(ref) != -EWOULDBLOCK)
+		return 4;
+	module_ref_put(ref);
+	return module_ref_count(ref) == 0 ? 0 : 5;
+}
+
+/* In a child: no memory for the slots. */
+static int refuse_memory(void)
+{
+	static struct module_ref held[20000], untouched = { 1, 0x1000 };
+	struct rlimit none = { 0, 0 };
+	int rc = 0, n = 0;
+
+	setrlimit(RLIMIT_AS, &none);
+	while (rc == 0 && n < 20000)
+		rc = module_ref_init_percpu(&held[n++]);
+	if (rc != -ENOMEM)
+		return 1;
+	if (module_ref_init_percpu(&untouched) != -ENOMEM)
+		return 2;
+	return untouched.word == 1 && untouched.slots == 0x1000 ? 0 : 3;
+}
+
+static int in_child(int (*body)(void))
+{
+	pid_t child = fork();
+	int status;
+
+	need(child >= 0);
+	if (child == 0)
+		_exit(body());
+	waitpid(child, &status, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+int main(int argc, char **argv)
+{
+	struct module_ref ref;
+
+	module_ref_set_misuse_handler(on_misuse);
+	need(module_ref_init_percpu(&ref) == 0);
+	percpu = module_ref_mode(&ref) == MODULE_REF_PERCPU;
+	module_ref_destroy(&ref);
+	printf("# mode: %s\n", percpu ? "percpu" : "atomic");
+	if (argc > 2)
+		scale = atol(argv[2]);
+	if (argc > 1)
+		is(percpu, strcmp(argv[1], "percpu") == 0, "per-CPU initialisation gives %s",
+		   percpu ? "percpu" : "atomic");
+	answers();
+	misuse();
+	header_and_library();
+	thread_without_rseq();
+	signals();
+	forks();
+	if (percpu) {
+		is(in_child(count_calls), 0,
+		   "a busy attempt makes no system call, an idle one one membarrier");
+		is(in_child(refuse_barrier), 0, "a refused membarrier is told, and nothing is lost");
+		is(in_child(refuse_memory), 0, "no memory: -ENOMEM, and the counter is untouched");
+	}
+	return tap_done();
+}
