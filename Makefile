@@ -56,6 +56,16 @@ stress: need-cc build ## threads call into shared objects while others unload th
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	@target/c/cc/module-ref-stress $(STRESS)
 
+# Both sides of every ratio run in one process, in turns.
+.PHONY: bench-quick
+bench-quick: need-cc build ## ratios to the patch's counter and to liburcu, in under a minute
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/bench/bench
+	@target/c/cc/bench/bench pairs
+	@echo
+	@target/c/cc/bench/bench memory
+	@echo
+	@ci/bench-folds target/c/cc/bench/bench
+
 # ---- test ----------------------------------------------------------------------
 
 .PHONY: test test-lint test-header test-rust test-models test-loom test-interleave

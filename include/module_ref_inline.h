@@ -45,9 +45,8 @@ extern const ptrdiff_t __rseq_offset __attribute__((weak));
 /* Adds to the slot of the CPU that this runs on; false if it did not. */
 static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 {
-	/* A look outside of the sequence, so that a counter in one word pays for a load and
-	 * a test alone; it also says that __rseq_offset is there. */
-	if (!(__atomic_load_n(&ref->slots, __ATOMIC_RELAXED) & 1))
+	/* Before glibc 2.35; a compiler that sees both a get and a put asks once. */
+	if (!&__rseq_offset)
 		return false;
 	__asm__ __volatile__ goto(
 		/* The descriptor: version and flags, start, length, abort. The flag ? lets it

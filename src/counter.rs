@@ -107,7 +107,8 @@ impl Counter {
 
     /// [`try_get`](Self::try_get) where the slots are not to be used.
     #[inline]
-    pub(crate) fn try_get_in_word(&self, caller: Caller) -> bool {
+    #[doc(hidden)]
+    pub fn try_get_in_word(&self, caller: Caller) -> bool {
         // I8: a refused get that has looked writes nothing. Relaxed: nothing is
         // decided but to give up, and a stale "open" is found out by the add.
         if self.word.load(Relaxed) & CLOSED != 0 {
@@ -123,7 +124,7 @@ impl Counter {
 
     /// A get that came too late, or found the count in the outermost zone.
     #[cold]
-    fn get_slow(&self, old: u64, caller: Caller) -> bool {
+    extern "C" fn get_slow(&self, old: u64, caller: Caller) -> bool {
         if old & CLOSED != 0 {
             // Undone as a put would, wake included: between our add and this the
             // last put may have gone by and found the word not yet `DRAINED` (I7).
@@ -158,7 +159,7 @@ impl Counter {
 
     /// A get while draining, on a dead counter, or in the outermost zone.
     #[cold]
-    fn get_odd(&self, old: u64, caller: Caller) {
+    extern "C" fn get_odd(&self, old: u64, caller: Caller) {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
             self.give_back(caller);
             misuse::report(Misuse::StaleGet, self, caller);
@@ -189,7 +190,8 @@ impl Counter {
 
     /// The end of a reference that the word counts, or of a refused get.
     #[inline]
-    pub(crate) fn give_back(&self, caller: Caller) {
+    #[doc(hidden)]
+    pub fn give_back(&self, caller: Caller) {
         let address = sync::address(&self.word);
         // Pairs with the Acquire of whoever finds the counter released (I5).
         let new = self.word.fetch_sub(REF, Release).wrapping_sub(REF);
@@ -207,7 +209,7 @@ impl Counter {
     /// forbid to touch it: a caller that has no reference has to know by other
     /// means that the counter exists.
     #[cold]
-    fn put_slow(&self, new: u64, caller: Caller) {
+    extern "C" fn put_slow(&self, new: u64, caller: Caller) {
         if count(new) >= 0 {
             self.pin();
             misuse::report(Misuse::Leaked, self, caller);

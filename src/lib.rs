@@ -29,6 +29,15 @@ pub const MODULE_REF_BASE: u64 = word::BASE;
 
 #[doc(hidden)]
 pub use lifecycle::STATIC_STAMP;
+#[cfg(all(
+    feature = "std",
+    target_arch = "x86_64",
+    target_os = "linux",
+    target_env = "gnu",
+    not(any(loom, interleave))
+))]
+#[doc(hidden)]
+pub use percpu::RSEQ_OFFSET;
 
 /// How a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,21 @@ static void use(struct run *run, struct worker *worker, struct slot *slot)
 	run->scheme->put(slot, worker);
 }
 
+/* A worker in four stays on its CPU, one in four goes from CPU to CPU, and the others are
+ * where the system puts them. */
+static void choose_cpu(const struct worker *worker, uint64_t rounds)
+{
+	unsigned long cpus = (unsigned long)sysconf(_SC_NPROCESSORS_ONLN);
+	bool stays = worker->index % 4 == 1, migrates = worker->index % 4 == 2;
+	cpu_set_t set;
+
+	if ((stays && rounds == 0) || (migrates && rounds % 512 == 0)) {
+		CPU_ZERO(&set);
+		CPU_SET((stays ? worker->index : rounds / 512) % cpus, &set);
+		sched_setaffinity(0, sizeof(set), &set); /* if not, then not */
+	}
+}
+
 static void *work(void *arg)
 {
 	struct worker *worker = arg;
@@ -123,11 +139,13 @@ static void *work(void *arg)
 
 	crash_report_thread("worker", worker->index);
 	before = now_ns();
-	while (!atomic_load_explicit(&run->stop_workers, memory_order_relaxed)) {
+	for (uint64_t rounds = 0; !atomic_load_explicit(&run->stop_workers, memory_order_relaxed);
+	     rounds++) {
 		uint64_t dice = next_random(&worker->random), after;
 		struct slot *slot = &run->slots[dice % run->nslots];
 		_Atomic uint64_t *presence = &worker->presence[slot->index];
 
+		choose_cpu(worker, rounds);
 		/* Present before the get and until after the put, for all to see: an
 		 * exchange, so that the mark comes before the get on any processor. */
 		atomic_fetch_add(presence, 1);

@@ -1,6 +1,6 @@
 //! The exported functions, in the order of the header.
 
-use crate::caller::with_caller;
+use crate::caller::{sequence_or, with_caller};
 use core::ffi::{c_char, c_int, c_void};
 use core::mem;
 use core::time::Duration;
@@ -234,12 +234,12 @@ pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_try_get(r#ref: *mut module_ref) -> bool {
-    with_caller!(try_get, r#ref)
+    sequence_or!(try_get_in_word, r#ref, "1")
 }
 
-unsafe extern "C" fn try_get(of: *mut module_ref, caller: Caller) -> bool {
+unsafe extern "C" fn try_get_in_word(of: *mut module_ref, caller: Caller) -> bool {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(of) }.is_none_or(|counter| counter.try_get(caller))
+    unsafe { counter(of) }.is_none_or(|counter| counter.try_get_in_word(caller))
 }
 
 /// Takes one more reference. The caller holds one already, so this succeeds also while
@@ -251,7 +251,7 @@ unsafe extern "C" fn try_get(of: *mut module_ref, caller: Caller) -> bool {
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_get(r#ref: *mut module_ref) {
-    with_caller!(get, r#ref)
+    sequence_or!(get, r#ref, "1")
 }
 
 unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
@@ -277,14 +277,13 @@ unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_put(r#ref: *mut module_ref) {
-    with_caller!(put, r#ref)
+    sequence_or!(put_in_word, r#ref, "-1")
 }
 
-unsafe extern "C" fn put(of: *mut module_ref, caller: Caller) {
+unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller) {
     // SAFETY: the pointer is C's to keep valid.
     let Some(counter) = (unsafe { counter(of) }) else { return };
-    // SAFETY: the reference is C's to keep.
-    unsafe { counter.put(caller) };
+    counter.give_back(caller);
 }
 
 /// References held, without the loader's own. Stale as soon as it is read, and

@@ -38,4 +38,39 @@ macro_rules! with_caller {
     };
 }
 
-pub(crate) use with_caller;
+/// The body of a get or a put: the restartable sequence right here, and `inner(argument,
+/// caller)` if the argument is NULL or the sequence was not for it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+macro_rules! sequence_or {
+    ($inner:path, $argument:expr, $delta:literal) => {
+        core::arch::naked_asm!(
+            ".cfi_startproc",
+            "mov rdx, [rip + {offset}]",
+            "test rdi, rdi",
+            "jz 8f",
+            // A look outside of the sequence, so that a counter in one word pays no more.
+            "test byte ptr [rdi + 8], 1",
+            "jz 8f",
+            counter::__rseq_add!("rdi + 8", "rdx", $delta, "8f"),
+            "mov eax, 1",
+            "ret",
+            "8:",
+            "mov rsi, [rsp]",
+            "jmp {inner}",
+            ".cfi_endproc",
+            // Padding that aligns the section, and with it the function, to a cache line.
+            ".balign 64",
+            offset = sym counter::RSEQ_OFFSET,
+            inner = sym $inner,
+        )
+    };
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+macro_rules! sequence_or {
+    ($inner:path, $argument:expr, $delta:literal) => {
+        with_caller!($inner, $argument)
+    };
+}
+
+pub(crate) use {sequence_or, with_caller};

@@ -46,4 +46,6 @@
 )]
 mod system;
 
+#[cfg(all(feature = "std", target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+pub use system::RSEQ_OFFSET;
 pub(crate) use system::Slots;

@@ -6,4 +6,6 @@ mod cpus;
 mod rseq;
 mod slots;
 
+#[doc(hidden)]
+pub use rseq::OFFSET as RSEQ_OFFSET;
 pub(crate) use slots::Slots;

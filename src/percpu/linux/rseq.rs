@@ -18,10 +18,7 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::*};
 
 /// Where `struct rseq` is, from the thread pointer; 0 if there is none.
-static OFFSET: AtomicIsize = AtomicIsize::new(0);
-
-const CPU_ID: usize = 4;
-const RSEQ_CS: usize = 8;
+pub static OFFSET: AtomicIsize = AtomicIsize::new(0);
 
 /// Finds out where the sequence is registered; false if it is not, as under a C library
 /// before 2.35, with `GLIBC_TUNABLES=glibc.pthread.rseq=0`, or under valgrind.
@@ -42,7 +39,7 @@ pub(super) fn learn() -> bool {
     if size == 0 || offset == 0 || cpu_id(offset) < 0 {
         return false;
     }
-    // Relaxed: a counter's tag is set only after this, and the tag is loaded first.
+    // Relaxed: whoever sees it may use it, and whoever does not counts in the word.
     OFFSET.store(offset, Relaxed);
     true
 }
@@ -53,15 +50,81 @@ fn cpu_id(offset: isize) -> c_int {
     // SAFETY: `offset` is where the C library says that this thread's `struct rseq` is.
     unsafe {
         core::arch::asm!(
-            "mov {cpu:e}, fs:[{offset} + {CPU_ID}]",
+            "mov {cpu:e}, fs:[{offset} + 4]",
             cpu = out(reg) cpu,
             offset = in(reg) offset,
-            CPU_ID = const CPU_ID,
             options(nostack, readonly, preserves_flags),
         );
     }
     cpu
 }
+
+/// The text of the sequence, for [`add`] and for the C library's entry points, which have
+/// it in them without a call. Arguments are assembler text: the register with the address of
+/// the counter's second word, the register with the offset, what to add, and where to go
+/// if it was not added. Changes rax, rcx and the flags.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rseq_add {
+    ($slots:literal, $offset:literal, $delta:literal, $failed:literal) => {
+        concat!(
+            // The descriptor: version and flags, start, length, abort.
+            ".pushsection __rseq_cs, \"aw?\"\n",
+            ".balign 32\n",
+            "77: .long 0, 0\n",
+            ".quad 2f, 3f - 2f, 4f\n",
+            ".popsection\n",
+            // Where debuggers look for descriptors.
+            ".pushsection __rseq_cs_ptr_array, \"aw?\"\n",
+            ".quad 77b\n",
+            ".popsection\n",
+            // Announce the sequence in rseq_cs: it begins with the next instruction.
+            "lea rax, [rip + 77b]\n",
+            "mov fs:[",
+            $offset,
+            " + 8], rax\n",
+            "2:\n",
+            // The CPU's number, cpu_id. A thread that is not registered has a negative one.
+            "mov eax, fs:[",
+            $offset,
+            " + 4]\n",
+            "test eax, eax\n",
+            "js 5f\n",
+            // The look that decides: counting per CPU is on.
+            "mov rcx, [",
+            $slots,
+            "]\n",
+            "test cl, 1\n",
+            "jz 5f\n",
+            // One plain add, which ends the sequence. From CPU to CPU it is STRIDE_SHIFT, and
+            // 3 takes the tags off the pointer.
+            "shl rax, 16\n",
+            "add qword ptr [rcx + rax - 3], ",
+            $delta,
+            "\n",
+            "3:\n",
+            "mov qword ptr fs:[",
+            $offset,
+            " + 8], 0\n",
+            // Out of line: where the kernel sends an aborted sequence. The signature looks
+            // like an undefined instruction, so that nobody can jump here by accident.
+            ".pushsection __rseq_failure, \"ax?\"\n",
+            ".byte 0x0f, 0xb9, 0x3d\n",
+            ".long 0x53053053\n",
+            "4:\n",
+            "5:\n",
+            "mov qword ptr fs:[",
+            $offset,
+            " + 8], 0\n",
+            "jmp ",
+            $failed,
+            "\n",
+            ".popsection\n",
+        )
+    };
+}
+
+const _: () = assert!(super::slots::STRIDE_SHIFT == 16, "the sequence has it as a number");
 
 /// Adds `DELTA` to this CPU's slot of the counter whose second word is `slots`; false if
 /// it did not.
@@ -70,59 +133,21 @@ fn cpu_id(offset: isize) -> c_int {
 /// compiler the assembly reads and writes all memory.
 #[inline(always)]
 pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
-    // A look outside of the sequence, so that a shared-word counter pays for a load and
-    // a test. Relaxed: the look that decides is inside.
+    // A look outside of the sequence, so that a counter in one word pays for a load and a
+    // test alone. Relaxed: the look that decides is inside.
     if slots.load(Relaxed) & 1 == 0 {
         return false;
     }
-    // SAFETY: the tag was set, so `learn` has found the offset. Inside the sequence the
-    // pointer is read again with its tag; it leads to mapped slots for every CPU there
-    // may be. The assembly keeps to the rules above.
+    // Relaxed: set before there was any tag.
+    let offset = OFFSET.load(Relaxed);
+    // SAFETY: the tag was set, so `offset` leads to this thread's `struct rseq`. The pointer,
+    // if its tag is still set, leads to mapped slots for every CPU there may be. The assembly
+    // keeps to the rules above.
     unsafe {
         core::arch::asm!(
-            // The descriptor: version and flags, start, length, abort.
-            ".pushsection __rseq_cs, \"aw?\"",
-            ".balign 32",
-            "77:",
-            ".long 0, 0",
-            ".quad 2f, 3f - 2f, 4f",
-            ".popsection",
-            // Where debuggers look for descriptors.
-            ".pushsection __rseq_cs_ptr_array, \"aw?\"",
-            ".quad 77b",
-            ".popsection",
-            // Announce the sequence: it begins with the next instruction.
-            "lea rax, [rip + 77b]",
-            "mov fs:[{offset} + {RSEQ_CS}], rax",
-            "2:",
-            // A thread that is not registered has a negative number.
-            "mov eax, fs:[{offset} + {CPU_ID}]",
-            "test eax, eax",
-            "js 5f",
-            // The look that decides: counting per CPU is on.
-            "mov rcx, [{slots}]",
-            "test cl, 1",
-            "jz 5f",
-            // One plain add, which ends the sequence. 3 takes the tags off the pointer.
-            "shl rax, {SHIFT}",
-            "add qword ptr [rcx + rax - 3], {DELTA}",
-            "3:",
-            "mov qword ptr fs:[{offset} + {RSEQ_CS}], 0",
-            // Out of line: where the kernel sends an aborted sequence. The signature looks
-            // like an undefined instruction, so that nobody can jump here by accident.
-            ".pushsection __rseq_failure, \"ax?\"",
-            ".byte 0x0f, 0xb9, 0x3d",
-            ".long 0x53053053",
-            "4:",
-            "5:",
-            "mov qword ptr fs:[{offset} + {RSEQ_CS}], 0",
-            "jmp {failed}",
-            ".popsection",
-            offset = in(reg) OFFSET.load(Relaxed),
+            crate::__rseq_add!("{slots}", "{offset}", "{DELTA}", "{failed}"),
             slots = in(reg) slots.as_ptr(),
-            CPU_ID = const CPU_ID,
-            RSEQ_CS = const RSEQ_CS,
-            SHIFT = const super::slots::STRIDE_SHIFT,
+            offset = in(reg) offset,
             DELTA = const DELTA,
             failed = label { return false },
             out("rax") _,
