@@ -124,7 +124,7 @@ impl Counter {
 
     /// A get that came too late, or found the count in the outermost zone.
     #[cold]
-    extern "C" fn get_slow(&self, old: u64, caller: Caller) -> bool {
+    fn get_slow(&self, old: u64, caller: Caller) -> bool {
         if old & CLOSED != 0 {
             // Undone as a put would, wake included: between our add and this the
             // last put may have gone by and found the word not yet `DRAINED` (I7).
@@ -159,7 +159,7 @@ impl Counter {
 
     /// A get while draining, on a dead counter, or in the outermost zone.
     #[cold]
-    extern "C" fn get_odd(&self, old: u64, caller: Caller) {
+    fn get_odd(&self, old: u64, caller: Caller) {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
             self.give_back(caller);
             misuse::report(Misuse::StaleGet, self, caller);
@@ -209,7 +209,7 @@ impl Counter {
     /// forbid to touch it: a caller that has no reference has to know by other
     /// means that the counter exists.
     #[cold]
-    extern "C" fn put_slow(&self, new: u64, caller: Caller) {
+    fn put_slow(&self, new: u64, caller: Caller) {
         if count(new) >= 0 {
             self.pin();
             misuse::report(Misuse::Leaked, self, caller);
