@@ -128,7 +128,8 @@ impl Counter {
         if old & CLOSED != 0 {
             // Undone as a put would, wake included: between our add and this the
             // last put may have gone by and found the word not yet `DRAINED` (I7).
-            self.give_back(caller);
+            // SAFETY: what goes back is what we have just added.
+            unsafe { self.give_back(caller) };
             return false;
         }
         self.pin();
@@ -161,7 +162,8 @@ impl Counter {
     #[cold]
     fn get_odd(&self, old: u64, caller: Caller) {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
-            self.give_back(caller);
+            // SAFETY: what goes back is what we have just added.
+            unsafe { self.give_back(caller) };
             misuse::report(Misuse::StaleGet, self, caller);
         } else if count(old) >= PINNED_FROM {
             self.pin();
@@ -185,13 +187,18 @@ impl Counter {
         if self.slots.add::<-1>() {
             return;
         }
-        self.give_back(caller);
+        // SAFETY: the caller's promise.
+        unsafe { self.give_back(caller) };
     }
 
     /// The end of a reference that the word counts, or of a refused get.
+    ///
+    /// # Safety
+    ///
+    /// As for [`put`](Self::put).
     #[inline]
     #[doc(hidden)]
-    pub fn give_back(&self, caller: Caller) {
+    pub unsafe fn give_back(&self, caller: Caller) {
         let address = sync::address(&self.word);
         // Pairs with the Acquire of whoever finds the counter released (I5).
         let new = self.word.fetch_sub(REF, Release).wrapping_sub(REF);

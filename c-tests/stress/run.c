@@ -118,9 +118,8 @@ static void use(struct run *run, struct worker *worker, struct slot *slot)
 
 /* A worker in four stays on its CPU, one in four goes from CPU to CPU, and the others are
  * where the system puts them. */
-static void choose_cpu(const struct worker *worker, uint64_t rounds)
+static void choose_cpu(const struct worker *worker, uint64_t rounds, uint64_t cpus)
 {
-	unsigned long cpus = (unsigned long)sysconf(_SC_NPROCESSORS_ONLN);
 	bool stays = worker->index % 4 == 1, migrates = worker->index % 4 == 2;
 	cpu_set_t set;
 
@@ -135,7 +134,7 @@ static void *work(void *arg)
 {
 	struct worker *worker = arg;
 	struct run *run = current;
-	uint64_t before;
+	uint64_t before, cpus = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
 
 	crash_report_thread("worker", worker->index);
 	before = now_ns();
@@ -145,7 +144,7 @@ static void *work(void *arg)
 		struct slot *slot = &run->slots[dice % run->nslots];
 		_Atomic uint64_t *presence = &worker->presence[slot->index];
 
-		choose_cpu(worker, rounds);
+		choose_cpu(worker, rounds, cpus);
 		/* Present before the get and until after the put, for all to see: an
 		 * exchange, so that the mark comes before the get on any processor. */
 		atomic_fetch_add(presence, 1);

@@ -283,7 +283,8 @@ pub unsafe extern "C" fn module_ref_put(r#ref: *mut module_ref) {
 unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller) {
     // SAFETY: the pointer is C's to keep valid.
     let Some(counter) = (unsafe { counter(of) }) else { return };
-    counter.give_back(caller);
+    // SAFETY: the reference is C's to keep.
+    unsafe { counter.give_back(caller) };
 }
 
 /// References held, without the loader's own. Stale as soon as it is read, and
