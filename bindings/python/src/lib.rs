@@ -94,6 +94,9 @@ fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
 #[pyclass(frozen, name = "ModuleRef", module = "module_ref")]
 struct PyModuleRef {
     inner: ModuleRef,
+    /// References that Python holds. Python alone gets and puts here, so a put that this
+    /// does not cover is a misuse, which a per-CPU counter would find only later.
+    held: AtomicUsize,
 }
 
 impl PyModuleRef {
@@ -101,9 +104,18 @@ impl PyModuleRef {
         self.inner.counter()
     }
 
+    fn take(&self) -> PyResult<bool> {
+        let got = checked(|| self.counter().try_get(Caller::UNKNOWN))?;
+        // Relaxed, here and below: a number of its own; the counter orders what matters.
+        self.held.fetch_add(got.into(), Relaxed);
+        Ok(got)
+    }
+
     fn give_back(&self) -> PyResult<()> {
-        // SAFETY: nothing in this process relies on these references but the Python
-        // program that takes and gives them; a surplus one is reported.
+        if self.held.fetch_update(Relaxed, Relaxed, |held| held.checked_sub(1)).is_err() {
+            return Err(MisuseError::new_err(Misuse::SurplusPut.text()));
+        }
+        // SAFETY: one of Python's references, which we have just taken off its account.
         checked(|| unsafe { self.counter().put(Caller::UNKNOWN) })
     }
 }
@@ -115,20 +127,23 @@ impl PyModuleRef {
     fn new(per_cpu: bool) -> PyResult<Self> {
         let inner =
             if per_cpu { ModuleRef::new_percpu().map_err(init_error)? } else { ModuleRef::new() };
-        Ok(Self { inner })
+        Ok(Self { inner, held: AtomicUsize::new(0) })
     }
 
     /// Take a reference unless the door is shut, and return whether there is now one
     /// to put.
     fn try_get(&self) -> PyResult<bool> {
-        checked(|| self.counter().try_get(Caller::UNKNOWN))
+        self.take()
     }
 
     /// Take one more reference. The caller holds one already, so this works also
     /// while a drain is under way. On a released counter it raises MisuseError.
     fn get(&self) -> PyResult<()> {
-        // SAFETY: as in give_back.
-        checked(|| unsafe { self.counter().get(Caller::UNKNOWN) })
+        // SAFETY: to hold one already is for the Python program to see to; nothing else in
+        // this process relies on these references.
+        checked(|| unsafe { self.counter().get(Caller::UNKNOWN) })?;
+        self.held.fetch_add(1, Relaxed);
+        Ok(())
     }
 
     /// Give a reference back, from whichever thread. Without a get it raises
@@ -219,7 +234,7 @@ impl PyModuleRef {
     /// Make a released counter live again. Only for the caller to whom try_release() or
     /// drain() returned True. Raises OSError with EBUSY unless it is released.
     fn reinit(&self) -> PyResult<()> {
-        // SAFETY: as in give_back; to be the winner is for the Python program to see to.
+        // SAFETY: to be the winner is for the Python program to see to, as in get.
         unsafe { self.counter().reinit() }.map_err(init_error)
     }
 
@@ -251,12 +266,12 @@ struct Hold {
 #[pymethods]
 impl Hold {
     fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyModuleRef>> {
-        if !self.of.get().try_get()? {
+        if !self.of.get().take()? {
             return Err(Released::new_err(
                 "no reference to be had: the counter is released or being drained",
             ));
         }
-        // Relaxed: a number of its own; the counter orders what matters.
+        // Relaxed: as for `held`.
         self.depth.fetch_add(1, Relaxed);
         Ok(self.of.clone_ref(py))
     }
