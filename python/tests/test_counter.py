@@ -292,6 +292,8 @@ class TestSignals:
     def test_control_c(self):
         code = (
             "import module_ref, os, signal, threading\n"
+            # A shell starts what runs in the background with SIGINT ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "ref = module_ref.ModuleRef()\n"
             "ref.get()\n"
             "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
