@@ -142,10 +142,11 @@ impl Counter {
             return self.leave_released(BASE, 0, Release);
         }
         // As at the end of an attempt: the sum out of the word, the slots on, and `BASE`
-        // last (I1). Release is for gets through the word; turning on is one, too.
+        // last (I1), with a Release that pairs with the Acquire of the next claim. The first
+        // Release is for gets through the word.
         self.leave_released(PERCPU, -self.slots.sum(), Release)?;
         self.slots.turn_on();
-        self.word.fetch_or(BASE, Relaxed);
+        self.word.fetch_or(BASE, Release);
         Ok(())
     }
 

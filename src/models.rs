@@ -120,6 +120,8 @@ impl World {
             held => panic!("{held} references are left over"),
         };
         assert_eq!(self.counter.is_released(), state == "released");
+        let on = self.counter.slots.exist() && state == "live";
+        assert_eq!(self.counter.slots.are_on(), on, "the slots and the state differ");
         assert_eq!(
             self.counter.try_get_in_word(NOBODY),
             state == "live",
@@ -565,6 +567,27 @@ fn percpu_barrier_that_fails() {
         });
         move || world.end()
     });
+}
+
+#[test]
+fn percpu_attempt_after_one_that_gave_up() {
+    // The second attempt turns off what the first has turned on again, in that order.
+    let expected = ["live, released 0, served 0", "released, released 1, served 0"];
+    outcomes_of(
+        Kind::PerCpuBarrierFails,
+        "percpu_attempt_after_one_that_gave_up",
+        &expected,
+        |run| {
+            let world = World::new(0);
+            for _ in 0..2 {
+                let unloader = world.clone();
+                run.thread(move || {
+                    let _ = unloader.release();
+                });
+            }
+            move || world.end()
+        },
+    );
 }
 
 #[test]

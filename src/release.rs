@@ -76,9 +76,9 @@ impl Counter {
             return Err(ReleaseError::unclaimed(seen));
         }
         // An `and`, not a subtraction, which on a word without `BASE` would
-        // borrow and set flags (I1). Relaxed: the step that finds the counter
-        // released is the one that acquires.
-        let old = self.word.fetch_and(!BASE, Relaxed);
+        // borrow and set flags (I1). Acquire pairs with the Release that gave `BASE`
+        // back: the last attempt's slots are on before this one turns them off.
+        let old = self.word.fetch_and(!BASE, Acquire);
         if old & BASE == 0 {
             return Err(ReleaseError::unclaimed(old));
         }
@@ -115,10 +115,10 @@ impl Counter {
     /// Gives the attempt up after it could not fold: everything as before.
     fn abandon(&self) {
         self.slots.turn_on();
-        // Only the flags of this attempt, and `BASE` last (I1). Relaxed: turning on was a
-        // Release; nothing else was changed.
+        // Only the flags of this attempt, and `BASE` last (I1), with a Release that pairs
+        // with the Acquire of the next claim. Relaxed for the others: BASE comes after.
         self.word.fetch_and(!(CLOSED | DRAINING), Relaxed);
-        self.word.fetch_or(BASE, Relaxed);
+        self.word.fetch_or(BASE, Release);
     }
 
     /// Releases the counter if nobody holds a reference, and leaves it as it was
@@ -173,8 +173,8 @@ impl Counter {
         self.word.compare_exchange_weak(word, next, Acquire, Relaxed)?;
         if next != CLOSED && sum.is_some() {
             self.slots.turn_on();
-            // Last (I1). Relaxed: turning on was a Release.
-            self.word.fetch_or(BASE, Relaxed);
+            // Last (I1). Release pairs with the Acquire of the next claim.
+            self.word.fetch_or(BASE, Release);
         }
         Ok(word == gone)
     }

@@ -331,6 +331,10 @@ impl Slots {
         !self.cpus.is_empty()
     }
 
+    pub(crate) fn are_on(&self) -> bool {
+        perform(Step::Load { cell: self.tag }) != 0
+    }
+
     pub(crate) fn turn_off(&self) {
         perform(Step::Store { cell: self.tag, new: 0 });
     }

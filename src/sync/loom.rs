@@ -226,6 +226,10 @@ impl Slots {
         !self.cpus.is_empty()
     }
 
+    pub(crate) fn are_on(&self) -> bool {
+        self.tag.load(Ordering::Relaxed) != 0
+    }
+
     pub(crate) fn turn_off(&self) {
         self.set_tag(0, Ordering::Relaxed);
     }
