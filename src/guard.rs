@@ -255,7 +255,12 @@ pub struct Held<'a> {
     seen: u64,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    #[cfg(feature = "host")]
+    pub(crate) fn new(word: &'a Word, seen: u64) -> Self {
+        Self { word, seen }
+    }
+
     /// References held at the last look.
     pub fn count(&self) -> u64 {
         crate::counter::held(self.seen)

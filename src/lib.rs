@@ -8,6 +8,8 @@ mod counter;
 mod error;
 #[cfg(not(any(loom, interleave)))]
 mod guard;
+#[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
+pub mod host;
 mod lifecycle;
 pub mod misuse;
 #[cfg(not(any(loom, interleave)))]

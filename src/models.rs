@@ -18,6 +18,7 @@ use crate::sync::{Data, Deadline, Setup, Shared, Slots, Tally, Word, explore};
 use crate::word::{BASE, PERCPU, PIN, pack};
 use core::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
+use std::sync::{Arc, OnceLock};
 use std::thread_local;
 
 const NOBODY: Caller = Caller::UNKNOWN;
@@ -512,6 +513,39 @@ fn percpu_drain_and_put() {
         run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
         move || world.end()
     });
+}
+
+#[test]
+fn shut_now_and_finished_later() {
+    // A forced unload: the door is shut for good, and whoever looks last finds it released.
+    outcomes_of_both(
+        "shut_now_and_finished_later",
+        &["released, released 1, served 0", "released, released 1, served 1"],
+        |run| {
+            let world = World::new(1);
+            let folded = Arc::new(OnceLock::new());
+            let (holder, user, unloader) = (world.clone(), world.clone(), world.clone());
+            run.thread(move || holder.hold());
+            run.thread(move || user.visit());
+            let shut = folded.clone();
+            run.thread(move || {
+                let folded = unloader.counter.shut(NOBODY).expect("nobody else releases it");
+                let _ = shut.set(folded);
+                if unloader.counter.try_finish(folded) {
+                    unloader.take_away();
+                }
+            });
+            move || {
+                let folded = *folded.get().expect("all threads have ended");
+                if world.released.get() == 0 {
+                    assert!(world.counter.try_finish(folded), "a reference is left over");
+                    world.take_away();
+                }
+                assert!(!world.counter.try_finish(folded), "released twice");
+                world.end()
+            }
+        },
+    );
 }
 
 #[test]

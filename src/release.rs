@@ -26,9 +26,10 @@ use crate::word::{BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, f
 use core::mem;
 use core::sync::atomic::Ordering::*;
 
-/// What the slots held when they were folded, or `None` for a counter without.
-#[derive(Clone, Copy)]
-struct Folded(Option<i64>);
+/// What the slots held when they were folded, or `None` for a counter without. Whoever
+/// has it owns the attempt (I1).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Folded(Option<i64>);
 
 /// Why the slots could not be folded.
 enum NotFolded {
@@ -179,6 +180,62 @@ impl Counter {
         Ok(word == gone)
     }
 
+    /// Shuts the door and brings the whole count into the word; `settle` ends it, or
+    /// `try_finish` for as long as it takes.
+    pub(crate) fn shut(&self, caller: Caller) -> Result<Folded, DrainError> {
+        self.claim()?;
+        // We own the attempt (I1), so shutting the door needs no comparison, and
+        // no traffic can make it fail (I8). Relaxed: closing publishes nothing.
+        self.word.fetch_or(CLOSED | DRAINING, Relaxed);
+        loop {
+            match self.fold(caller) {
+                Ok(folded) => return Ok(folded),
+                // Mended: what is left to count is counted.
+                Err(NotFolded::Surplus) => {}
+                Err(NotFolded::Barrier(errno)) => {
+                    self.abandon();
+                    return Err(DrainError::Barrier { errno });
+                }
+            }
+        }
+    }
+
+    /// Releases the counter if the last reference has been put since it was shut.
+    #[cfg_attr(not(feature = "host"), allow(dead_code, reason = "a drain waits"))]
+    pub(crate) fn try_finish(&self, folded: Folded) -> bool {
+        // Relaxed: the exchange decides.
+        let mut word = self.word.load(Relaxed);
+        while word == DRAINED {
+            match self.settle(word, DRAINED, folded) {
+                Ok(released) => return released,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    /// As `try_finish`, again for as long as `wait` says, as in `drain_by`. The door stays shut
+    /// either way.
+    #[cfg(feature = "host")]
+    #[cfg_attr(any(loom, interleave), allow(dead_code, reason = "the host is not modelled"))]
+    pub(crate) fn finish_by(
+        &self,
+        folded: Folded,
+        mut wait: impl FnMut(&Word, u64) -> bool,
+    ) -> bool {
+        loop {
+            if self.try_finish(folded) {
+                return true;
+            }
+            // Relaxed: a look, which decides nothing.
+            let word = self.word.load(Relaxed);
+            if count(word) >= PINNED_FROM || !wait(&self.word, word) {
+                // Zero still wins.
+                return self.try_finish(folded);
+            }
+        }
+    }
+
     /// Shuts the door, then waits for the last reference to be put. `wait` is
     /// called with the word whenever there is still somebody; it sleeps, or not,
     /// and returns whether to look again. Once it has said no the counter becomes
@@ -189,21 +246,7 @@ impl Counter {
         caller: Caller,
         mut wait: impl FnMut(&Word, u64) -> bool,
     ) -> Result<(), DrainError> {
-        self.claim()?;
-        // We own the attempt (I1), so shutting the door needs no comparison, and
-        // no traffic can make it fail (I8). Relaxed: closing publishes nothing.
-        self.word.fetch_or(CLOSED | DRAINING, Relaxed);
-        let folded = loop {
-            match self.fold(caller) {
-                Ok(folded) => break folded,
-                // Mended: what is left to count is counted.
-                Err(NotFolded::Surplus) => {}
-                Err(NotFolded::Barrier(errno)) => {
-                    self.abandon();
-                    return Err(DrainError::Barrier { errno });
-                }
-            }
-        };
+        let folded = self.shut(caller)?;
         let open_again = OpenAgain { counter: self, folded };
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);

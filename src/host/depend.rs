@@ -1,0 +1,315 @@
+//! Who depends on whom.
+//!
+//! A dependency is taken once per pair, is a reference on the provider, and keeps the provider
+//! from being unloaded, by force too. Linux: `use_module` and `ref_module`.
+//!
+//! Most are found: an object that the dynamic linker has bound to another module's object, by
+//! `DT_NEEDED` and through however many libraries that are no modules. They are held from
+//! before the object is opened, because its constructors may call what it is bound to.
+
+use super::error::Error;
+use super::host::{Host, Inner, Shared};
+use super::linked::{Linked, Peek};
+use super::module::{Core, Module, State};
+use crate::misuse::Caller;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a load waits for a provider that is still coming, as in Linux.
+const PROVIDER_COMES: Duration = Duration::from_secs(30);
+
+/// How long a load waits for others to say what they have just opened, at most: a moment, unless
+/// what they open is not what we are bound to, and takes its time.
+const JUST_OPENED: Duration = Duration::from_secs(1);
+
+/// References on providers that a load has taken so far; dropped, they are given back.
+#[derive(Default)]
+pub(super) struct Providers(Vec<Arc<Core>>);
+
+impl Drop for Providers {
+    fn drop(&mut self) {
+        for provider in &self.0 {
+            provider.put();
+        }
+    }
+}
+
+impl Shared {
+    /// Takes references on the modules that an object will be bound to which needs `needed`.
+    pub(super) fn hold_providers(
+        &self,
+        user: &Arc<Core>,
+        needed: &[CString],
+    ) -> Result<Providers, Error> {
+        let mut held = Providers::default();
+        for name in needed {
+            let found = {
+                let Some(peek) = Peek::at(name) else { continue };
+                // SAFETY: the look keeps it.
+                unsafe { self.modules_behind(peek.linked) }
+            };
+            for provider in found {
+                self.hold(user, provider, &mut held)?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// The module that an object is, or else those that it is bound to.
+    ///
+    /// # Safety
+    ///
+    /// The object is loaded.
+    unsafe fn modules_behind(&self, linked: Linked) -> Vec<Arc<Core>> {
+        let owner = |linked| self.owner(&self.lock(), linked);
+        match owner(linked) {
+            Some(core) => vec![core],
+            // SAFETY: the caller's promise.
+            None => unsafe { self.modules_below(linked) },
+        }
+    }
+
+    /// The modules that an object is bound to.
+    ///
+    /// # Safety
+    ///
+    /// The object is loaded.
+    unsafe fn modules_below(&self, linked: Linked) -> Vec<Arc<Core>> {
+        let owner = |linked| self.owner(&self.lock(), linked);
+        // SAFETY: the caller's promise.
+        let bound = unsafe { linked.bound(|linked| owner(linked).is_some()) };
+        bound.into_iter().filter_map(owner).collect()
+    }
+
+    /// What the objects are called that an object is bound to, and that are no modules.
+    ///
+    /// # Safety
+    ///
+    /// The object is loaded.
+    unsafe fn no_modules_below(&self, linked: Linked) -> Vec<Vec<u8>> {
+        let owner = |linked| self.owner(&self.lock(), linked);
+        // SAFETY: the caller's promise, and what it is bound to is loaded, too.
+        unsafe {
+            let bound = linked.bound(|linked| owner(linked).is_some());
+            let unknown = bound.into_iter().filter(|linked| owner(*linked).is_none());
+            unknown.map(|linked| linked.soname()).collect()
+        }
+    }
+
+    /// Refuses an object that is bound to what was a module, has been unloaded, and is only
+    /// still in memory.
+    fn check_residents(&self, user: &Core, linked: Linked) -> Result<(), Error> {
+        if self.lock().residents.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the object is open, by the caller.
+        for needed in unsafe { linked.bound(|_| false) } {
+            let resident = {
+                let inner = self.lock();
+                let owner = self.owner(&inner, needed);
+                inner.residents.get(&needed).filter(|_| owner.is_none()).cloned()
+            };
+            let Some((name, place)) = resident else { continue };
+            // Without our lock, since the linker's is taken.
+            if place.is_mapped().is_none() {
+                // Gone meanwhile, and its record is another object's.
+                self.lock().residents.remove(&needed);
+                continue;
+            }
+            return Err(dead(user, &name));
+        }
+        Ok(())
+    }
+
+    /// Takes one reference, after waiting for a provider that is coming.
+    fn hold(&self, user: &Core, provider: Arc<Core>, held: &mut Providers) -> Result<(), Error> {
+        if *provider == *user || held.0.contains(&provider) {
+            return Ok(());
+        }
+        let name = user.name();
+        drop(self.wait_for_load(self.lock(), &provider, Some(PROVIDER_COMES)).map_err(
+            |error| {
+                Error::new(
+                    error.errno(),
+                    format!(
+                        "cannot load module '{name}', which needs '{}': {error}",
+                        provider.name()
+                    ),
+                )
+            },
+        )?);
+        if !provider.counter.try_get(Caller::UNKNOWN) {
+            return Err(going(user, &provider));
+        }
+        held.0.push(provider);
+        Ok(())
+    }
+
+    /// Turns what was held, and whatever else the object of `user` is bound to by now, into
+    /// dependencies. Modules that had it mapped before it was a module depend on it, too.
+    pub(super) fn link(&self, user: &Arc<Core>, mut held: Providers) -> Result<(), Error> {
+        let object = &user.loaded().expect("opened by the caller").object;
+        // An object we are bound to can be a module's that has just been opened by another
+        // thread, which has not told us yet: between the linker and us nothing is atomic.
+        let deadline = Instant::now() + JUST_OPENED;
+        loop {
+            // SAFETY: the object is open, by this load, and keeps what it needs.
+            let unknown = unsafe { self.no_modules_below(object.linked) };
+            if !self.wait_for_opening(user, &unknown, deadline) {
+                break;
+            }
+        }
+        self.check_residents(user, object.linked)?;
+        // SAFETY: the object is open, by this load.
+        for provider in unsafe { self.modules_below(object.linked) } {
+            self.hold(user, provider, &mut held)?;
+        }
+        let mut inner = self.lock();
+        for provider in &held.0 {
+            match self.depend(&mut inner, user, provider) {
+                // Two objects that need each other: the one that was there first provides.
+                Err(cycle) if cycle.errno() == libc::EDEADLK => {}
+                // It may be replaced, or forced out, although we hold it.
+                linked => linked?,
+            }
+        }
+        if object.was_loaded {
+            let others: Vec<_> = self.table().iter().cloned().collect();
+            drop(inner);
+            for other in others.iter().filter(|other| ***other != **user) {
+                let Some(loaded) = other.loaded() else { continue };
+                let Some(_kept) = other.counter.try_get(Caller::UNKNOWN).then(|| Kept(other))
+                else {
+                    continue;
+                };
+                // SAFETY: we hold it.
+                if unsafe { self.modules_below(loaded.object.linked) }.contains(user) {
+                    let _ = self.depend(&mut self.lock(), other, user);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one dependency. `EDEADLK` for a cycle, `ENOENT` if the provider is going.
+    pub(super) fn depend(
+        &self,
+        _lock: &mut Inner,
+        user: &Arc<Core>,
+        provider: &Arc<Core>,
+    ) -> Result<(), Error> {
+        if user.links().uses.contains(provider) {
+            return Ok(());
+        }
+        if reaches(provider, user) {
+            return Err(Error::new(
+                libc::EDEADLK,
+                format!(
+                    "module '{}' cannot depend on '{}', which depends on it: neither could be unloaded",
+                    user.name(),
+                    provider.name()
+                ),
+            ));
+        }
+        // One that is being replaced is GOING before its door is shut.
+        if provider.state() == State::Going || !provider.counter.try_get(Caller::UNKNOWN) {
+            return Err(going(user, provider));
+        }
+        user.links().uses.push(provider.clone());
+        provider.links().used_by.push(user.clone());
+        Ok(())
+    }
+
+    /// Gives up all that `user` depends on.
+    pub(super) fn unlink(&self, _lock: &mut Inner, user: &Core) {
+        let uses = std::mem::take(&mut user.links().uses);
+        for provider in uses {
+            provider.links().used_by.retain(|core| **core != *user);
+            provider.put();
+        }
+    }
+}
+
+/// A reference for as long as this is there.
+struct Kept<'a>(&'a Core);
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.put();
+    }
+}
+
+/// Whether `from` is, or depends on, `to`, in however many steps.
+fn reaches(from: &Arc<Core>, to: &Arc<Core>) -> bool {
+    let mut seen = vec![from.clone()];
+    let mut at = 0;
+    while at < seen.len() {
+        if seen[at] == *to {
+            return true;
+        }
+        let uses = seen[at].links().uses.clone();
+        for next in uses {
+            if !seen.contains(&next) {
+                seen.push(next);
+            }
+        }
+        at += 1;
+    }
+    false
+}
+
+fn going(user: &Core, provider: &Core) -> Error {
+    Error::new(
+        libc::ENOENT,
+        format!(
+            "module '{}' needs module '{}', which is being unloaded; try again when it is gone",
+            user.name(),
+            provider.name()
+        ),
+    )
+}
+
+fn dead(user: &Core, provider: &str) -> Error {
+    Error::new(
+        libc::ENOENT,
+        format!(
+            "module '{}' needs module '{provider}', which is unloaded, and whose code is only still \
+             in memory; load that again first",
+            user.name()
+        ),
+    )
+}
+
+impl Host {
+    /// Makes `user` depend on `provider`, until `user` is unloaded: a reference on the
+    /// provider, once per pair. `EDEADLK` if that closed a cycle, `EXDEV` between hosts, `ENOENT`
+    /// if either is going.
+    ///
+    /// Linux: `ref_module`.
+    pub fn add_dependency(user: &Module, provider: &Module) -> Result<(), Error> {
+        let hosts = (user.0.host.upgrade(), provider.0.host.upgrade());
+        let (Some(host), Some(other)) = hosts else {
+            return Err(Error::new(libc::ENOENT, "the host of that module is gone"));
+        };
+        if !Arc::ptr_eq(&host, &other) {
+            return Err(Error::new(
+                libc::EXDEV,
+                format!(
+                    "module '{}' cannot depend on '{}', which is another host's",
+                    user.name(),
+                    provider.name()
+                ),
+            ));
+        }
+        let mut inner = host.lock();
+        if user.refcount().is_none() || user.state() == State::Going {
+            let why = format!(
+                "module '{}' is being unloaded; it can depend on nothing more",
+                user.name()
+            );
+            return Err(Error::new(libc::ENOENT, why));
+        }
+        host.depend(&mut inner, &user.0, &provider.0)
+    }
+}

@@ -1,0 +1,64 @@
+//! What the host says when it cannot do what it was asked.
+
+use std::fmt;
+use std::io;
+
+/// Why the host did not do what it was asked: an errno value for programs, and for people
+/// a sentence that names what was tried, on what, and what to do.
+///
+/// It turns into an [`io::Error`] of the same kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    errno: i32,
+    text: String,
+}
+
+impl Error {
+    pub(super) fn new(errno: i32, text: impl Into<String>) -> Self {
+        Self { errno, text: text.into() }
+    }
+
+    /// An error for a notifier to refuse a load with.
+    pub fn refuse(errno: i32, why: impl Into<String>) -> Self {
+        Self::new(if errno > 0 { errno } else { libc::ECANCELED }, why)
+    }
+
+    /// The errno value, positive.
+    pub fn errno(&self) -> i32 {
+        self.errno
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = io::Error::from_raw_os_error(error.errno).kind();
+        Self::new(kind, error)
+    }
+}
+
+/// "No such file or directory" and its like, for an errno value.
+pub(super) fn errno_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    // Rust adds " (os error 2)".
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// "1 reference", "2 references".
+pub(super) fn references(n: u64) -> String {
+    format!("{n} reference{}", if n == 1 { "" } else { "s" })
+}
+
+/// A warning that nobody's return value carries, as one line on standard error.
+pub(super) fn warn(text: &str) {
+    use io::Write;
+    // If there is nowhere to write it, it is lost.
+    let _ = io::stderr().write_all(format!("module_ref: {text}\n").as_bytes());
+}

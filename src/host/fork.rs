@@ -1,0 +1,62 @@
+//! A fork must not leave a host's lock held for ever in the child.
+//!
+//! The lock is held for moments, so the forking thread takes the locks of all hosts, and both
+//! sides let go of them. What other threads were in the middle of, a load or a drain, stays in
+//! the middle in the child: nothing is released wrongly, and who asks is told (`EBUSY`).
+
+use super::host::{Inner, Shared};
+use super::notify::Entries;
+use std::cell::UnsafeCell;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+
+type Hosts = Vec<Weak<Shared>>;
+
+static HOSTS: Mutex<Hosts> = Mutex::new(Vec::new());
+
+/// The locks that a fork under way holds.
+struct Held(UnsafeCell<Option<Locks>>);
+
+struct Locks {
+    /// Before their owners below, which is the order they are dropped in.
+    _hosts: Vec<(Entries<'static>, MutexGuard<'static, Inner>)>,
+    _owners: Vec<Arc<Shared>>,
+    _registry: MutexGuard<'static, Hosts>,
+}
+
+// SAFETY: only the thread that holds `HOSTS` looks inside.
+unsafe impl Sync for Held {}
+
+static HELD: Held = Held(UnsafeCell::new(None));
+
+/// Has forks leave `host` in order.
+pub(super) fn register(host: &Arc<Shared>) {
+    static HANDLERS: Once = Once::new();
+    HANDLERS.call_once(|| {
+        // SAFETY: the handlers stay, as this library does. Without memory for them, forks
+        // are as they would be without this file.
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    });
+    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    hosts.retain(|host| host.strong_count() > 0);
+    hosts.push(Arc::downgrade(host));
+}
+
+unsafe extern "C" fn before() {
+    let registry = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let owners: Vec<_> = registry.iter().filter_map(Weak::upgrade).collect();
+    let hosts = owners
+        .iter()
+        .map(|host| {
+            // SAFETY: the owner stays in `Locks` for longer than its locks.
+            let host: &'static Shared = unsafe { &*Arc::as_ptr(host) };
+            (host.chain.lock(), host.lock())
+        })
+        .collect();
+    // SAFETY: we hold HOSTS, and will until `after`.
+    unsafe { *HELD.0.get() = Some(Locks { _hosts: hosts, _owners: owners, _registry: registry }) };
+}
+
+unsafe extern "C" fn after() {
+    // SAFETY: this thread, in either process, has held HOSTS since `before`.
+    drop(unsafe { (*HELD.0.get()).take() });
+}

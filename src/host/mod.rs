@@ -1,0 +1,70 @@
+//! The module host: loads, finds, lists, unloads and replaces real shared objects.
+//!
+//! A *module* is one load of a shared object, with a [counter](crate::Counter) of its own in
+//! the host's memory. Whoever calls into it holds a [`Reference`]; the host unloads it once
+//! nobody does, and never while somebody does. Behaviour is that of Linux's `kernel/module`
+//! where Linux has one, with these differences on purpose:
+//!
+//! - an unload can wait: the door is shut, and the references run out or the module is
+//!   live again ([`Unload::within`]);
+//! - a forced unload never unmaps code under a holder;
+//! - a module whose code is still mapped after its close is reported as [resident](Residency);
+//! - a replacement is loaded and initialised before the old module is let go
+//!   ([`Host::replace`]).
+//!
+//! A plugin is any shared object. If it exports `int init_module(void)` and `void
+//! cleanup_module(void)` they are called, and `struct module *__this_module` is filled in. They
+//! may not unwind; a C++ exception that leaves them ends the process.
+//!
+//! # The rules that the code relies on
+//!
+//! - **H1** A record (`Core`) is in the table, or among the zombies, or the ending, for as
+//!   long as anybody holds a counted reference on it. So a reference is a plain pointer. A
+//!   lookup takes its reference while it keeps the snapshot of the table in which it
+//!   found the record.
+//! - **H2** An object is closed by whoever has released its module's counter, or found it
+//!   released after shutting it, and by nobody else: there is one such (I1 of the counter). Since
+//!   the counter is released nobody holds a reference, and nobody gets one.
+//! - **H3** The host's lock is held for moments, while no code of a module or of a notifier
+//!   runs, and no object is opened or closed. It guards the writing of the table, of states and of
+//!   links between modules.
+//! - **H4** A record's object is there from before its state becomes COMING; its state never
+//!   leaves GOING, but for an unload whose time was up.
+//! - **H5** Lookups and counting take no lock. (A thread's first lookup registers a thread-local
+//!   of the table's, for which the C library takes the dynamic linker's lock.)
+//! - **H6** The dynamic linker's lock is held while constructors and destructors run, and those
+//!   may call the host. So whoever has a lock of ours never waits for the linker's.
+
+mod depend;
+mod elf;
+mod error;
+mod fork;
+#[allow(clippy::module_inception)]
+mod host;
+mod linked;
+mod list;
+mod load;
+mod module;
+mod notify;
+mod open;
+mod replace;
+mod resident;
+mod table;
+mod thread;
+mod unload;
+
+pub use error::Error;
+pub use host::{Host, LastUnloaded};
+pub use load::Load;
+pub use module::{Module, NAME_LEN, Reference, State, Symbol};
+pub use notify::{Notifier, NotifierId};
+pub use resident::Residency;
+pub use unload::{Unload, Unloaded};
+
+/// What the C library is made of.
+#[doc(hidden)]
+pub mod raw {
+    pub use super::host::Shared;
+    pub use super::module::{Core, raw_symbol};
+    pub use super::thread::{Start, create as thread_create, put_at_exit};
+}
