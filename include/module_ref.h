@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * module_ref.h - reference counters that can be shut: take code out of a running
- * multithreaded program without stopping a thread.
+ * module_ref.h - take code out of a running multithreaded program without stopping a
+ * thread: reference counters that can be shut, and a host that loads, unloads and replaces
+ * shared objects by them.
  *
  * For C99, C++11 and later, by gcc and clang. This file is generated from the library's
  * source. Do not edit it.
@@ -10,7 +11,9 @@
 #ifndef MODULE_REF_H
 #define MODULE_REF_H
 
+#include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define MODULE_REF_VERSION_MAJOR 0
@@ -19,9 +22,22 @@
 
 #if defined(__GNUC__)
 #define MODULE_REF_ALIGNED(n) __attribute__((aligned(n)))
+#define MODULE_REF_NORETURN __attribute__((noreturn))
 #else
 #error "module_ref.h needs a compiler that knows __attribute__((aligned)), as gcc and clang do"
 #endif
+
+/* For module_load_flags(): count references in one shared word, not per CPU. That takes 16
+ * bytes, and no barrier to unload. */
+#define MODULE_LOAD_ATOMIC 1u
+
+/* For module_load_flags(): load a copy of the file in memory, so that the file may be
+ * written over in place while the module is in use. The copy has no path: debuggers do not
+ * find its symbols, and what it needs from its own folder ($ORIGIN) has to be loaded already. */
+#define MODULE_LOAD_COPY 2u
+
+/* For module_unload(): unload it also if it is held, or has no exit function. */
+#define MODULE_UNLOAD_FORCE 1u
 
 /**
  * The loader's own reference: the counter is live. `MODULE_REF_BASE` of the Linux
@@ -33,6 +49,11 @@
  * What the second member of a statically initialised counter is. Private.
  */
 #define MODULE_REF_STATIC 1836016752
+
+/**
+ * Room for a module's name, with its NUL.
+ */
+#define MODULE_NAME_LEN 56
 
 /**
  * How a counter counts.
@@ -75,6 +96,67 @@ enum module_ref_misuse {
 };
 
 /**
+ * Where a module is between its load and its end. Linux: enum module_state.
+ */
+enum module_state {
+  /**
+   * In service.
+   */
+  MODULE_STATE_LIVE,
+  /**
+   * Its init function is running. It can be found and referenced.
+   */
+  MODULE_STATE_COMING,
+  /**
+   * Being unloaded, or unloaded.
+   */
+  MODULE_STATE_GOING,
+  /**
+   * Being opened. Nobody can find it.
+   */
+  MODULE_STATE_UNFORMED,
+};
+
+/**
+ * One load of a shared object.
+ *
+ * A pointer to one is valid for as long as its owner has a reference (module_find_get(),
+ * module_try_get(), module_get()), which keeps the module's code where it is, or a handle
+ * (from module_load(), given back with module_handle_put()), which keeps the pointer alone:
+ * once the module is unloaded module_try_get() is false for ever, also when the name is
+ * loaded again. Inside the module's own code __this_module is valid. All functions also take
+ * the THIS_MODULE of linux_module.h.
+ *
+ * A plugin is any shared object. These are looked for among the symbols it exports itself, and
+ * may all be missing:
+ *
+ *     int init_module(void);               0 or a negative errno, which fails the load
+ *     void cleanup_module(void);           called before it is unmapped
+ *     struct module *__this_module;        filled in before init_module()
+ *
+ * They may not throw, longjmp() out, or end their thread. The last reference to a module
+ * must not be put by the module's own code, which may be gone before the put returns:
+ * module_thread_create() and module_put_and_exit() are for that.
+ */
+struct module;
+
+/**
+ * A table of modules, and the means to load, find, unload and replace them. Any number of
+ * hosts can be in a process.
+ *
+ * Lookups (module_find_get()) and references take no lock and never wait for a load. All
+ * other functions may be called from any thread, also from the init and exit functions of
+ * modules and from notifiers: no lock is held while those run. None is
+ * async-signal-safe unless it says so.
+ *
+ * After fork(2) the child has a copy. What other threads of the parent were loading or
+ * unloading stays as it was in that moment: -EBUSY. If one was in the middle of a dlopen(3) or
+ * dlclose(3) just then, the C library's own state is, too: the child may look and call, but
+ * should exec before it loads or unloads.
+ */
+struct module_host;
+
+/**
  * A reference counter that can be shut.
  *
  * Users take a reference for as long as they use what the counter stands for (the
@@ -108,6 +190,18 @@ struct MODULE_REF_ALIGNED(16) module_ref {
 typedef void (*module_ref_misuse_fn)(enum module_ref_misuse what,
                                      const struct module_ref *ref,
                                      const void *caller);
+
+/**
+ * A notifier: it is told that mod is now in this state (COMING, LIVE or GOING), on the
+ * thread that loads or unloads it. mod is valid during the call.
+ *
+ * It returns 0, or a negative errno to refuse a module that is COMING: its load fails with
+ * that, and the notifiers that were told before are told that it is GOING. What it
+ * returns for other states is ignored.
+ */
+typedef int (*module_notifier_fn)(struct module *mod,
+                                  enum module_state state,
+                                  void *data);
 
 #ifdef __cplusplus
 extern "C" {
@@ -281,6 +375,395 @@ module_ref_misuse_fn module_ref_set_misuse_handler(module_ref_misuse_fn fn);
  * Thread-safe. Async-signal-safe.
  */
 const char *module_ref_version(void);
+
+/**
+ * A host without modules.
+ *
+ * @return the host, for module_host_free().
+ *
+ * Thread-safe.
+ */
+struct module_host *module_host_new(void);
+
+/**
+ * The process's own host, made when it is first asked for. It cannot be freed.
+ *
+ * Thread-safe.
+ */
+struct module_host *module_host_default(void);
+
+/**
+ * Ends a host. Nobody may use the pointer any more; handles to modules it once had stay
+ * valid.
+ *
+ * @return 0; -EBUSY while it has modules, or such as were unloaded by force or replaced and
+ * are still held, and for the process's own host; -EINVAL if host is NULL.
+ *
+ * Thread safety: no other thread may use the host during or after the call.
+ */
+int module_host_free(struct module_host *host);
+
+/**
+ * Loads the shared object at path as a module of this name (NULL: the file's name up to
+ * ".so"), and returns when its init function, if it has one, has returned. Counting is per
+ * CPU, where the system can; module_load_flags() chooses.
+ *
+ * A path without a slash is a file in the working directory if there is one, and else a
+ * library that the dynamic linker finds. A file that is a module already is loaded once
+ * more, as an object of its own with its own variables. Later objects do not see its symbols
+ * (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another
+ * one's soname depends on it.
+ *
+ * The order is Linux's: UNFORMED, dependencies, COMING, notifiers, init_module(), LIVE,
+ * notifiers. During init the module holds one reference to itself. A positive result of
+ * init_module() is warned of on standard error, and the module loaded.
+ *
+ * @param out where a handle to the module goes, for module_handle_put(); NULL if none is
+ * wanted. NULL is written on failure.
+ *
+ * @return 0; -EEXIST if there is a live module of that name (one that is being loaded is
+ * waited for first, and is -EBUSY if that fails); -EBUSY if there is one that is going;
+ * -EDEADLK if waiting would wait for this thread; -ENOENT for a missing file, library or
+ * symbol, or a provider that is going; -ENOEXEC if the file is not a shared object of
+ * this machine; -EISDIR, -EACCES and so on for a file that cannot be read; -ENAMETOOLONG
+ * or -EINVAL for a name that a module cannot have (56 bytes with its NUL; no spaces, commas,
+ * slashes); -ENOMEM; or whatever a notifier or init_module() returned. Words are in
+ * module_last_error().
+ *
+ * Thread-safe. Linux: load_module().
+ */
+int module_load(struct module_host *host,
+                const char *path,
+                const char *name,
+                struct module **out);
+
+/**
+ * As module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
+ *
+ * @return as module_load(); -EINVAL for unknown flags.
+ *
+ * Thread-safe.
+ */
+int module_load_flags(struct module_host *host,
+                      const char *path,
+                      const char *name,
+                      unsigned int flags,
+                      struct module **out);
+
+/**
+ * One more handle to a module, for module_handle_put(). The caller has a handle or a
+ * reference.
+ *
+ * @return mod.
+ *
+ * Thread-safe.
+ */
+struct module *module_handle_get(struct module *mod);
+
+/**
+ * Gives a handle back. NULL is ignored. It does not touch the module's code.
+ *
+ * Thread-safe.
+ */
+void module_handle_put(struct module *mod);
+
+/**
+ * Unmaps modules that were unloaded by force, or replaced, while they were held, and are
+ * not any more. Every load, unload and replace does so first.
+ *
+ * @return how many are gone from memory; -EINVAL if host is NULL.
+ *
+ * Thread-safe.
+ */
+int module_host_reap(struct module_host *host);
+
+/**
+ * Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are
+ * given up, its object is closed, and it is looked whether that is gone from memory.
+ *
+ * With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is
+ * shut first, and references run out; after timeout_ns nanoseconds the module is live again;
+ * a negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after
+ * that also if it is held: no code is unmapped under a holder, but cleanup_module() runs, the
+ * module is gone from the table, the host is tainted, and the code goes with a later call
+ * once the last reference is put.
+ *
+ * The caller holds no reference to it, and is not code of the module.
+ *
+ * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped,
+ * with the reason in module_last_error() and module_host_last_unloaded(); or, with the
+ * module as it was, checked in this order: -ENOENT if there is none; -EWOULDBLOCK if other
+ * modules depend on it (not forceable); -EBUSY if it is not live (not forceable) or has an
+ * init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
+ * are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
+ *
+ * Memory ordering: everything that holders did happens before cleanup_module().
+ * Thread-safe. Linux: delete_module().
+ */
+int module_unload(struct module_host *host,
+                  const char *name,
+                  unsigned int flags,
+                  int64_t timeout_ns);
+
+/**
+ * Puts the object at path in the place of module name, which may have the same path and
+ * soname, with other content. The new one is loaded and initialised first, and then
+ * published in one step: whoever looks the name up finds the one or the other. Then the old
+ * one is shut, waited for as timeout_ns says (0: not at all; negative: for ever), and
+ * unloaded.
+ *
+ * References to the old module stay good until they are put; a handle to it gives no new
+ * ones. The flags that the old one was loaded with are the new one's. A file that is mapped must
+ * not be written over in place, which changes running code: rename the new one to its
+ * name, or load with MODULE_LOAD_COPY.
+ *
+ * @return 0 if the old one is gone from memory; 1 if the new one is in service and the old
+ * one still mapped, with the reason in module_last_error() (if it is held, its
+ * cleanup_module() runs and its code goes with a later call, once the last reference is put);
+ * or, with the old one in service as before: as module_load(), and -ENOENT if there is no
+ * module of that name, -EWOULDBLOCK if others depend on it, -EBUSY if it is not live, is being
+ * replaced, or has an init and no exit function.
+ *
+ * Thread-safe.
+ */
+int module_replace(struct module_host *host,
+                   const char *name,
+                   const char *path,
+                   int64_t timeout_ns);
+
+/**
+ * The module of that name, with a reference to put. It may be COMING: its init function
+ * may not have returned.
+ *
+ * @return NULL if there is none, or if it is being unloaded.
+ *
+ * Takes no lock and never waits for a load; but a thread's first lookup registers a
+ * thread-local with the C library, which can wait there while another thread is in dlopen(3).
+ * Memory ordering: as module_try_get(). Thread-safe. Linux: find_module() and
+ * try_module_get().
+ */
+struct module *module_find_get(struct module_host *host,
+                               const char *name);
+
+/**
+ * Takes a reference, unless the module is being unloaded or is gone. Wait-free.
+ *
+ * @return whether there is now a reference to put; true for NULL, which stands for code that
+ * is not a module.
+ *
+ * Memory ordering: acquire, on success: what init_module() did happens before what
+ * follows, if it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
+ */
+bool module_try_get(struct module *mod);
+
+/**
+ * Takes one more reference. The caller holds one already. NULL is ignored.
+ *
+ * Thread-safe. Async-signal-safe. Linux: __module_get().
+ */
+void module_get(struct module *mod);
+
+/**
+ * Gives a reference back, from whichever thread; not from the module's own code if it is the
+ * last. Wait-free. NULL is ignored.
+ *
+ * Memory ordering: release. Thread-safe. Async-signal-safe. Linux: module_put().
+ */
+void module_put(struct module *mod);
+
+/**
+ * Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when
+ * no code of the module can be running in it any more: after its stack is unwound and the
+ * destructors of its thread-locals and thread-specific values have run. So a thread may call
+ * this from the module's own code. In a thread that module_thread_create() has
+ * started for this module, the reference is the one that it was started with. NULL: no
+ * reference.
+ *
+ * Linux: module_put_and_kthread_exit().
+ */
+void module_put_and_exit(struct module *mod,
+                         void *retval) MODULE_REF_NORETURN;
+
+/**
+ * Starts a thread that runs start(arg), as pthread_create(3), and holds a reference to the
+ * module from now until no code of the module can be running in it any more, however
+ * it ends: by returning, pthread_exit(3) or cancellation.
+ *
+ * @return 0; -ENODEV if the module is being unloaded; -EINVAL if thread, mod or start is
+ * NULL; the negative errno of pthread_create(3).
+ *
+ * Thread-safe.
+ */
+int module_thread_create(pthread_t *thread,
+                         const pthread_attr_t *attr,
+                         struct module *mod,
+                         void *(*start)(void*),
+                         void *arg);
+
+/**
+ * Looks up a symbol of the module's object, or of one that it needs, as dlsym(3) does. The
+ * caller holds a reference, and uses the symbol only while it does. It takes the dynamic
+ * linker's lock, and may wait for the constructors of an object that is being loaded: keep
+ * symbols that are called often.
+ *
+ * @return the address; NULL if there is none, with words in module_last_error().
+ *
+ * Thread-safe.
+ */
+void *module_symbol(struct module *mod,
+                    const char *symbol);
+
+/**
+ * The address of a symbol that a live module of the host defines itself, with a reference on
+ * that module; of several modules, the one that was loaded first.
+ * module_symbol_put() gives the reference back.
+ *
+ * @return the address; NULL if there is none.
+ *
+ * Thread-safe. Linux: symbol_get().
+ */
+void *module_symbol_get(struct module_host *host,
+                        const char *symbol);
+
+/**
+ * Gives back what module_symbol_get() returned for symbol; of several, what it returned
+ * first.
+ *
+ * @return 0; -EINVAL if it was not given out, or was given back.
+ *
+ * Thread-safe. Linux: symbol_put().
+ */
+int module_symbol_put(struct module_host *host, const char *symbol);
+
+/**
+ * As module_symbol_put(), by the address that module_symbol_get() returned.
+ *
+ * @return as module_symbol_put().
+ *
+ * Thread-safe. Linux: symbol_put_addr().
+ */
+int module_symbol_put_addr(struct module_host *host, const void *addr);
+
+/**
+ * Makes user depend on provider until user is unloaded: one reference on the provider, once
+ * per pair, and the provider cannot be unloaded, nor by force. The caller has a handle
+ * or a reference to both. What DT_NEEDED says is found without this.
+ *
+ * @return 0, also if it depends on it already; -EDEADLK if provider depends on user;
+ * -ENOENT if either is being unloaded; -EXDEV if they are of different hosts; -EINVAL if
+ * either is NULL.
+ *
+ * Thread-safe. Linux: ref_module().
+ */
+int module_add_dependency(struct module *user,
+                          struct module *provider);
+
+/**
+ * References held: by users, by modules that depend on it, and one while it is loaded.
+ * Stale as soon as it is read, and approximate: for people and logs.
+ *
+ * @return the count; -1 once it is unloaded; -EINVAL if mod is NULL.
+ *
+ * Thread-safe. Async-signal-safe. Linux: module_refcount().
+ */
+int64_t module_refcount(const struct module *mod);
+
+/**
+ * Where the module is between its load and its end. MODULE_STATE_GOING once it is unloaded,
+ * for ever. MODULE_STATE_LIVE for NULL, which stands for code that is not a module.
+ *
+ * Memory ordering: acquire: what init_module() did happens before what follows LIVE.
+ * Thread-safe. Async-signal-safe.
+ */
+enum module_state module_state(const struct module *mod);
+
+/**
+ * The module's name, for as long as the pointer is valid; "" for NULL.
+ *
+ * Thread-safe. Async-signal-safe.
+ */
+const char *module_name(const struct module *mod);
+
+/**
+ * The host that has loaded the module; NULL for NULL, and once that host is freed.
+ *
+ * Thread-safe.
+ */
+struct module_host *module_host_of(const struct module *mod);
+
+/**
+ * Has fn called with data for every module that comes, is live, or goes; higher priorities
+ * first, and among equal ones the first that was registered.
+ *
+ * @return 0; -EEXIST if fn is registered with this data already; -EINVAL if host or fn is
+ * NULL.
+ *
+ * Thread-safe. Linux: register_module_notifier().
+ */
+int module_notifier_register(struct module_host *host,
+                             module_notifier_fn fn,
+                             void *data,
+                             int priority);
+
+/**
+ * Takes a notifier back. When this returns no other thread is in it, and none will be; it
+ * may be called from the notifier itself.
+ *
+ * @return 0; -ENOENT if fn is not registered with this data; -EINVAL if host or fn is NULL.
+ *
+ * Thread-safe. Linux: unregister_module_notifier().
+ */
+int module_notifier_unregister(struct module_host *host,
+                               module_notifier_fn fn,
+                               void *data);
+
+/**
+ * The modules as text in the format of /proc/modules, newest first, one line each:
+ *
+ *     name size refcnt deps state 0xaddress[ (taints)]
+ *
+ * deps: the modules that depend on it, newest first, each with a comma, and "[permanent],"
+ * if it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
+ * Unloading. taints: R while it is being removed by force.
+ *
+ * As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
+ *
+ * @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+ *
+ * Thread-safe. Linux: /proc/modules.
+ */
+int64_t module_host_list(struct module_host *host,
+                         char *buf,
+                         uintptr_t len);
+
+/**
+ * What was unloaded last, as text: "name unmapped", or "name resident: " and the reason; ""
+ * before the first unload. Written to buf as by module_host_list().
+ *
+ * @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+ *
+ * Thread-safe. Linux: [last unloaded: name].
+ */
+int64_t module_host_last_unloaded(struct module_host *host,
+                                  char *buf,
+                                  uintptr_t len);
+
+/**
+ * Whether an unload was ever forced: upon holders, or upon a module without an exit
+ * function. false for NULL.
+ *
+ * Thread-safe.
+ */
+bool module_host_tainted(struct module_host *host);
+
+/**
+ * The last failure of a function of the host on this thread, in words: what was tried, on
+ * what, and what to do. Also why a module that was unloaded is still mapped. "" if there was
+ * none. The text is the thread's, and the next failure on this thread overwrites it.
+ *
+ * Thread-safe.
+ */
+const char *module_last_error(void);
 
 #ifdef __cplusplus
 }  // extern "C"

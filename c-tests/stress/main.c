@@ -19,13 +19,18 @@ enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2, EXIT_INTERRUPTED = 130 };
 
 static const char usage[] =
 	"Usage: module-ref-stress [OPTION]...\n"
-	"Worker threads call into shared objects while other threads unload and reload\n"
-	"them. Nothing is stopped, and nothing may break.\n"
+	"Worker threads call into shared objects while other threads unload, reload and\n"
+	"replace them. Nothing is stopped, and nothing may break.\n"
 	"\n"
 	"  -t, --threads=N     worker threads (default: twice the CPUs, 4 at least)\n"
 	"  -u, --unloaders=N   threads that unload and reload (default: 2)\n"
 	"  -s, --seconds=S     length of each run (default: 10)\n"
-	"  -m, --mode=MODE     atomic, percpu or both (default: atomic)\n"
+	"  -l, --layer=LAYER   host: modules with dependencies are loaded, unloaded, replaced\n"
+	"                      and forced out through the module host; counter: the program\n"
+	"                      opens and closes plugins itself, by counters; or both\n"
+	"                      (default: host; with --compare both)\n"
+	"  -m, --mode=MODE     how references are counted: atomic, percpu or both (default:\n"
+	"                      percpu)\n"
 	"  -p, --plugin=FILE   a shared object to unload instead of the default ones, the\n"
 	"                      sample plugin and the system's libz; may be repeated\n"
 	"      --symbol=NAME   the function to call in the last --plugin: sample_answer\n"
@@ -68,12 +73,14 @@ static unsigned long long number(const char *option, const char *value, unsigned
 /* The sample plugin lies beside the program. */
 static char *beside_program(const char *name)
 {
-	static char path[PATH_MAX + NAME_MAX];
+	char *path = malloc(PATH_MAX + NAME_MAX);
 	char program[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
 
+	if (!path)
+		abort();
 	program[n < 0 ? 0 : n] = '\0';
-	snprintf(path, sizeof(path), "%s/%s", n < 0 ? "." : dirname(program), name);
+	snprintf(path, PATH_MAX + NAME_MAX, "%s/%s", n < 0 ? "." : dirname(program), name);
 	return path;
 }
 
@@ -103,6 +110,7 @@ static void parse(int argc, char **argv, struct options *options)
 		{ "threads", required_argument, NULL, 't' },
 		{ "unloaders", required_argument, NULL, 'u' },
 		{ "seconds", required_argument, NULL, 's' },
+		{ "layer", required_argument, NULL, 'l' },
 		{ "mode", required_argument, NULL, 'm' },
 		{ "plugin", required_argument, NULL, 'p' },
 		{ "symbol", required_argument, NULL, SYMBOL },
@@ -117,7 +125,7 @@ static void parse(int argc, char **argv, struct options *options)
 	char *end;
 	int option;
 
-	while ((option = getopt_long(argc, argv, "t:u:s:m:p:h", known, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "t:u:s:l:m:p:h", known, NULL)) != -1) {
 		switch (option) {
 		case 't':
 			options->threads = (unsigned)number("--threads", optarg, 1, MAX_WORKERS);
@@ -131,6 +139,14 @@ static void parse(int argc, char **argv, struct options *options)
 			if (errno || end == optarg || *end || !(options->seconds > 0) ||
 			    options->seconds > 1e7)
 				trouble("--seconds", optarg, "a number above 0");
+			break;
+		case 'l':
+			options->layer_host = strcmp(optarg, "host") == 0 ||
+					      strcmp(optarg, "both") == 0;
+			options->layer_counter = strcmp(optarg, "counter") == 0 ||
+						 strcmp(optarg, "both") == 0;
+			if (!options->layer_host && !options->layer_counter)
+				trouble("--layer", optarg, "host, counter or both");
 			break;
 		case 'm':
 			options->mode_percpu = strcmp(optarg, "percpu") == 0 ||
@@ -184,7 +200,12 @@ static void parse(int argc, char **argv, struct options *options)
 		if (!options->plugins[i].symbol)
 			trouble("--plugin", options->plugins[i].file,
 				"a --symbol after it that says what to call");
+	if (!options->layer_host && !options->layer_counter) {
+		options->layer_host = true;
+		options->layer_counter = options->compare;
+	}
 	if (options->nplugins == 0) {
+		options->relay = beside_program("relay.so");
 		options->plugins[options->nplugins++] = (struct plugin){
 			.file = beside_program("sample.so"), .symbol = "sample_answer" };
 		if (there("libz.so.1"))
@@ -196,23 +217,25 @@ static void parse(int argc, char **argv, struct options *options)
 	}
 }
 
-/* What per-CPU initialisation gives on this system, under a name that says so. */
-static const struct scheme *percpu_as_it_is(void)
+/* What per-CPU counting is on this system, under a name that says so. */
+static const struct scheme *percpu_as_it_is(const struct scheme *scheme, const char *layer)
 {
-	static struct scheme fallback;
 	struct module_ref probe;
+	struct scheme *fallback;
+	char *name;
 	bool percpu;
 
 	if (module_ref_init_percpu(&probe) != 0)
-		return &scheme_percpu; /* the run itself will say why */
+		return scheme; /* the run itself will say why */
 	percpu = module_ref_mode(&probe) == MODULE_REF_PERCPU;
 	module_ref_destroy(&probe);
-	if (percpu)
-		return &scheme_percpu;
-	fallback = scheme_percpu;
-	fallback.name = "module_ref, percpu -> atomic";
-	fallback.what = "this library, asked for per-CPU slots, which it does not have here";
-	return &fallback;
+	if (percpu || !(fallback = malloc(sizeof(*fallback))) ||
+	    asprintf(&name, "%s, percpu -> atomic", layer) < 0)
+		return scheme;
+	*fallback = *scheme;
+	fallback->name = name;
+	fallback->what = "per-CPU slots were asked for, which this system does not have";
+	return fallback;
 }
 
 static void on_interrupt(int number)
@@ -248,12 +271,12 @@ int main(int argc, char **argv)
 		.unloaders = 2,
 		.seconds = 10,
 		.seed = now_ns(),
-		.mode_atomic = true,
+		.mode_percpu = true,
 	};
 	/* A second signal ends the program as usual. */
 	struct sigaction interrupt = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
-	const struct scheme *schemes[4];
-	struct result results[4];
+	const struct scheme *schemes[6];
+	struct result results[6];
 	unsigned wanted = 0, done;
 	/* Standard output is for one machine-readable format at a time. */
 	FILE *to = stdout;
@@ -264,10 +287,14 @@ int main(int argc, char **argv)
 	parse(argc, argv, &options);
 	if (options.json == stdout)
 		to = stderr;
-	if (options.mode_atomic)
+	if (options.layer_host && options.mode_atomic)
+		schemes[wanted++] = &scheme_host_atomic;
+	if (options.layer_host && options.mode_percpu)
+		schemes[wanted++] = percpu_as_it_is(&scheme_host_percpu, "module host");
+	if (options.layer_counter && options.mode_atomic)
 		schemes[wanted++] = &scheme_atomic;
-	if (options.mode_percpu)
-		schemes[wanted++] = percpu_as_it_is();
+	if (options.layer_counter && options.mode_percpu)
+		schemes[wanted++] = percpu_as_it_is(&scheme_percpu, "module_ref");
 	if (options.compare) {
 		schemes[wanted++] = &scheme_patch;
 		schemes[wanted++] = &scheme_stop_the_world;

@@ -52,9 +52,21 @@ static bool call_unknown(const struct plugin *plugin, uint64_t random)
 	return ((long (*)(void))plugin->entry)() == plugin->first_answer;
 }
 
+static bool is_sample(const struct plugin *plugin)
+{
+	return strcmp(plugin->symbol, "sample_answer") == 0 ||
+	       strcmp(plugin->symbol, "relay_answer") == 0;
+}
+
+void plugin_first_answer(struct plugin *plugin)
+{
+	if (!is_sample(plugin) && strcmp(plugin->symbol, "crc32") != 0)
+		plugin->first_answer = ((long (*)(void))plugin->entry)();
+}
+
 bool plugin_call(const struct plugin *plugin, uint64_t random)
 {
-	if (strcmp(plugin->symbol, "sample_answer") == 0)
+	if (is_sample(plugin))
 		return call_sample(plugin, random);
 	if (strcmp(plugin->symbol, "crc32") == 0)
 		return call_crc32(plugin, random);
@@ -109,9 +121,8 @@ int plugin_open(struct plugin *plugin)
 		dlclose(plugin->handle);
 		return -1;
 	}
-	if (first && strcmp(plugin->symbol, "sample_answer") != 0 &&
-	    strcmp(plugin->symbol, "crc32") != 0)
-		plugin->first_answer = ((long (*)(void))plugin->entry)();
+	if (first)
+		plugin_first_answer(plugin);
 	return 0;
 }
 

@@ -103,6 +103,11 @@ void report_table(FILE *to, const struct result *results, unsigned n)
 			count(r->unloads, c, sizeof(c)), count(r->refused, d, sizeof(d)),
 			duration(r->longest_stall_ns, stall, sizeof(stall)));
 	}
+	for (unsigned i = 0; i < n; i++)
+		if (results[i].replaced + results[i].forced > 0)
+			fprintf(to, "%-30s of the unloads, %" PRIu64 " were replacements and %" PRIu64
+				    " by force\n",
+				results[i].scheme->name, results[i].replaced, results[i].forced);
 	fprintf(to, "\n%-30s %-19s %8s %9s %9s\n", "unload latency", "", "p50", "p99", "max");
 	for (unsigned i = 0; i < n; i++)
 		for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
@@ -203,9 +208,10 @@ int report_json(const struct options *options, const struct result *results, uns
 		fprintf(to,
 			", \"seconds\": %.3f, \"gets\": %" PRIu64 ", \"refusals\": %" PRIu64
 			",\n     \"unloads\": %" PRIu64 ", \"unloads_refused\": %" PRIu64
-			", \"idle_checks\": %" PRIu64 ", \"longest_stall_ns\": %" PRIu64,
+			", \"idle_checks\": %" PRIu64 ", \"longest_stall_ns\": %" PRIu64
+			",\n     \"replaced\": %" PRIu64 ", \"forced\": %" PRIu64,
 			r->seconds, r->gets, r->refusals, r->unloads, r->refused, r->idle_checks,
-			r->longest_stall_ns);
+			r->longest_stall_ns, r->replaced, r->forced);
 		for (int kind = 0; kind < UNLOAD_KINDS; kind++)
 			fprintf(to,
 				",\n     \"%s_ns\": {\"n\": %" PRIu64 ", \"p50\": %" PRIu64

@@ -23,6 +23,7 @@ const char *const violation_text[VIOLATION_KINDS] = {
 	[COUNT_LEFT] = "counts that did not come back to zero",
 	[IDLE_REFUSED] = "releases refused although nobody held anything",
 	[DRAIN_STUCK] = "drains that did not end",
+	[UNKNOWN_RESULT] = "results that no table has",
 };
 
 /* A drain without a timeout waits for calls of microseconds. */
@@ -67,13 +68,6 @@ uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void add(_Atomic uint64_t *own, uint64_t n)
-{
-	/* One writer: no read-modify-write needed. */
-	atomic_store_explicit(own, atomic_load_explicit(own, memory_order_relaxed) + n,
-			      memory_order_relaxed);
-}
-
 static void sleep_ns(uint64_t ns)
 {
 	struct timespec t = { .tv_sec = 0, .tv_nsec = (long)ns };
@@ -92,10 +86,10 @@ static void use(struct run *run, struct worker *worker, struct slot *slot)
 	uint64_t generation;
 
 	if (!run->scheme->try_get(slot, worker)) {
-		add(&worker->refusals, 1);
+		count_one(&worker->refusals);
 		return;
 	}
-	add(&worker->gets, 1);
+	count_one(&worker->gets);
 	generation = atomic_load(&slot->generation);
 	if (atomic_load(&slot->released))
 		violation(CALL_AFTER_RELEASE, "worker %u got '%s' after it had been released",
@@ -114,6 +108,18 @@ static void use(struct run *run, struct worker *worker, struct slot *slot)
 		violation(CALL_AFTER_RELEASE, "'%s' was released while worker %u held it",
 			  slot->plugin.file, worker->index);
 	run->scheme->put(slot, worker);
+}
+
+/* Present before the get and until after the put, for all to see: an exchange, so that
+ * the mark comes before the get on any processor. */
+static void visit(struct run *run, struct worker *worker, struct slot *slot)
+{
+	_Atomic uint64_t *presence = &worker->presence[slot->index];
+
+	atomic_fetch_add(presence, 1);
+	if (!atomic_load(&slot->avoid))
+		use(run, worker, slot);
+	atomic_fetch_add(presence, 1);
 }
 
 /* A worker in four stays on its CPU, one in four goes from CPU to CPU, and the others are
@@ -141,17 +147,12 @@ static void *work(void *arg)
 	for (uint64_t rounds = 0; !atomic_load_explicit(&run->stop_workers, memory_order_relaxed);
 	     rounds++) {
 		uint64_t dice = next_random(&worker->random), after;
-		struct slot *slot = &run->slots[dice % run->nslots];
-		_Atomic uint64_t *presence = &worker->presence[slot->index];
 
 		choose_cpu(worker, rounds, cpus);
-		/* Present before the get and until after the put, for all to see: an
-		 * exchange, so that the mark comes before the get on any processor. */
-		atomic_fetch_add(presence, 1);
-		if (!atomic_load(&slot->avoid))
-			use(run, worker, slot);
-		atomic_fetch_add(presence, 1);
-
+		if (run->scheme->work)
+			run->scheme->work(run, worker, dice);
+		else
+			visit(run, worker, &run->slots[dice % run->nslots]);
 		after = now_ns();
 		if (after - before >
 		    atomic_load_explicit(&worker->longest_stall_ns, memory_order_relaxed))
@@ -182,7 +183,7 @@ static bool nobody_near(struct run *run, const struct slot *slot, uint64_t *move
 	return true;
 }
 
-static void keep(struct latencies *kept, uint64_t *random, uint64_t ns)
+void keep_latency(struct latencies *kept, uint64_t *random, uint64_t ns)
 {
 	uint64_t place = kept->sampled;
 
@@ -242,9 +243,9 @@ static int drain(struct run *run, struct unloader *unloader, struct slot *slot, 
 
 /* One attempt. Now and then the workers are asked to leave the slot alone first:
  * then a refusal has no excuse. */
-static void attempt(struct run *run, struct unloader *unloader, struct slot *slot)
+static void attempt(struct run *run, struct unloader *unloader, struct slot *slot, uint64_t dice)
 {
-	uint64_t dice = next_random(&unloader->random), moves_before = 0, moves_after;
+	uint64_t moves_before = 0, moves_after;
 	uint64_t attempts, began, took;
 	bool asked = dice % 16 == 0, quiet, alone;
 	enum unload_kind kind = BY_RELEASE;
@@ -270,7 +271,7 @@ static void attempt(struct run *run, struct unloader *unloader, struct slot *slo
 	quiet = quiet && atomic_load(&slot->attempts) == attempts + 1 &&
 		nobody_near(run, slot, &moves_after) && moves_after == moves_before;
 	if (quiet)
-		add(&unloader->idle_checks, 1);
+		count_one(&unloader->idle_checks);
 	if (quiet && rc != 0)
 		violation(IDLE_REFUSED, "a release of '%s' was refused although nobody held it: %s",
 			  slot->plugin.file, strerror(-rc));
@@ -278,11 +279,11 @@ static void attempt(struct run *run, struct unloader *unloader, struct slot *slo
 		atomic_store(&slot->avoid, false);
 
 	if (rc == 0) {
-		keep(&unloader->latencies[kind], &unloader->random, took);
-		add(&unloader->unloads, 1);
+		keep_latency(&unloader->latencies[kind], &unloader->random, took);
+		count_one(&unloader->unloads);
 		reload(run, unloader, slot);
 	} else {
-		add(&unloader->refused, 1);
+		count_one(&unloader->refused);
 	}
 	atomic_fetch_sub(&slot->in_progress, 1);
 }
@@ -294,7 +295,12 @@ static void *unload(void *arg)
 
 	crash_report_thread("unloader", (unsigned)(unloader - run->unloaders));
 	while (!atomic_load(&run->stop_unloaders) && !atomic_load(&run->broken)) {
-		attempt(run, unloader, &run->slots[next_random(&unloader->random) % run->nslots]);
+		uint64_t dice = next_random(&unloader->random);
+
+		if (run->scheme->attempt)
+			run->scheme->attempt(run, unloader, dice);
+		else
+			attempt(run, unloader, &run->slots[(dice >> 32) % run->nslots], dice);
 		sleep_ns(next_random(&unloader->random) % 200000);
 	}
 	return NULL;
@@ -356,6 +362,8 @@ static void summarise(const struct run *run, struct result *result)
 		result->unloads += atomic_load(&unloader->unloads);
 		result->refused += atomic_load(&unloader->refused);
 		result->idle_checks += atomic_load(&unloader->idle_checks);
+		result->replaced += atomic_load(&unloader->replaced);
+		result->forced += atomic_load(&unloader->forced);
 	}
 	for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
 		uint32_t *all = malloc((size_t)run->nunloaders * SAMPLES * sizeof(*all));
@@ -380,7 +388,8 @@ static void summarise(const struct run *run, struct result *result)
 	}
 }
 
-static int set_up(struct run *run, const struct options *options)
+/* A counter for each plugin, and the plugin open. */
+static int set_up_slots(struct run *run, const struct options *options)
 {
 	for (unsigned i = 0; i < run->nslots; i++) {
 		struct slot *slot = &run->slots[i];
@@ -396,6 +405,16 @@ static int set_up(struct run *run, const struct options *options)
 			return -1;
 		}
 	}
+	return 0;
+}
+
+static int set_up(struct run *run, const struct options *options)
+{
+	int rc = run->scheme->set_up ? run->scheme->set_up(run, options)
+				     : set_up_slots(run, options);
+
+	if (rc != 0)
+		return rc;
 	for (unsigned i = 0; i < run->nworkers; i++) {
 		run->workers[i].index = i;
 		run->workers[i].random = run->seed + 1 + i;
@@ -508,7 +527,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 		.scheme = scheme,
 		.nworkers = options->threads,
 		.nunloaders = options->unloaders,
-		.nslots = options->nplugins,
+		.nslots = scheme->set_up ? 0 : options->nplugins,
 		.seconds = options->seconds,
 		.seed = options->seed,
 	};
@@ -518,7 +537,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 	*result = (struct result){ .scheme = scheme };
 	run.workers = aligned_alloc(CACHE_LINE, run.nworkers * sizeof(struct worker));
 	run.unloaders = calloc(run.nunloaders, sizeof(struct unloader));
-	run.slots = aligned_alloc(CACHE_LINE, run.nslots * sizeof(struct slot));
+	run.slots = aligned_alloc(CACHE_LINE, (run.nslots + 1) * sizeof(struct slot));
 	if (!run.workers || !run.unloaders || !run.slots) {
 		fprintf(stderr, "out of memory; try fewer --threads\n");
 		goto out;
@@ -532,7 +551,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 	if (rc == 0) {
 		result->seconds = (double)(now_ns() - began) / 1e9;
 		summarise(&run, result);
-		tear_down(&run);
+		(scheme->tear_down ? scheme->tear_down : tear_down)(&run);
 	}
 	crash_report_install(NULL);
 out:

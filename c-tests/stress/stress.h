@@ -34,6 +34,7 @@ enum violation {
 	COUNT_LEFT,
 	IDLE_REFUSED,
 	DRAIN_STUCK,
+	UNKNOWN_RESULT,
 	VIOLATION_KINDS
 };
 
@@ -63,6 +64,8 @@ int plugin_open(struct plugin *plugin);
 int plugin_close(struct plugin *plugin);
 /* Calls its function once, and returns whether the answer was right. */
 bool plugin_call(const struct plugin *plugin, uint64_t random);
+/* Calls a function that we know nothing about, for the first time. */
+void plugin_first_answer(struct plugin *plugin);
 
 /* ---- threads and what they share ---------------------------------------- */
 
@@ -106,14 +109,16 @@ struct latencies {
 struct unloader {
 	pthread_t thread;
 	uint64_t random;
-	_Atomic uint64_t unloads, refused, idle_checks;
+	_Atomic uint64_t unloads, refused, idle_checks, replaced, forced;
 	_Atomic uint64_t waiting_since; /* in a drain without a timeout; 0 if not */
 	struct latencies latencies[UNLOAD_KINDS];
 };
 
 struct run;
+struct options;
 
-/* A way to count who uses a plugin. Errors are negative errno values, as in
+/* A way to count who uses a plugin, and the parts of a run in which it differs from others:
+ * those that are NULL are the counter's. Errors are negative errno values, as in
  * module_ref.h. */
 struct scheme {
 	const char *name;
@@ -125,9 +130,15 @@ struct scheme {
 	int (*drain)(struct run *run, struct slot *slot, int64_t timeout_ns); /* or NULL */
 	int (*reinit)(struct slot *slot);
 	int64_t (*count)(struct run *run, struct slot *slot);
+
+	int (*set_up)(struct run *run, const struct options *options);
+	void (*work)(struct run *run, struct worker *worker, uint64_t dice);
+	void (*attempt)(struct run *run, struct unloader *unloader, uint64_t dice);
+	void (*tear_down)(struct run *run);
 };
 
 extern const struct scheme scheme_atomic, scheme_percpu;
+extern const struct scheme scheme_host_atomic, scheme_host_percpu;
 extern const struct scheme scheme_patch, scheme_stop_the_world;
 
 struct run {
@@ -146,6 +157,7 @@ struct result {
 	const struct scheme *scheme;
 	double seconds;
 	uint64_t gets, refusals, unloads, refused, idle_checks, longest_stall_ns;
+	uint64_t replaced, forced; /* of the unloads, through the host */
 	struct {
 		uint64_t n, p50_ns, p99_ns, max_ns;
 	} latency[UNLOAD_KINDS];
@@ -155,10 +167,11 @@ struct options {
 	unsigned threads, unloaders;
 	double seconds;
 	uint64_t seed;
-	bool mode_atomic, mode_percpu, compare, tap;
+	bool layer_counter, layer_host, mode_atomic, mode_percpu, compare, tap;
 	FILE *json;
 	struct plugin plugins[MAX_PLUGINS];
 	unsigned nplugins;
+	const char *relay; /* a plugin that needs the sample, or NULL */
 };
 
 /* ---- the parts ----------------------------------------------------------- */
@@ -182,6 +195,16 @@ void crash_report_install(const struct run *run);
 void crash_report_thread(const char *role, unsigned index);
 
 uint64_t now_ns(void);
+
+/* One more, in a counter that this thread alone writes. */
+static inline void count_one(_Atomic uint64_t *own)
+{
+	atomic_store_explicit(own, atomic_load_explicit(own, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+}
+
+/* How long an unload took that succeeded. */
+void keep_latency(struct latencies *kept, uint64_t *random, uint64_t ns);
 
 /* A thread's own random numbers (splitmix64). */
 static inline uint64_t next_random(uint64_t *state)

@@ -8,5 +8,9 @@
 
 mod abi;
 mod caller;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod host;
 
 pub use abi::*;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub use host::*;

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * hostload.c - the module host for long enough that a loss would show: libz replaced under
+ * workers, and rounds of load and unload after which everything is counted.
+ *
+ *   hostload [REPLACEMENTS [ROUNDS]]
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "host.h"
+
+enum { WORKERS = 4 };
+
+static struct module_host *host;
+static _Atomic bool stop;
+static _Atomic long calls, wrong, lost;
+
+/* The checksum of what the workers ask for, by a table of our own. */
+static unsigned long crc32_of(const unsigned char *bytes, size_t n)
+{
+	unsigned long crc = 0xffffffff;
+
+	while (n-- > 0) {
+		crc ^= *bytes++;
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc & 1 ? (crc >> 1) ^ 0xedb88320 : crc >> 1;
+	}
+	return crc ^ 0xffffffff;
+}
+
+typedef unsigned long crc32_fn(unsigned long crc, const unsigned char *bytes, unsigned n);
+
+/* The name is never without a module: a lookup that finds none is a call that is lost. */
+static void *checksum(void *arg)
+{
+	unsigned char bytes[256];
+	uintptr_t seed = (uintptr_t)arg;
+
+	while (!atomic_load(&stop)) {
+		struct module *libz = module_find_get(host, "libz");
+		crc32_fn *crc32;
+		void *symbol;
+
+		if (!libz) {
+			atomic_fetch_add(&lost, 1);
+			continue;
+		}
+		symbol = module_symbol(libz, "crc32");
+		memcpy(&crc32, &symbol, sizeof(crc32));
+		for (int i = 0; i < 8; i++) {
+			for (size_t j = 0; j < sizeof(bytes); j++)
+				bytes[j] = (unsigned char)((seed = seed * 69069 + 1) >> 24);
+			if (!crc32 || crc32(0, bytes, sizeof(bytes)) != crc32_of(bytes, sizeof(bytes)))
+				atomic_fetch_add(&wrong, 1);
+			atomic_fetch_add(&calls, 1);
+		}
+		module_put(libz);
+	}
+	return NULL;
+}
+
+static void replace_libz(long times)
+{
+	pthread_t threads[WORKERS];
+	long done = 0, agree = 0;
+
+	if (module_load(host, "libz.so.1", "libz", NULL) != 0) {
+		ok(1, "replacing libz # SKIP there is no libz.so.1 here");
+		return;
+	}
+	for (uintptr_t i = 0; i < WORKERS; i++)
+		need(pthread_create(&threads[i], NULL, checksum, (void *)(i + 1)) == 0);
+	for (long i = 0; i < times; i++) {
+		done += module_replace(host, "libz", "libz.so.1", -1) == 0;
+		/* What was replaced is gone: one object is mapped, in as many lines as at first. */
+		agree += mapped("libz.so") == 5;
+	}
+	atomic_store(&stop, true);
+	for (int i = 0; i < WORKERS; i++)
+		pthread_join(threads[i], NULL);
+	is(done, times, "libz is replaced %ld times under %d workers", times, (int)WORKERS);
+	is(agree, times, "and each time the old one is gone from /proc/self/maps");
+	is(atomic_load(&lost), 0, "no call is lost");
+	is(atomic_load(&wrong), 0, "no checksum is wrong");
+	ok(atomic_load(&calls) > times, "of %ld", atomic_load(&calls));
+	is(module_unload(host, "libz", 0, 0), 0, "and nobody holds it in the end");
+}
+
+/* ---- one file under several names ----------------------------------------------- */
+
+void initialised(int before);
+
+static _Atomic bool churned;
+static _Atomic long loads, used, unknown;
+
+void initialised(int before)
+{
+	atomic_fetch_add(&loads, 1);
+	if (before != 0)
+		atomic_fetch_add(&used, 1);
+}
+
+static void *churn(void *name)
+{
+	while (!atomic_load(&churned))
+		if (module_load(host, plugin("fresh.so"), name, NULL) != 0 ||
+		    module_unload(host, name, 0, 0) != 0)
+			atomic_fetch_add(&unknown, 1);
+	return NULL;
+}
+
+static void one_file_under_several_names(void)
+{
+	static const char *const names[] = { "x", "y", "z" };
+	pthread_t threads[3];
+
+	for (int i = 0; i < 3; i++)
+		need(pthread_create(&threads[i], NULL, churn, (void *)(uintptr_t)names[i]) == 0);
+	sleep(2);
+	atomic_store(&churned, true);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	is(atomic_load(&used), 0, "each of %ld loads of one file has variables of its own",
+	   atomic_load(&loads));
+	is(atomic_load(&unknown), 0, "each is loaded, and each is gone from memory");
+}
+
+/* A round: everything that takes something. */
+static void round_of_all(void)
+{
+	struct module *user, *held;
+
+	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0);
+	need(module_load(host, plugin("user.so"), "user", &user) == 0);
+	need(module_load(host, "/nowhere", "none", NULL) == -ENOENT);
+	need(module_load(host, plugin("unresolved.so"), "none", NULL) == -ENOENT);
+	need(module_replace(host, "user", plugin("hooked2.so"), 0) == 0);
+	module_handle_put(user);
+	held = module_find_get(host, "user");
+	need(module_unload(host, "user", MODULE_UNLOAD_FORCE, 0) == 1);
+	module_put(held);
+	need(module_host_reap(host) == 1);
+	/* A copy in memory, of what is loaded already. */
+	need(module_load_flags(host, plugin("libprovider.so"), "copy", MODULE_LOAD_ATOMIC, NULL) == 0);
+	need(module_unload(host, "copy", 0, 0) == 0);
+	need(module_unload(host, "provider", 0, 0) == 0);
+}
+
+static void leaks(long rounds)
+{
+	struct mallinfo2 before, after;
+	int files, maps;
+
+	/* What is taken once and kept: the linker's and the arena's first memory. */
+	for (int i = 0; i < 100; i++)
+		round_of_all();
+	before = mallinfo2();
+	files = open_files();
+	maps = mapped("");
+	for (long i = 0; i < rounds; i++)
+		round_of_all();
+	after = mallinfo2();
+	is(open_files(), files, "no descriptor is left after %ld rounds", rounds);
+	is(mapped(""), maps, "no mapping is left");
+	/* What is there goes up and down by some kilobytes; 64 of them are seven bytes a round. */
+	ok(after.uordblks <= before.uordblks + 65536, "no memory is left: %zd bytes more",
+	   (ssize_t)(after.uordblks - before.uordblks));
+	is(module_host_list(host, NULL, 0), 0, "no module is left");
+}
+
+int main(int argc, char **argv)
+{
+	host = module_host_new();
+	need(host);
+	replace_libz(argc > 1 ? atol(argv[1]) : 1000);
+	one_file_under_several_names();
+	leaks(argc > 2 ? atol(argv[2]) : 10000);
+	is(module_host_free(host), 0, "and the host is freed");
+	return tap_done();
+}

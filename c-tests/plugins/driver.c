@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * driver.c - a driver in the kernel's style: a character device that gives back what was
+ * written to it.
+ *
+ * A thread, started by the init function and stopped by the exit function, moves what is written
+ * to where it is read. An open file holds a reference to the module, and so does a thread that
+ * nobody waits for.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "driver.h"
+#include "linux_module.h"
+
+struct ring {
+	char bytes[RING_SIZE];
+	size_t head, used;
+};
+
+struct ring_file {
+	long read;
+};
+
+struct notification {
+	void (*done)(void *arg);
+	void *arg;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static struct ring written, readable;
+static bool stopping;
+static pthread_t pump_thread;
+
+static void ring_push(struct ring *ring, char byte)
+{
+	ring->bytes[(ring->head + ring->used++) % RING_SIZE] = byte;
+}
+
+static char ring_pop(struct ring *ring)
+{
+	char byte = ring->bytes[ring->head];
+
+	ring->head = (ring->head + 1) % RING_SIZE;
+	ring->used--;
+	return byte;
+}
+
+/* The device's own thread. It needs no reference: the exit function waits for it. */
+static void *pump(void *unused)
+{
+	pthread_mutex_lock(&lock);
+	while (!stopping) {
+		if (!written.used || readable.used == RING_SIZE) {
+			pthread_cond_wait(&changed, &lock);
+			continue;
+		}
+		ring_push(&readable, ring_pop(&written));
+		pthread_cond_broadcast(&changed);
+	}
+	pthread_mutex_unlock(&lock);
+	return unused;
+}
+
+static int ring_open(struct ring_file **file)
+{
+	if (!try_module_get(THIS_MODULE))
+		return -ENODEV;
+	*file = (struct ring_file *)calloc(1, sizeof(**file));
+	if (!*file) {
+		module_put(THIS_MODULE); /* never the last: our caller holds one */
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static int ring_release(struct ring_file *file)
+{
+	free(file);
+	module_put(THIS_MODULE); /* as above */
+	return 0;
+}
+
+static long ring_write(struct ring_file *file, const char *from, size_t length)
+{
+	long count = 0;
+
+	(void)file;
+	pthread_mutex_lock(&lock);
+	if (stopping)
+		count = -ESHUTDOWN;
+	else
+		for (; length && written.used < RING_SIZE; length--, count++)
+			ring_push(&written, *from++);
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	return count;
+}
+
+static long ring_read(struct ring_file *file, char *to, size_t length)
+{
+	long count = 0;
+
+	pthread_mutex_lock(&lock);
+	for (; length; length--, count++) {
+		while (!readable.used && written.used && !stopping)
+			pthread_cond_wait(&changed, &lock);
+		if (!readable.used)
+			break;
+		*to++ = ring_pop(&readable);
+		pthread_cond_broadcast(&changed);
+	}
+	file->read += count;
+	pthread_mutex_unlock(&lock);
+	return count;
+}
+
+/* Nobody waits for this thread, so it keeps the module itself, to its very end. */
+static void *notifier(void *arg)
+{
+	struct notification notification = *(struct notification *)arg;
+
+	free(arg);
+	notification.done(notification.arg);
+	module_put_and_kthread_exit(0);
+}
+
+static int ring_notify(struct ring_file *file, void (*done)(void *arg), void *arg)
+{
+	struct notification *notification =
+		(struct notification *)malloc(sizeof(*notification));
+	pthread_t thread;
+	int error;
+
+	(void)file;
+	if (!notification)
+		return -ENOMEM;
+	notification->done = done;
+	notification->arg = arg;
+	__module_get(THIS_MODULE);
+	error = pthread_create(&thread, NULL, notifier, notification);
+	if (error) {
+		module_put(THIS_MODULE); /* never the last: the file holds one */
+		free(notification);
+		return -error;
+	}
+	pthread_detach(thread);
+	return 0;
+}
+
+static struct module *ring_this_module(void)
+{
+	return THIS_MODULE;
+}
+
+long ring_capacity(void)
+{
+	return RING_SIZE;
+}
+EXPORT_SYMBOL_GPL(ring_capacity);
+
+const struct ring_operations ring_operations = {
+	.owner = THIS_MODULE,
+	.open = ring_open,
+	.release = ring_release,
+	.write = ring_write,
+	.read = ring_read,
+	.notify = ring_notify,
+	.this_module = ring_this_module,
+};
+EXPORT_SYMBOL(ring_operations);
+
+static int __init ring_init(void)
+{
+	return -pthread_create(&pump_thread, NULL, pump, NULL);
+}
+
+static void __exit ring_exit(void)
+{
+	pthread_mutex_lock(&lock);
+	stopping = true;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	pthread_join(pump_thread, NULL);
+}
+
+module_init(ring_init);
+module_exit(ring_exit);
+
+MODULE_LICENSE("Dual MIT/Apache-2.0");
+MODULE_AUTHOR("The module-ref authors");
+MODULE_DESCRIPTION("A character device that gives back what was written to it");
+MODULE_VERSION("1.0");
+MODULE_ALIAS("ring"); MODULE_ALIAS("char-major-240");
+MODULE_INFO(colour, "green");

@@ -1,0 +1,904 @@
+//! The exported functions of the module host, in the order of the header. Linux with glibc.
+
+use crate::abi::{get, put_in_word, try_get_in_word};
+use crate::caller::sequence_or;
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use counter::Mode;
+use counter::host::raw::{self, Core, Shared};
+use counter::host::{Error, Host, Load, Module, NotifierId, State, Unload, Unloaded};
+use counter::misuse::Caller;
+use libc::{pthread_attr_t, pthread_t};
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::mem::{self, ManuallyDrop};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Room for a module's name, with its NUL.
+pub const MODULE_NAME_LEN: usize = 56;
+
+// In the header these are written by hand, as unsigned.
+const MODULE_LOAD_ATOMIC: c_uint = 1;
+const MODULE_LOAD_COPY: c_uint = 2;
+
+const MODULE_UNLOAD_FORCE: c_uint = 1;
+
+/// A table of modules, and the means to load, find, unload and replace them. Any number of
+/// hosts can be in a process.
+///
+/// Lookups (module_find_get()) and references take no lock and never wait for a load. All
+/// other functions may be called from any thread, also from the init and exit functions of
+/// modules and from notifiers: no lock is held while those run. None is
+/// async-signal-safe unless it says so.
+///
+/// After fork(2) the child has a copy. What other threads of the parent were loading or
+/// unloading stays as it was in that moment: -EBUSY. If one was in the middle of a dlopen(3) or
+/// dlclose(3) just then, the C library's own state is, too: the child may look and call, but
+/// should exec before it loads or unloads.
+pub struct module_host {
+    _private: Shared,
+}
+
+/// One load of a shared object.
+///
+/// A pointer to one is valid for as long as its owner has a reference (module_find_get(),
+/// module_try_get(), module_get()), which keeps the module's code where it is, or a handle
+/// (from module_load(), given back with module_handle_put()), which keeps the pointer alone:
+/// once the module is unloaded module_try_get() is false for ever, also when the name is
+/// loaded again. Inside the module's own code __this_module is valid. All functions also take
+/// the THIS_MODULE of linux_module.h.
+///
+/// A plugin is any shared object. These are looked for among the symbols it exports itself, and
+/// may all be missing:
+///
+///     int init_module(void);               0 or a negative errno, which fails the load
+///     void cleanup_module(void);           called before it is unmapped
+///     struct module *__this_module;        filled in before init_module()
+///
+/// They may not throw, longjmp() out, or end their thread. The last reference to a module
+/// must not be put by the module's own code, which may be gone before the put returns:
+/// module_thread_create() and module_put_and_exit() are for that.
+pub struct module {
+    _private: Core,
+}
+
+/// Where a module is between its load and its end. Linux: enum module_state.
+#[repr(C)]
+pub enum module_state {
+    /// In service.
+    MODULE_STATE_LIVE,
+    /// Its init function is running. It can be found and referenced.
+    MODULE_STATE_COMING,
+    /// Being unloaded, or unloaded.
+    MODULE_STATE_GOING,
+    /// Being opened. Nobody can find it.
+    MODULE_STATE_UNFORMED,
+}
+
+/// A notifier: it is told that mod is now in this state (COMING, LIVE or GOING), on the
+/// thread that loads or unloads it. mod is valid during the call.
+///
+/// It returns 0, or a negative errno to refuse a module that is COMING: its load fails with
+/// that, and the notifiers that were told before are told that it is GOING. What it
+/// returns for other states is ignored.
+pub type module_notifier_fn = Option<
+    unsafe extern "C" fn(r#mod: *mut module, state: module_state, data: *mut c_void) -> c_int,
+>;
+
+/// A thread's start function.
+type Start = Option<unsafe extern "C" fn(*mut c_void) -> *mut c_void>;
+
+const _: () = {
+    assert!(MODULE_NAME_LEN == counter::host::NAME_LEN);
+    assert!(module_state::MODULE_STATE_LIVE as u32 == State::Live as u32);
+    assert!(module_state::MODULE_STATE_COMING as u32 == State::Coming as u32);
+    assert!(module_state::MODULE_STATE_GOING as u32 == State::Going as u32);
+    assert!(module_state::MODULE_STATE_UNFORMED as u32 == State::Unformed as u32);
+};
+
+impl From<State> for module_state {
+    fn from(state: State) -> Self {
+        match state {
+            State::Live => Self::MODULE_STATE_LIVE,
+            State::Coming => Self::MODULE_STATE_COMING,
+            State::Going => Self::MODULE_STATE_GOING,
+            State::Unformed => Self::MODULE_STATE_UNFORMED,
+        }
+    }
+}
+
+/// The room for the words of a failure, with their NUL.
+const WORDS: usize = 2048;
+
+thread_local! {
+    /// What `module_last_error` answers. Its place stays the same for as long as the thread
+    /// lives: C may well ask for it before the call that fails, in one list of arguments.
+    static LAST_ERROR: RefCell<Box<[u8; WORDS]>> = RefCell::new(Box::new([0; WORDS]));
+}
+
+/// Keeps `text` for `module_last_error`. A thread that is as good as gone has no place for it.
+fn set_last_error(text: &str) {
+    let _ = LAST_ERROR.try_with(|last| {
+        let n = text.floor_char_boundary(WORDS - 1);
+        let mut last = last.borrow_mut();
+        last[..n].copy_from_slice(&text.as_bytes()[..n]);
+        last[n] = 0;
+    });
+}
+
+/// Keeps the error's words, and returns its errno, negative.
+fn fail(error: &Error) -> c_int {
+    set_last_error(&error.to_string());
+    -error.errno()
+}
+
+/// The same for a pointer that may not be NULL, and other arguments that make no sense.
+fn invalid(function: &str, why: &str) -> c_int {
+    set_last_error(&format!("{function}: {why}"));
+    -libc::EINVAL
+}
+
+/// The host behind a pointer from C, borrowed.
+///
+/// # Safety
+///
+/// `host` is NULL or a host that stays for the call.
+unsafe fn borrow(host: *mut module_host) -> Option<ManuallyDrop<Host>> {
+    // SAFETY: the caller's promise; the owner that this would be is not dropped.
+    (!host.is_null()).then(|| ManuallyDrop::new(unsafe { Host::from_raw(host.cast()) }))
+}
+
+/// The record that a pointer from C stands for: its own address, or, 8 bytes into the cell that
+/// linux_module.h defines and a load has filled in, the address that stands there. A record is
+/// 16-aligned, so the two cannot be taken for each other.
+///
+/// # Safety
+///
+/// `module` is NULL, a module, or such a place, and stays for the call.
+unsafe fn record(module: *const module) -> *const Core {
+    if module as usize % 16 == 8 {
+        // SAFETY: the caller's promise.
+        unsafe { module.byte_sub(8).cast::<*const Core>().read() }
+    } else {
+        module.cast()
+    }
+}
+
+/// The module behind a pointer from C.
+///
+/// # Safety
+///
+/// As for `record`.
+unsafe fn core<'a>(module: *const module) -> Option<&'a Core> {
+    // SAFETY: the caller's promise.
+    unsafe { record(module).as_ref() }
+}
+
+/// A handle of our own to the module behind a pointer from C.
+///
+/// # Safety
+///
+/// As for `record`.
+unsafe fn handle(module: *const module) -> Option<Module> {
+    // SAFETY: the caller's promise.
+    unsafe { core(module).map(|core| Module::borrow_raw(core)) }
+}
+
+/// A C string as text, or why not.
+///
+/// # Safety
+///
+/// `text` is NULL or a C string that stays for the call.
+unsafe fn text<'a>(function: &str, what: &str, text: *const c_char) -> Result<&'a str, c_int> {
+    if text.is_null() {
+        return Err(invalid(function, &format!("{what} is NULL")));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }
+        .to_str()
+        .map_err(|_| invalid(function, &format!("{what} is not UTF-8")))
+}
+
+/// 0 or 1, with the reason for 1 kept as the last error.
+fn unloaded(what: &str, name: &str, outcome: Result<Unloaded, Error>) -> c_int {
+    match outcome {
+        Ok(Unloaded::Unmapped) => 0,
+        Ok(Unloaded::Resident(why)) => {
+            set_last_error(&format!("module '{name}' is {what}: {why}"));
+            1
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// `None` waits for ever.
+fn timeout(ns: i64) -> Option<Duration> {
+    u64::try_from(ns).ok().map(Duration::from_nanos)
+}
+
+/// Writes as much of `text` as fits, with a NUL, and returns the length of all of it.
+///
+/// # Safety
+///
+/// `buf` has `len` writable bytes, or is NULL.
+unsafe fn give(text: &str, buf: *mut c_char, len: usize) -> i64 {
+    if !buf.is_null() && len > 0 {
+        let n = text.len().min(len - 1);
+        // SAFETY: n + 1 bytes fit.
+        unsafe {
+            buf.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), n);
+            buf.add(n).write(0);
+        }
+    }
+    text.len() as i64
+}
+
+/// A host without modules.
+///
+/// @return the host, for module_host_free().
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn module_host_new() -> *mut module_host {
+    Host::new().into_raw().cast_mut().cast()
+}
+
+/// The process's own host, made when it is first asked for. It cannot be freed.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn module_host_default() -> *mut module_host {
+    Host::of_process().as_raw().cast_mut().cast()
+}
+
+/// Ends a host. Nobody may use the pointer any more; handles to modules it once had stay
+/// valid.
+///
+/// @return 0; -EBUSY while it has modules, or such as were unloaded by force or replaced and
+/// are still held, and for the process's own host; -EINVAL if host is NULL.
+///
+/// Thread safety: no other thread may use the host during or after the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
+    if host.is_null() {
+        return invalid("module_host_free", "host is NULL");
+    }
+    if host == module_host_default() {
+        set_last_error("the process's own host is never freed");
+        return -libc::EBUSY;
+    }
+    // SAFETY: from module_host_new(), and not used any more if this succeeds.
+    match unsafe { Host::from_raw(host.cast()) }.close() {
+        Ok(()) => 0,
+        Err((host, error)) => {
+            mem::forget(host);
+            fail(&error)
+        }
+    }
+}
+
+/// Loads the shared object at path as a module of this name (NULL: the file's name up to
+/// ".so"), and returns when its init function, if it has one, has returned. Counting is per
+/// CPU, where the system can; module_load_flags() chooses.
+///
+/// A path without a slash is a file in the working directory if there is one, and else a
+/// library that the dynamic linker finds. A file that is a module already is loaded once
+/// more, as an object of its own with its own variables. Later objects do not see its symbols
+/// (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another
+/// one's soname depends on it.
+///
+/// The order is Linux's: UNFORMED, dependencies, COMING, notifiers, init_module(), LIVE,
+/// notifiers. During init the module holds one reference to itself. A positive result of
+/// init_module() is warned of on standard error, and the module loaded.
+///
+/// @param out where a handle to the module goes, for module_handle_put(); NULL if none is
+/// wanted. NULL is written on failure.
+///
+/// @return 0; -EEXIST if there is a live module of that name (one that is being loaded is
+/// waited for first, and is -EBUSY if that fails); -EBUSY if there is one that is going;
+/// -EDEADLK if waiting would wait for this thread; -ENOENT for a missing file, library or
+/// symbol, or a provider that is going; -ENOEXEC if the file is not a shared object of
+/// this machine; -EISDIR, -EACCES and so on for a file that cannot be read; -ENAMETOOLONG
+/// or -EINVAL for a name that a module cannot have (56 bytes with its NUL; no spaces, commas,
+/// slashes); -ENOMEM; or whatever a notifier or init_module() returned. Words are in
+/// module_last_error().
+///
+/// Thread-safe. Linux: load_module().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_load(
+    host: *mut module_host,
+    path: *const c_char,
+    name: *const c_char,
+    out: *mut *mut module,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe { load("module_load", host, path, name, 0, out) }
+}
+
+/// As module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
+///
+/// @return as module_load(); -EINVAL for unknown flags.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_load_flags(
+    host: *mut module_host,
+    path: *const c_char,
+    name: *const c_char,
+    flags: c_uint,
+    out: *mut *mut module,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe { load("module_load_flags", host, path, name, flags, out) }
+}
+
+unsafe fn load(
+    function: &str,
+    host: *mut module_host,
+    path: *const c_char,
+    name: *const c_char,
+    flags: c_uint,
+    out: *mut *mut module,
+) -> c_int {
+    let result = (|| {
+        // SAFETY: the pointers are C's to keep valid, and so is what the object does.
+        unsafe {
+            let host = borrow(host).ok_or_else(|| invalid(function, "host is NULL"))?;
+            if path.is_null() {
+                return Err(invalid(function, "path is NULL"));
+            }
+            if flags & !(MODULE_LOAD_ATOMIC | MODULE_LOAD_COPY) != 0 {
+                return Err(invalid(function, &format!("unknown flags {flags:#x}")));
+            }
+            let atomic = flags & MODULE_LOAD_ATOMIC != 0;
+            let mut load = Load::new().mode(if atomic { Mode::Atomic } else { Mode::PerCpu });
+            if flags & MODULE_LOAD_COPY != 0 {
+                load = load.copied();
+            }
+            if !name.is_null() {
+                load = load.name(text(function, "the name", name)?);
+            }
+            let path = Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes()));
+            host.load_with(path, load).map_err(|error| fail(&error))
+        }
+    })();
+    let (module, rc) = match result {
+        Ok(module) => (Some(module), 0),
+        Err(rc) => (None, rc),
+    };
+    if !out.is_null() {
+        let raw = module.map_or(core::ptr::null(), Module::into_raw);
+        // SAFETY: not NULL, and C's to keep valid.
+        unsafe { out.write(raw.cast_mut().cast()) };
+    }
+    rc
+}
+
+/// One more handle to a module, for module_handle_put(). The caller has a handle or a
+/// reference.
+///
+/// @return mod.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
+    // SAFETY: the pointer is C's to keep valid.
+    if let Some(handle) = unsafe { handle(r#mod) } {
+        mem::forget(handle);
+    }
+    r#mod
+}
+
+/// Gives a handle back. NULL is ignored. It does not touch the module's code.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
+    // SAFETY: the handle is C's to give back, once.
+    drop(unsafe { core(r#mod).map(|core| Module::from_raw(core)) });
+}
+
+/// Unmaps modules that were unloaded by force, or replaced, while they were held, and are
+/// not any more. Every load, unload and replace does so first.
+///
+/// @return how many are gone from memory; -EINVAL if host is NULL.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    match unsafe { borrow(host) } {
+        Some(host) => host.reap().try_into().unwrap_or(c_int::MAX),
+        None => invalid("module_host_reap", "host is NULL"),
+    }
+}
+
+/// Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are
+/// given up, its object is closed, and it is looked whether that is gone from memory.
+///
+/// With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is
+/// shut first, and references run out; after timeout_ns nanoseconds the module is live again;
+/// a negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after
+/// that also if it is held: no code is unmapped under a holder, but cleanup_module() runs, the
+/// module is gone from the table, the host is tainted, and the code goes with a later call
+/// once the last reference is put.
+///
+/// The caller holds no reference to it, and is not code of the module.
+///
+/// @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped,
+/// with the reason in module_last_error() and module_host_last_unloaded(); or, with the
+/// module as it was, checked in this order: -ENOENT if there is none; -EWOULDBLOCK if other
+/// modules depend on it (not forceable); -EBUSY if it is not live (not forceable) or has an
+/// init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
+/// are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
+///
+/// Memory ordering: everything that holders did happens before cleanup_module().
+/// Thread-safe. Linux: delete_module().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_unload(
+    host: *mut module_host,
+    name: *const c_char,
+    flags: c_uint,
+    timeout_ns: i64,
+) -> c_int {
+    const FUNCTION: &str = "module_unload";
+    // SAFETY: the pointers are C's to keep valid.
+    let (host, name) = unsafe {
+        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
+        match text(FUNCTION, "the name", name) {
+            Ok(name) => (host, name),
+            Err(rc) => return rc,
+        }
+    };
+    if flags & !MODULE_UNLOAD_FORCE != 0 {
+        return invalid(FUNCTION, &format!("unknown flags {flags:#x}"));
+    }
+    let how = match timeout(timeout_ns) {
+        Some(Duration::ZERO) => Unload::now(),
+        Some(timeout) => Unload::within(timeout),
+        None => Unload::waiting(),
+    };
+    let how = if flags & MODULE_UNLOAD_FORCE != 0 { how.force() } else { how };
+    unloaded("unloaded, and its code stays mapped", name, host.unload(name, how))
+}
+
+/// Puts the object at path in the place of module name, which may have the same path and
+/// soname, with other content. The new one is loaded and initialised first, and then
+/// published in one step: whoever looks the name up finds the one or the other. Then the old
+/// one is shut, waited for as timeout_ns says (0: not at all; negative: for ever), and
+/// unloaded.
+///
+/// References to the old module stay good until they are put; a handle to it gives no new
+/// ones. The flags that the old one was loaded with are the new one's. A file that is mapped must
+/// not be written over in place, which changes running code: rename the new one to its
+/// name, or load with MODULE_LOAD_COPY.
+///
+/// @return 0 if the old one is gone from memory; 1 if the new one is in service and the old
+/// one still mapped, with the reason in module_last_error() (if it is held, its
+/// cleanup_module() runs and its code goes with a later call, once the last reference is put);
+/// or, with the old one in service as before: as module_load(), and -ENOENT if there is no
+/// module of that name, -EWOULDBLOCK if others depend on it, -EBUSY if it is not live, is being
+/// replaced, or has an init and no exit function.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_replace(
+    host: *mut module_host,
+    name: *const c_char,
+    path: *const c_char,
+    timeout_ns: i64,
+) -> c_int {
+    const FUNCTION: &str = "module_replace";
+    // SAFETY: the pointers are C's to keep valid, and so is what the object does.
+    unsafe {
+        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
+        let name = match text(FUNCTION, "the name", name) {
+            Ok(name) => name,
+            Err(rc) => return rc,
+        };
+        if path.is_null() {
+            return invalid(FUNCTION, "path is NULL");
+        }
+        let path = Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes()));
+        unloaded(
+            "replaced, and the old one's code stays mapped",
+            name,
+            host.replace(name, path, timeout(timeout_ns)),
+        )
+    }
+}
+
+/// The module of that name, with a reference to put. It may be COMING: its init function
+/// may not have returned.
+///
+/// @return NULL if there is none, or if it is being unloaded.
+///
+/// Takes no lock and never waits for a load; but a thread's first lookup registers a
+/// thread-local with the C library, which can wait there while another thread is in dlopen(3).
+/// Memory ordering: as module_try_get(). Thread-safe. Linux: find_module() and
+/// try_module_get().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_find_get(
+    host: *mut module_host,
+    name: *const c_char,
+) -> *mut module {
+    // SAFETY: the pointers are C's to keep valid.
+    let found = unsafe {
+        borrow(host)
+            .filter(|_| !name.is_null())
+            .and_then(|host| host.find_get(CStr::from_ptr(name).to_str().ok()?))
+    };
+    found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
+}
+
+/// Takes a reference, unless the module is being unloaded or is gone. Wait-free.
+///
+/// @return whether there is now a reference to put; true for NULL, which stands for code that
+/// is not a module.
+///
+/// Memory ordering: acquire, on success: what init_module() did happens before what
+/// follows, if it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_try_get(r#mod: *mut module) -> bool {
+    sequence_or!(try_get_of_record, r#mod, "1")
+}
+
+unsafe extern "C" fn try_get_of_record(of: *mut module, caller: Caller) -> bool {
+    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
+    unsafe { try_get_in_word(record(of).cast_mut().cast(), caller) }
+}
+
+/// Takes one more reference. The caller holds one already. NULL is ignored.
+///
+/// Thread-safe. Async-signal-safe. Linux: __module_get().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_get(r#mod: *mut module) {
+    sequence_or!(get_of_record, r#mod, "1")
+}
+
+unsafe extern "C" fn get_of_record(of: *mut module, caller: Caller) {
+    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
+    unsafe { get(record(of).cast_mut().cast(), caller) }
+}
+
+/// Gives a reference back, from whichever thread; not from the module's own code if it is the
+/// last. Wait-free. NULL is ignored.
+///
+/// Memory ordering: release. Thread-safe. Async-signal-safe. Linux: module_put().
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_put(r#mod: *mut module) {
+    sequence_or!(put_of_record, r#mod, "-1")
+}
+
+unsafe extern "C" fn put_of_record(of: *mut module, caller: Caller) {
+    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
+    unsafe { put_in_word(record(of).cast_mut().cast(), caller) }
+}
+
+/// Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when
+/// no code of the module can be running in it any more: after its stack is unwound and the
+/// destructors of its thread-locals and thread-specific values have run. So a thread may call
+/// this from the module's own code. In a thread that module_thread_create() has
+/// started for this module, the reference is the one that it was started with. NULL: no
+/// reference.
+///
+/// Linux: module_put_and_kthread_exit().
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn module_put_and_exit(r#mod: *mut module, retval: *mut c_void) -> ! {
+    // SAFETY: the reference is C's.
+    unsafe {
+        if let Some(core) = core(r#mod) {
+            raw::put_at_exit(core);
+        }
+    }
+    // SAFETY: nothing in this frame has a destructor.
+    unsafe { libc::pthread_exit(retval) }
+}
+
+/// Starts a thread that runs start(arg), as pthread_create(3), and holds a reference to the
+/// module from now until no code of the module can be running in it any more, however
+/// it ends: by returning, pthread_exit(3) or cancellation.
+///
+/// @return 0; -ENODEV if the module is being unloaded; -EINVAL if thread, mod or start is
+/// NULL; the negative errno of pthread_create(3).
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_thread_create(
+    thread: *mut pthread_t,
+    attr: *const pthread_attr_t,
+    r#mod: *mut module,
+    start: Option<unsafe extern "C" fn(*mut c_void) -> *mut c_void>,
+    arg: *mut c_void,
+) -> c_int {
+    const FUNCTION: &str = "module_thread_create";
+    if thread.is_null() {
+        return invalid(FUNCTION, "thread is NULL");
+    }
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(module) = (unsafe { handle(r#mod) }) else { return invalid(FUNCTION, "mod is NULL") };
+    let Some(start) = start else { return invalid(FUNCTION, "start is NULL") };
+    // SAFETY: the types differ in whether the function may unwind, as by pthread_exit.
+    let start =
+        unsafe { mem::transmute::<Start, Option<raw::Start>>(Some(start)) }.expect("as above");
+    // SAFETY: the caller's promises.
+    match unsafe { raw::thread_create(thread, attr, &module, start, arg) } {
+        Ok(()) => 0,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Looks up a symbol of the module's object, or of one that it needs, as dlsym(3) does. The
+/// caller holds a reference, and uses the symbol only while it does. It takes the dynamic
+/// linker's lock, and may wait for the constructors of an object that is being loaded: keep
+/// symbols that are called often.
+///
+/// @return the address; NULL if there is none, with words in module_last_error().
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char) -> *mut c_void {
+    const FUNCTION: &str = "module_symbol";
+    // SAFETY: the pointers are C's to keep valid, and the caller holds a reference.
+    let found = unsafe {
+        match core(r#mod) {
+            None => Err(invalid(FUNCTION, "mod is NULL")),
+            Some(_) if symbol.is_null() => Err(invalid(FUNCTION, "symbol is NULL")),
+            Some(core) => {
+                raw::raw_symbol(core, CStr::from_ptr(symbol)).map_err(|error| fail(&error))
+            }
+        }
+    };
+    found.unwrap_or(core::ptr::null_mut())
+}
+
+/// The address of a symbol that a live module of the host defines itself, with a reference on
+/// that module; of several modules, the one that was loaded first.
+/// module_symbol_put() gives the reference back.
+///
+/// @return the address; NULL if there is none.
+///
+/// Thread-safe. Linux: symbol_get().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_symbol_get(
+    host: *mut module_host,
+    symbol: *const c_char,
+) -> *mut c_void {
+    // SAFETY: the pointers are C's to keep valid.
+    unsafe {
+        match (borrow(host), text("module_symbol_get", "symbol", symbol)) {
+            (Some(host), Ok(symbol)) => host.symbol_get(symbol),
+            _ => None,
+        }
+    }
+    .unwrap_or(core::ptr::null_mut())
+}
+
+/// Gives back what module_symbol_get() returned for symbol; of several, what it returned
+/// first.
+///
+/// @return 0; -EINVAL if it was not given out, or was given back.
+///
+/// Thread-safe. Linux: symbol_put().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_symbol_put(host: *mut module_host, symbol: *const c_char) -> c_int {
+    const FUNCTION: &str = "module_symbol_put";
+    // SAFETY: the pointers are C's to keep valid.
+    let result = unsafe {
+        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
+        match text(FUNCTION, "symbol", symbol) {
+            Ok(symbol) => host.symbol_put(symbol),
+            Err(rc) => return rc,
+        }
+    };
+    result.map_or_else(|error| fail(&error), |()| 0)
+}
+
+/// As module_symbol_put(), by the address that module_symbol_get() returned.
+///
+/// @return as module_symbol_put().
+///
+/// Thread-safe. Linux: symbol_put_addr().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_symbol_put_addr(
+    host: *mut module_host,
+    addr: *const c_void,
+) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    match unsafe { borrow(host) } {
+        None => invalid("module_symbol_put_addr", "host is NULL"),
+        Some(host) => host.symbol_put_address(addr).map_or_else(|error| fail(&error), |()| 0),
+    }
+}
+
+/// Makes user depend on provider until user is unloaded: one reference on the provider, once
+/// per pair, and the provider cannot be unloaded, nor by force. The caller has a handle
+/// or a reference to both. What DT_NEEDED says is found without this.
+///
+/// @return 0, also if it depends on it already; -EDEADLK if provider depends on user;
+/// -ENOENT if either is being unloaded; -EXDEV if they are of different hosts; -EINVAL if
+/// either is NULL.
+///
+/// Thread-safe. Linux: ref_module().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut module) -> c_int {
+    // SAFETY: the pointers are C's to keep valid.
+    let (user, provider) = unsafe { (handle(user), handle(provider)) };
+    let Some((user, provider)) = user.zip(provider) else {
+        return invalid("module_add_dependency", "user or provider is NULL");
+    };
+    Host::add_dependency(&user, &provider).map_or_else(|error| fail(&error), |()| 0)
+}
+
+/// References held: by users, by modules that depend on it, and one while it is loaded.
+/// Stale as soon as it is read, and approximate: for people and logs.
+///
+/// @return the count; -1 once it is unloaded; -EINVAL if mod is NULL.
+///
+/// Thread-safe. Async-signal-safe. Linux: module_refcount().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { core(r#mod) }.map_or(i64::from(-libc::EINVAL), Core::refcount)
+}
+
+/// Where the module is between its load and its end. MODULE_STATE_GOING once it is unloaded,
+/// for ever. MODULE_STATE_LIVE for NULL, which stands for code that is not a module.
+///
+/// Memory ordering: acquire: what init_module() did happens before what follows LIVE.
+/// Thread-safe. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { core(r#mod) }.map_or(State::Live, Core::state).into()
+}
+
+/// The module's name, for as long as the pointer is valid; "" for NULL.
+///
+/// Thread-safe. Async-signal-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { core(r#mod) }.map_or(c"".as_ptr(), Core::c_name)
+}
+
+/// The host that has loaded the module; NULL for NULL, and once that host is freed.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_of(r#mod: *const module) -> *mut module_host {
+    // SAFETY: the pointer is C's to keep valid.
+    let host = unsafe { core(r#mod) }.map_or(core::ptr::null(), Core::raw_host);
+    host.cast_mut().cast()
+}
+
+/// Has fn called with data for every module that comes, is live, or goes; higher priorities
+/// first, and among equal ones the first that was registered.
+///
+/// @return 0; -EEXIST if fn is registered with this data already; -EINVAL if host or fn is
+/// NULL.
+///
+/// Thread-safe. Linux: register_module_notifier().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_notifier_register(
+    host: *mut module_host,
+    r#fn: module_notifier_fn,
+    data: *mut c_void,
+    priority: c_int,
+) -> c_int {
+    const FUNCTION: &str = "module_notifier_register";
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(host) = (unsafe { borrow(host) }) else { return invalid(FUNCTION, "host is NULL") };
+    let Some(notifier) = r#fn else { return invalid(FUNCTION, "fn is NULL") };
+    let id = NotifierId::Key(notifier as usize, data as usize);
+    // An address, so that the closure can go to other threads; C keeps what is behind it.
+    let data = data as usize;
+    let tell = move |module: &Module, state: State| {
+        let raw = module.clone().into_raw();
+        // SAFETY: C's function with C's data, and a module that is kept for the call.
+        let rc = unsafe { notifier(raw.cast_mut().cast(), state.into(), data as *mut c_void) };
+        // SAFETY: the handle made above.
+        drop(unsafe { Module::from_raw(raw) });
+        if rc < 0 {
+            return Err(Error::refuse(rc.saturating_neg(), format!("it returned {rc}")));
+        }
+        Ok(())
+    };
+    host.on_event_with_id(id, priority, Box::new(tell)).map_or_else(|error| fail(&error), |()| 0)
+}
+
+/// Takes a notifier back. When this returns no other thread is in it, and none will be; it
+/// may be called from the notifier itself.
+///
+/// @return 0; -ENOENT if fn is not registered with this data; -EINVAL if host or fn is NULL.
+///
+/// Thread-safe. Linux: unregister_module_notifier().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_notifier_unregister(
+    host: *mut module_host,
+    r#fn: module_notifier_fn,
+    data: *mut c_void,
+) -> c_int {
+    const FUNCTION: &str = "module_notifier_unregister";
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(host) = (unsafe { borrow(host) }) else { return invalid(FUNCTION, "host is NULL") };
+    let Some(notifier) = r#fn else { return invalid(FUNCTION, "fn is NULL") };
+    let id = NotifierId::Key(notifier as usize, data as usize);
+    host.remove_notifier(id).map_or_else(|error| fail(&error), |()| 0)
+}
+
+/// The modules as text in the format of /proc/modules, newest first, one line each:
+///
+///     name size refcnt deps state 0xaddress[ (taints)]
+///
+/// deps: the modules that depend on it, newest first, each with a comma, and "[permanent],"
+/// if it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
+/// Unloading. taints: R while it is being removed by force.
+///
+/// As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
+///
+/// @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+///
+/// Thread-safe. Linux: /proc/modules.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_list(
+    host: *mut module_host,
+    buf: *mut c_char,
+    len: usize,
+) -> i64 {
+    // SAFETY: the pointers are C's to keep valid.
+    unsafe {
+        match borrow(host) {
+            Some(host) => give(&host.list(), buf, len),
+            None => invalid("module_host_list", "host is NULL").into(),
+        }
+    }
+}
+
+/// What was unloaded last, as text: "name unmapped", or "name resident: " and the reason; ""
+/// before the first unload. Written to buf as by module_host_list().
+///
+/// @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+///
+/// Thread-safe. Linux: [last unloaded: name].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_last_unloaded(
+    host: *mut module_host,
+    buf: *mut c_char,
+    len: usize,
+) -> i64 {
+    // SAFETY: the pointers are C's to keep valid.
+    unsafe {
+        match borrow(host) {
+            Some(host) => {
+                let text = host.last_unloaded().map(|last| last.to_string());
+                give(&text.unwrap_or_default(), buf, len)
+            }
+            None => invalid("module_host_last_unloaded", "host is NULL").into(),
+        }
+    }
+}
+
+/// Whether an unload was ever forced: upon holders, or upon a module without an exit
+/// function. false for NULL.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_host_tainted(host: *mut module_host) -> bool {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { borrow(host) }.is_some_and(|host| host.tainted())
+}
+
+/// The last failure of a function of the host on this thread, in words: what was tried, on
+/// what, and what to do. Also why a module that was unloaded is still mapped. "" if there was
+/// none. The text is the thread's, and the next failure on this thread overwrites it.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn module_last_error() -> *const c_char {
+    LAST_ERROR.try_with(|last| last.borrow().as_ptr().cast()).unwrap_or(c"".as_ptr())
+}
