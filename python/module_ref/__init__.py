@@ -1,10 +1,35 @@
-"""Reference counters that can be shut.
+"""Reference counters that can be shut, and a host for modules that are held by them.
 
 Take code out of a running multithreaded program without stopping a thread: users
 hold a reference while they use it, and whoever unloads it shuts the door and waits
 for the last one to leave.
+
+ModuleRef is the counter. Host loads, finds, lists, unloads and replaces shared objects.
 """
 
-from ._native import Hold, MisuseError, ModuleRef, Released, __version__
+from ._library import Function, Library
+from ._native import (
+    Hold,
+    Host,
+    LastUnloaded,
+    MisuseError,
+    Module,
+    ModuleHold,
+    ModuleRef,
+    Released,
+    __version__,
+)
 
-__all__ = ["Hold", "MisuseError", "ModuleRef", "Released", "__version__"]
+__all__ = [
+    "Function",
+    "Hold",
+    "Host",
+    "LastUnloaded",
+    "Library",
+    "MisuseError",
+    "Module",
+    "ModuleHold",
+    "ModuleRef",
+    "Released",
+    "__version__",
+]

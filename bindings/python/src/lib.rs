@@ -1,10 +1,12 @@
-//! The Python package's native half: the counter behind Python objects.
+//! The Python package's native half: the counter and the host behind Python objects.
 //!
 //! Only conversions are here. What raises is what Python raises elsewhere: an
 //! `OSError` made from the errno value, so that its subclasses appear.
 
+mod host;
+
 use module_ref::misuse::{self, Caller, Misuse};
-use module_ref::{Counter, DrainError, InitError, Mode, ModuleRef, ReleaseError};
+use module_ref::{Counter, DrainError, Held, InitError, Mode, ModuleRef, ReleaseError};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -16,17 +18,18 @@ create_exception!(
     module_ref,
     Released,
     PyRuntimeError,
-    "A reference was asked for, and the door is shut: the counter is released or being drained."
+    "A reference was asked for, and the door is shut: the counter is released or being drained. Or \
+     a function of a module was called outside of the block that holds the module."
 );
 create_exception!(
     module_ref,
     MisuseError,
     PyRuntimeError,
-    "A counter was used in a way that cannot be right, such as a put without a get. The counter \
+    "A counter or a module was used in a way that cannot be right, such as a put without a get. It \
      is as it was before."
 );
 
-/// How long a drain sleeps before it looks whether Python has a signal to handle.
+/// How long a wait sleeps before it looks whether Python has a signal to handle.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
@@ -49,7 +52,7 @@ fn checked<T>(operation: impl FnOnce() -> T) -> PyResult<T> {
     }
 }
 
-fn os_error(errno: i32, error: &dyn std::error::Error) -> PyErr {
+pub(crate) fn os_error(errno: i32, error: &dyn std::error::Error) -> PyErr {
     PyOSError::new_err((errno, error.to_string()))
 }
 
@@ -62,16 +65,53 @@ fn init_error(error: InitError) -> PyErr {
     os_error(errno, &error)
 }
 
-/// A drain's time limit, as Python gives it.
-fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+/// A time limit, as Python gives it.
+pub(crate) fn time_limit(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     let Some(seconds) = timeout else { return Ok(None) };
     if seconds.is_nan() || seconds < 0.0 {
         return Err(PyValueError::new_err(format!(
             "timeout must be 0 or more seconds, or None to wait for ever; got {seconds}"
         )));
     }
-    // More than the clock can say is for ever.
-    Ok(Duration::try_from_secs_f64(seconds).ok().and_then(|t| Instant::now().checked_add(t)))
+    // More than can be said is for ever.
+    Ok(Duration::try_from_secs_f64(seconds).ok())
+}
+
+/// How a thread waits for references that others hold: until its time is up, or a signal handler
+/// raises something.
+pub(crate) struct Patience {
+    /// `None` is for ever.
+    limit: Option<Duration>,
+    /// When the first wait began.
+    since: Option<Instant>,
+    raised: Option<PyErr>,
+}
+
+impl Patience {
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, since: None, raised: None }
+    }
+
+    /// Sleeps for a moment, and has Python handle its signals; whether to look again. For a thread
+    /// that is detached.
+    pub(crate) fn wait(&mut self, held: &Held<'_>) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let left = self.limit.map_or(SIGNAL_INTERVAL, |limit| {
+            limit.saturating_sub(since.elapsed()).min(SIGNAL_INTERVAL)
+        });
+        if left.is_zero() {
+            return false;
+        }
+        held.park_timeout(left);
+        // An interpreter that is shutting down handles no more signals.
+        self.raised = Python::try_attach(|py| py.check_signals()).and_then(Result::err);
+        self.raised.is_none()
+    }
+
+    /// What a signal handler has raised, if that is what has ended the wait.
+    pub(crate) fn raised(self) -> PyResult<()> {
+        self.raised.map_or(Ok(()), Err)
+    }
 }
 
 /// A reference counter that can be shut.
@@ -199,35 +239,24 @@ impl PyModuleRef {
     /// try_release().
     #[pyo3(signature = (timeout = None))]
     fn drain(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = deadline(timeout)?;
-        let mut raised = None;
+        let mut patience = Patience::new(time_limit(timeout)?);
         let outcome = py.detach(|| {
-            let drained = self.inner.drain_with(|held| {
-                let left = deadline.map_or(SIGNAL_INTERVAL, |deadline| {
-                    deadline.saturating_duration_since(Instant::now()).min(SIGNAL_INTERVAL)
-                });
-                if left.is_zero() {
-                    return false;
-                }
-                held.park_timeout(left);
-                raised = Python::attach(|py| py.check_signals()).err();
-                raised.is_none()
-            });
+            let drained = self.inner.drain_with(|held| patience.wait(held));
             // Whoever is interrupted must not be left with a release that nobody knows
             // of: the last put may have come with the signal.
             match drained {
-                Ok(released) if raised.is_some() => {
+                Ok(released) if patience.raised.is_some() => {
                     released.reinit();
                     Ok(())
                 }
                 other => other.map(|_| ()),
             }
         });
-        match (raised, outcome) {
-            (Some(raised), _) => Err(raised),
-            (None, Ok(())) => Ok(true),
-            (None, Err(DrainError::TimedOut { .. })) => Ok(false),
-            (None, Err(other)) => Err(drain_error(other)),
+        patience.raised()?;
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(DrainError::TimedOut { .. }) => Ok(false),
+            Err(other) => Err(drain_error(other)),
         }
     }
 
@@ -291,6 +320,11 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     misuse::set_handler(Some(on_misuse));
     module.add_class::<PyModuleRef>()?;
     module.add_class::<Hold>()?;
+    module.add_class::<host::PyHost>()?;
+    module.add_class::<host::LoadedModule>()?;
+    module.add_class::<host::ModuleHold>()?;
+    module.add_class::<host::PyLastUnloaded>()?;
+    module.add_class::<host::Use>()?;
     module.add("Released", module.py().get_type::<Released>())?;
     module.add("MisuseError", module.py().get_type::<MisuseError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
