@@ -497,7 +497,8 @@ int module_host_reap(struct module_host *host);
  * init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
  * are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
  *
- * Memory ordering: everything that holders did happens before cleanup_module().
+ * Memory ordering: everything that holders did happens before cleanup_module(), but by
+ * force.
  * Thread-safe. Linux: delete_module().
  */
 int module_unload(struct module_host *host,

@@ -433,7 +433,8 @@ pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
 /// init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
 /// are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
 ///
-/// Memory ordering: everything that holders did happens before cleanup_module().
+/// Memory ordering: everything that holders did happens before cleanup_module(), but by
+/// force.
 /// Thread-safe. Linux: delete_module().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_unload(
