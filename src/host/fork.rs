@@ -4,7 +4,7 @@
 //! sides let go of them. What other threads were in the middle of, a load or a drain, stays in
 //! the middle in the child: nothing is released wrongly, and who asks is told (`EBUSY`).
 
-use super::host::{Inner, Shared};
+use super::host::{Inner, Shared, prepare_thread};
 use super::notify::Entries;
 use std::cell::UnsafeCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
@@ -42,6 +42,7 @@ pub(super) fn register(host: &Arc<Shared>) {
 }
 
 unsafe extern "C" fn before() {
+    prepare_thread();
     let registry = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
     let owners: Vec<_> = registry.iter().filter_map(Weak::upgrade).collect();
     let hosts = owners

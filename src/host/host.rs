@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, process};
 
@@ -83,12 +83,17 @@ impl fmt::Display for LastUnloaded {
     }
 }
 
+/// A thread's first look at any table registers a thread-local with the C library, which takes
+/// the dynamic linker's lock. Whoever has that may be waiting for a lock of ours (H6): so this
+/// comes before those.
+pub(super) fn prepare_thread() {
+    static ANY: LazyLock<ArcSwap<()>> = LazyLock::new(|| ArcSwap::from_pointee(()));
+    drop(ANY.load());
+}
+
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A thread's first look at the table registers a thread-local with the C library, which
-        // takes the dynamic linker's lock. Whoever has that may be waiting for ours: so not
-        // under it.
-        drop(self.table.load());
+        prepare_thread();
         // Nothing under the lock panics half-way; see H3.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
