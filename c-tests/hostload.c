@@ -113,17 +113,40 @@ static void *churn(void *name)
 	return NULL;
 }
 
+/* A library that is found by its name can be anybody's object of that name, or a copy. */
+static void *churn_library(void *name)
+{
+	while (!atomic_load(&churned)) {
+		struct module *mod;
+
+		if (module_load(host, "libz.so.1", name, NULL) != 0) {
+			atomic_fetch_add(&unknown, 1);
+			continue;
+		}
+		mod = module_find_get(host, name);
+		atomic_fetch_add(&wrong, !module_symbol(mod, "crc32"));
+		module_put(mod);
+		atomic_fetch_add(&unknown, module_unload(host, name, 0, 0) != 0);
+	}
+	return NULL;
+}
+
 static void one_file_under_several_names(void)
 {
-	static const char *const names[] = { "x", "y", "z" };
-	pthread_t threads[3];
+	static const char *const names[] = { "x", "y", "z", "u", "v" };
+	bool libz = module_load(host, "libz.so.1", "libz", NULL) == 0;
+	int n = libz ? 5 : 3;
+	pthread_t threads[5];
 
-	for (int i = 0; i < 3; i++)
-		need(pthread_create(&threads[i], NULL, churn, (void *)(uintptr_t)names[i]) == 0);
-	sleep(2);
+	need(!libz || module_unload(host, "libz", 0, 0) == 0);
+	for (int i = 0; i < n; i++)
+		need(pthread_create(&threads[i], NULL, i < 3 ? churn : churn_library,
+				    (void *)(uintptr_t)names[i]) == 0);
+	sleep(3);
 	atomic_store(&churned, true);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < n; i++)
 		pthread_join(threads[i], NULL);
+	is(atomic_load(&wrong), 0, "each load of a library's name is that library");
 	is(atomic_load(&used), 0, "each of %ld loads of one file has variables of its own",
 	   atomic_load(&loads));
 	is(atomic_load(&unknown), 0, "each is loaded, and each is gone from memory");

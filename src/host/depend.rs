@@ -10,7 +10,7 @@
 use super::error::Error;
 use super::host::{Host, Inner, Shared};
 use super::linked::{Linked, Peek};
-use super::module::{Core, Module, State};
+use super::module::{Core, Loaded, Module, State};
 use crate::misuse::Caller;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -147,7 +147,8 @@ impl Shared {
     }
 
     /// Turns what was held, and whatever else the object of `user` is bound to by now, into
-    /// dependencies. Modules that had it mapped before it was a module depend on it, too.
+    /// dependencies. Modules that name it, and had it mapped before it was a module, depend on it,
+    /// too.
     pub(super) fn link(&self, user: &Arc<Core>, mut held: Providers) -> Result<(), Error> {
         let object = &user.loaded().expect("opened by the caller").object;
         // An object we are bound to can be a module's that has just been opened by another
@@ -178,7 +179,14 @@ impl Shared {
             let others: Vec<_> = self.table().iter().cloned().collect();
             drop(inner);
             for other in others.iter().filter(|other| ***other != **user) {
-                let Some(loaded) = other.loaded() else { continue };
+                // Only of one that names it: a reference, be it for a moment, is in the way of
+                // an unload.
+                let names = |loaded: &&Loaded| {
+                    loaded.object.facts.needed.iter().any(|needed| {
+                        user.soname.get().is_some_and(|soname| soname == needed.to_bytes())
+                    })
+                };
+                let Some(loaded) = other.loaded().filter(names) else { continue };
                 let Some(_kept) = other.counter.try_get(Caller::UNKNOWN).then(|| Kept(other))
                 else {
                     continue;

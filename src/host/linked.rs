@@ -306,28 +306,21 @@ fn page_size() -> usize {
 pub(super) struct Peek {
     handle: *mut c_void,
     pub(super) linked: Linked,
+    /// Ends last.
+    _look: Look,
 }
 
 /// How many looks there are in this process.
 static LOOKS: AtomicUsize = AtomicUsize::new(0);
 
-impl Peek {
-    /// Loads nothing. `None` if no such object is loaded.
-    pub(super) fn at(name: &CStr) -> Option<Self> {
+/// An object may be kept for a moment that is not ours to keep.
+pub(super) struct Look(());
+
+impl Look {
+    pub(super) fn begin() -> Self {
         // SeqCst: before the handle is taken, for whoever has closed another one.
         LOOKS.fetch_add(1, SeqCst);
-        // SAFETY: a name; nothing is loaded, so no code runs.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-        if handle.is_null() {
-            // Its words are not ours to leave behind.
-            // SAFETY: has no requirements.
-            unsafe { libc::dlerror() };
-            LOOKS.fetch_sub(1, SeqCst);
-            return None;
-        }
-        // SAFETY: the handle is open.
-        let linked = unsafe { Linked::of_handle(handle) }.expect("dlinfo of an open handle");
-        Some(Self { handle, linked })
+        Self(())
     }
 
     /// Waits for all looks that there are, for a tenth of a second at most: one may be left over
@@ -340,11 +333,34 @@ impl Peek {
     }
 }
 
+impl Drop for Look {
+    fn drop(&mut self) {
+        LOOKS.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Peek {
+    /// Loads nothing. `None` if no such object is loaded.
+    pub(super) fn at(name: &CStr) -> Option<Self> {
+        let look = Look::begin();
+        // SAFETY: a name; nothing is loaded, so no code runs.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        if handle.is_null() {
+            // Its words are not ours to leave behind.
+            // SAFETY: has no requirements.
+            unsafe { libc::dlerror() };
+            return None;
+        }
+        // SAFETY: the handle is open.
+        let linked = unsafe { Linked::of_handle(handle) }.expect("dlinfo of an open handle");
+        Some(Self { handle, linked, _look: look })
+    }
+}
+
 impl Drop for Peek {
     fn drop(&mut self) {
         // SAFETY: gives back only what the look has taken.
         unsafe { libc::dlclose(self.handle) };
-        LOOKS.fetch_sub(1, SeqCst);
     }
 }
 

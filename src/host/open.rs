@@ -17,7 +17,7 @@
 
 use super::elf::{self, Facts, File, Stamp};
 use super::error::{Error, errno_text};
-use super::linked::{Linked, Peek, Place, Section};
+use super::linked::{Linked, Look, Peek, Place, Section};
 use super::resident::Residency;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::collections::HashMap;
@@ -154,15 +154,28 @@ unsafe fn open_file(name: &Path, file: File, claim: Claim) -> Result<Object, Err
 ///
 /// As for `Found::open`.
 unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
-    let was_loaded = Peek::at(&c_string(name)).is_some();
-    // SAFETY: the caller's promise.
-    let handle = unsafe { Handle::open(name) }.map_err(|error| cannot(name, error))?;
-    // SAFETY: just opened.
-    let path = unsafe { handle.linked().path() };
-    // A copy has no file that could be read; it has one that it is from.
-    let origin = lock(&COPIES).get(path.as_os_str()).cloned();
-    let is_copy = origin.is_some();
-    let path = origin.unwrap_or_else(|| canonical(&path));
+    // What turns out to be a module's is kept for a moment.
+    let _look = Look::begin();
+    let mut tries = 0;
+    let (handle, was_loaded, origin) = loop {
+        let was_loaded = Peek::at(&c_string(name)).is_some();
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Handle::open(name) }.map_err(|error| cannot(name, error))?;
+        // SAFETY: just opened.
+        let path = unsafe { handle.linked().path() };
+        // A copy has no file that could be read; it has one that it is from.
+        match lock(&COPIES).get(path.as_os_str()) {
+            None if path.starts_with(DESCRIPTORS) && tries < 1000 => {}
+            origin => break (handle, was_loaded, origin.cloned().ok_or(path)),
+        }
+        // A copy whose module has just been closed: next time it is gone.
+        // SAFETY: opened above, and not used.
+        unsafe { handle.close() };
+        thread::sleep(Duration::from_millis(1));
+        tries += 1;
+    };
+    let is_copy = origin.is_ok();
+    let path = origin.unwrap_or_else(|path| canonical(&path));
     let file = match elf::read(&path) {
         Ok(file) => file,
         // Loaded is loaded, as what the kernel brings along (the vDSO) is without a file.
@@ -187,6 +200,9 @@ unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
         }
     }
 }
+
+/// Where a process finds the files it has open by their descriptors.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// A file, by device and inode.
 type FileId = (u64, u64);
@@ -332,10 +348,10 @@ impl Object {
         // SAFETY: the caller's promise.
         unsafe { self.handle.close() };
         let mut mapped = self.place.is_mapped();
-        if mapped.is_some() && !self.facts.no_delete && !self.was_loaded {
+        if mapped.is_some() && !self.facts.no_delete {
             // Whoever looks at it has it for a moment; and so has a load that was bound to it,
             // and has failed because it is going.
-            Peek::wait_for_all();
+            Look::wait_for_all();
             for _ in 0..10 {
                 mapped = self.place.is_mapped();
                 if mapped.is_none() {
@@ -456,10 +472,14 @@ unsafe fn open_copy(path: PathBuf, file: File) -> Result<Object, Error> {
     copy.write_all(&file.bytes)
         .map_err(|error| failed(error.raw_os_error().unwrap_or(libc::ENOSPC)))?;
     // Descriptors' numbers come again, and the linker must not take one for the other.
-    let name = respelled(Path::new(&format!("/proc/self/fd/{}", copy.as_raw_fd())));
+    let name = respelled(&Path::new(DESCRIPTORS).join(copy.as_raw_fd().to_string()));
+    // Before it is there to be found.
+    lock(&COPIES).insert(name.clone().into_os_string(), path.clone());
     // SAFETY: the caller's promise. The mapping stays when the descriptor goes.
-    let handle = unsafe { Handle::open(&name) }.map_err(|error| cannot(&path, error))?;
-    lock(&COPIES).insert(name.clone().into_os_string(), path);
+    let handle = unsafe { Handle::open(&name) }.map_err(|error| {
+        lock(&COPIES).remove(name.as_os_str());
+        cannot(&path, error)
+    })?;
     Ok(Object::new(handle, file.facts, false, Source::Copy(name)))
 }
 
