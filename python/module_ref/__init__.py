@@ -7,7 +7,7 @@ for the last one to leave.
 ModuleRef is the counter. Host loads, finds, lists, unloads and replaces shared objects.
 """
 
-from ._library import Function, Library
+from ._library import Function, HeldLibrary
 from ._native import (
     Hold,
     Host,
@@ -25,7 +25,7 @@ __all__ = [
     "Hold",
     "Host",
     "LastUnloaded",
-    "Library",
+    "HeldLibrary",
     "MisuseError",
     "Module",
     "ModuleHold",

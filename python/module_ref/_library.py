@@ -12,7 +12,7 @@ import typing
 
 from ._native import Use
 
-__all__ = ["Function", "Library"]
+__all__ = ["Function", "HeldLibrary"]
 
 _Data = typing.TypeVar("_Data", bound="_ctypes._CDataType")
 
@@ -36,7 +36,7 @@ class Function(_ctypes.CFuncPtr):
 
 
 @typing.final
-class Library:
+class HeldLibrary:
     """A module as a ctypes library, for the length of a with block.
 
     ``lib.name`` is a function, always the same object; ``lib["name"]`` is a new one each time,
@@ -73,4 +73,4 @@ class Library:
 
     def __repr__(self) -> str:
         held = "held" if self._use.held else "not held"
-        return f"<module_ref.Library {self._name!r} {held}>"
+        return f"<module_ref.HeldLibrary {self._name!r} {held}>"

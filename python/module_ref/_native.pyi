@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, TypeVar, final
 
-from ._library import Library
+from ._library import HeldLibrary
 
 __all__ = [
     "Hold",
@@ -104,7 +104,7 @@ class Module:
 
 @final
 class ModuleHold:
-    def __enter__(self) -> Library: ...
+    def __enter__(self) -> HeldLibrary: ...
     def __exit__(
         self,
         exc_type: type[BaseException] | None = ...,

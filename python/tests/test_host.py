@@ -563,12 +563,12 @@ class TestHold:
             assert lib.add(1, 2) == (3, (1, 2))
             assert lib.call_back(lib.answer) == 1
             assert lib.answer.__name__ == "answer"
-            assert repr(lib) == "<module_ref.Library 'sample' held>"
-            assert isinstance(lib, mr.Library)
+            assert repr(lib) == "<module_ref.HeldLibrary 'sample' held>"
+            assert isinstance(lib, mr.HeldLibrary)
             assert isinstance(lib.answer, mr.Function)
             with pytest.raises(ctypes.ArgumentError):
                 lib.wide("text")
-        assert repr(lib) == "<module_ref.Library 'sample' not held>"
+        assert repr(lib) == "<module_ref.HeldLibrary 'sample' not held>"
         assert module.refcount == 0
         assert host.unload("sample") is True
 

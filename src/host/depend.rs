@@ -66,58 +66,40 @@ impl Shared {
         match owner(linked) {
             Some(core) => vec![core],
             // SAFETY: the caller's promise.
-            None => unsafe { self.modules_below(linked) },
+            None => unsafe { self.bound(linked).0 },
         }
     }
 
-    /// The modules that an object is bound to.
+    /// The modules that an object is bound to, and the objects that are no modules.
     ///
     /// # Safety
     ///
     /// The object is loaded.
-    unsafe fn modules_below(&self, linked: Linked) -> Vec<Arc<Core>> {
+    unsafe fn bound(&self, linked: Linked) -> (Vec<Arc<Core>>, Vec<Linked>) {
         let owner = |linked| self.owner(&self.lock(), linked);
+        let (mut modules, mut others) = (Vec::new(), Vec::new());
         // SAFETY: the caller's promise.
-        let bound = unsafe { linked.bound(|linked| owner(linked).is_some()) };
-        bound.into_iter().filter_map(owner).collect()
+        for object in unsafe { linked.bound(|linked| owner(linked).is_some()) } {
+            match owner(object) {
+                Some(core) => modules.push(core),
+                None => others.push(object),
+            }
+        }
+        (modules, others)
     }
 
-    /// What the objects are called that an object is bound to, and that are no modules.
-    ///
-    /// # Safety
-    ///
-    /// The object is loaded.
-    unsafe fn no_modules_below(&self, linked: Linked) -> Vec<Vec<u8>> {
-        let owner = |linked| self.owner(&self.lock(), linked);
-        // SAFETY: the caller's promise, and what it is bound to is loaded, too.
-        unsafe {
-            let bound = linked.bound(|linked| owner(linked).is_some());
-            let unknown = bound.into_iter().filter(|linked| owner(*linked).is_none());
-            unknown.map(|linked| linked.soname()).collect()
-        }
-    }
-
-    /// Refuses an object that is bound to what was a module, has been unloaded, and is only
-    /// still in memory.
-    fn check_residents(&self, user: &Core, linked: Linked) -> Result<(), Error> {
-        if self.lock().residents.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the object is open, by the caller.
-        for needed in unsafe { linked.bound(|_| false) } {
-            let resident = {
-                let inner = self.lock();
-                let owner = self.owner(&inner, needed);
-                inner.residents.get(&needed).filter(|_| owner.is_none()).cloned()
-            };
+    /// Refuses a load that is bound to what was a module, has been unloaded, and is only still
+    /// in memory.
+    fn check_residents(&self, user: &Core, bound: &[Linked]) -> Result<(), Error> {
+        for needed in bound {
+            let resident = self.lock().residents.get(needed).cloned();
             let Some((name, place)) = resident else { continue };
             // Without our lock, since the linker's is taken.
-            if place.is_mapped().is_none() {
-                // Gone meanwhile, and its record is another object's.
-                self.lock().residents.remove(&needed);
-                continue;
+            if place.is_mapped().is_some() {
+                return Err(dead(user, &name));
             }
-            return Err(dead(user, &name));
+            // Gone meanwhile, and its record is another object's.
+            self.lock().residents.remove(needed);
         }
         Ok(())
     }
@@ -154,16 +136,17 @@ impl Shared {
         // An object we are bound to can be a module's that has just been opened by another
         // thread, which has not told us yet: between the linker and us nothing is atomic.
         let deadline = Instant::now() + JUST_OPENED;
-        loop {
+        let (modules, others) = loop {
             // SAFETY: the object is open, by this load, and keeps what it needs.
-            let unknown = unsafe { self.no_modules_below(object.linked) };
-            if !self.wait_for_opening(user, &unknown, deadline) {
-                break;
+            let (modules, others) = unsafe { self.bound(object.linked) };
+            // SAFETY: as above.
+            let names: Vec<_> = others.iter().map(|other| unsafe { other.soname() }).collect();
+            if !self.wait_for_opening(user, &names, deadline) {
+                break (modules, others);
             }
-        }
-        self.check_residents(user, object.linked)?;
-        // SAFETY: the object is open, by this load.
-        for provider in unsafe { self.modules_below(object.linked) } {
+        };
+        self.check_residents(user, &others)?;
+        for provider in modules {
             self.hold(user, provider, &mut held)?;
         }
         let mut inner = self.lock();
@@ -192,7 +175,7 @@ impl Shared {
                     continue;
                 };
                 // SAFETY: we hold it.
-                if unsafe { self.modules_below(loaded.object.linked) }.contains(user) {
+                if unsafe { self.bound(loaded.object.linked) }.0.contains(user) {
                     let _ = self.depend(&mut self.lock(), other, user);
                 }
             }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{iter, mem, ptr, slice};
@@ -318,8 +318,9 @@ pub(super) struct Look(());
 
 impl Look {
     pub(super) fn begin() -> Self {
-        // SeqCst: before the handle is taken, for whoever has closed another one.
-        LOOKS.fetch_add(1, SeqCst);
+        // Relaxed: the linker's lock orders it. A closer who finds the object kept by our handle
+        // has had that lock after we took the handle, and so sees this.
+        LOOKS.fetch_add(1, Relaxed);
         Self(())
     }
 
@@ -327,7 +328,8 @@ impl Look {
     /// by a fork, or be waiting for somebody's constructors.
     pub(super) fn wait_for_all() {
         let began = Instant::now();
-        while LOOKS.load(SeqCst) > 0 && began.elapsed() < Duration::from_millis(100) {
+        // Relaxed: see begin().
+        while LOOKS.load(Relaxed) > 0 && began.elapsed() < Duration::from_millis(100) {
             thread::sleep(Duration::from_micros(200));
         }
     }
@@ -335,7 +337,8 @@ impl Look {
 
 impl Drop for Look {
     fn drop(&mut self) {
-        LOOKS.fetch_sub(1, SeqCst);
+        // Relaxed: whoever sees it asks the linker.
+        LOOKS.fetch_sub(1, Relaxed);
     }
 }
 

@@ -6,7 +6,7 @@ use super::open::Object;
 use crate::misuse::Caller;
 use crate::release::Folded;
 use crate::{Counter, Mode};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
@@ -63,8 +63,8 @@ pub(super) type ExitFn = unsafe extern "C-unwind" fn();
 #[repr(C)]
 pub struct Core {
     pub(super) counter: Counter,
-    /// With its NUL, for C.
-    name: CString,
+    /// With a NUL at its end, for C.
+    name: Box<str>,
     pub(super) host: Weak<Shared>,
     /// Later loads have higher ones.
     pub(super) serial: u64,
@@ -123,7 +123,8 @@ impl Core {
         };
         let core = Self {
             counter,
-            name: CString::new(name).expect("check_name() refuses a NUL"),
+            // check_name() refuses a NUL inside.
+            name: format!("{name}\0").into_boxed_str(),
             host,
             serial,
             state: AtomicU32::new(State::Unformed as u32),
@@ -140,12 +141,12 @@ impl Core {
     }
 
     pub(super) fn name(&self) -> &str {
-        self.name.to_str().expect("made from a str")
+        &self.name[..self.name.len() - 1]
     }
 
     #[doc(hidden)]
     pub fn c_name(&self) -> *const c_char {
-        self.name.as_ptr()
+        self.name.as_ptr().cast()
     }
 
     #[doc(hidden)]
@@ -161,6 +162,7 @@ impl Core {
 
     /// Under the host's lock, by the thread that loads or unloads it.
     pub(super) fn set_state(&self, state: State) {
+        // Release pairs with the Acquire of state().
         self.state.store(state as u32, Release);
     }
 

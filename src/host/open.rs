@@ -285,7 +285,7 @@ impl Object {
         name: &str,
     ) -> Result<libloading::os::unix::Symbol<T>, libloading::Error> {
         // SAFETY: the caller's promise.
-        unsafe { self.handle.library().get(name) }
+        unsafe { self.handle.lent().get(name) }
     }
 
     /// The address of a symbol that the object itself defines. (A search goes on in the
@@ -400,7 +400,7 @@ impl Handle {
     }
 
     /// The library behind it, lent.
-    fn library(&self) -> ManuallyDrop<Library> {
+    fn lent(&self) -> ManuallyDrop<Library> {
         // SAFETY: from Library::into_raw, and not closed by this.
         ManuallyDrop::new(unsafe { Library::from_raw(self.0) })
     }
@@ -415,7 +415,7 @@ impl Handle {
     /// It is open, and nobody uses this share in the object any more.
     unsafe fn close(self) {
         // dlclose fails on a handle that is not one.
-        let _ = ManuallyDrop::into_inner(self.library()).close();
+        let _ = ManuallyDrop::into_inner(self.lent()).close();
     }
 }
 

@@ -115,9 +115,9 @@ impl LoadedModule {
     fn hold(&self, py: Python<'_>) -> PyResult<ModuleHold> {
         static LIBRARY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let usage = Py::new(py, Use { of: self.clone(), held: Mutex::default() })?;
-        let library = LIBRARY.import(py, "module_ref._library", "Library")?;
+        let library = LIBRARY.import(py, "module_ref._library", "HeldLibrary")?;
         let library = library.call1((&usage, self.0.name()))?.unbind();
-        Ok(ModuleHold { usage, library })
+        Ok(ModuleHold { usage, lib: library })
     }
 
     /// Take a reference unless the module is being unloaded or is gone, and return whether
@@ -164,7 +164,7 @@ impl LoadedModule {
 #[pyclass(frozen, module = "module_ref")]
 pub(crate) struct ModuleHold {
     usage: Py<Use>,
-    library: Py<PyAny>,
+    lib: Py<PyAny>,
 }
 
 #[pymethods]
@@ -173,7 +173,7 @@ impl ModuleHold {
         let usage = self.usage.get();
         let reference = usage.of.0.try_get().ok_or_else(|| usage.of.released())?;
         lock(&usage.held).push(reference);
-        Ok(self.library.clone_ref(py))
+        Ok(self.lib.clone_ref(py))
     }
 
     #[pyo3(signature = (*_exception))]
@@ -185,7 +185,7 @@ impl ModuleHold {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.usage)?;
-        visit.call(&self.library)
+        visit.call(&self.lib)
     }
 }
 
