@@ -26,6 +26,7 @@ static char order[4096];          /* what happened, in words */
 static sem_t in_init, leave_init; /* for an init function that takes its time */
 static bool init_waits;
 static void (*in_exit)(struct module *self);
+static void (*during_init)(struct module *self);
 
 static void happened(const char *what, struct module *mod)
 {
@@ -45,6 +46,8 @@ static void happens(const char *expected, const char *what)
 int on_init(struct module *self)
 {
 	happened("init", self);
+	if (during_init)
+		during_init(self);
 	if (init_waits) {
 		sem_post(&in_init);
 		sem_wait(&leave_init);
@@ -629,6 +632,18 @@ static long answer_of(const char *name)
 	return answer;
 }
 
+/* What the init function of a replacement can do to the one in service. */
+static void while_being_replaced(struct module *self)
+{
+	during_init = NULL;
+	is(module_unload(host, module_name(self), MODULE_UNLOAD_FORCE, 0), -EBUSY,
+	   "one that is being replaced is not unloaded");
+	says("replacement");
+	is(module_replace(host, module_name(self), plugin("plain.so"), 0), -EBUSY,
+	   "nor replaced by yet another");
+	is(answer_of(module_name(self)), 1, "it is in service");
+}
+
 static void replace(void)
 {
 	char path[PATH_MAX];
@@ -639,6 +654,7 @@ static void replace(void)
 	need(module_load(host, path, NULL, &old) == 0);
 	is(answer_of("replaced"), 1, "the first copy");
 	order[0] = '\0';
+	during_init = while_being_replaced;
 	is(module_replace(host, "replaced", plugin("hooked2.so"), -1), 0, "replaced by another file");
 	happens("init(replaced,1,1) exit(replaced,2,-1) ", "init of the new, then exit of the old");
 	is(answer_of("replaced"), 2, "the second copy answers");
@@ -693,6 +709,8 @@ static void replace(void)
 	init_result = -EIO;
 	is(module_replace(host, "replaced", path, 0), -EIO, "an init that fails");
 	init_result = 0;
+	is(module_unload(host, "replaced", 0, 0) + load("hooked2.so", "replaced"), 0,
+	   "after which the old one can be unloaded, and loaded again");
 	need(module_notifier_register(host, veto, "veto", 0) == 0);
 	is(module_replace(host, "replaced", path, 0), -EPERM, "a veto");
 	need(module_notifier_unregister(host, veto, "veto") == 0);

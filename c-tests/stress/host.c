@@ -280,15 +280,21 @@ static void host_tear_down(struct run *run)
 		violation(COUNT_LEFT, "the host is not empty at the end: %s", module_last_error());
 }
 
-#define HOST_SCHEME(name_, what_)                                                          \
-	{                                                                                  \
-		.name = name_, .what = what_, .set_up = host_set_up, .work = host_work,    \
-		.attempt = host_attempt, .tear_down = host_tear_down                       \
-	}
+const struct layer layer_host = {
+	.set_up = host_set_up,
+	.work = host_work,
+	.attempt = host_attempt,
+	.tear_down = host_tear_down,
+};
 
-const struct scheme scheme_host_atomic =
-	HOST_SCHEME("module host, atomic", "load, unload, replace and force through the host, its "
-					   "references in one word each");
-const struct scheme scheme_host_percpu =
-	HOST_SCHEME("module host, percpu", "load, unload, replace and force through the host, its "
-					   "references counted per CPU");
+const struct scheme scheme_host_atomic = {
+	.name = "module host, atomic",
+	.what = "load, unload, replace and force through the host, references in one word each",
+	.layer = &layer_host,
+};
+
+const struct scheme scheme_host_percpu = {
+	.name = "module host, percpu",
+	.what = "load, unload, replace and force through the host, references counted per CPU",
+	.layer = &layer_host,
+};

@@ -112,8 +112,9 @@ static void use(struct run *run, struct worker *worker, struct slot *slot)
 
 /* Present before the get and until after the put, for all to see: an exchange, so that
  * the mark comes before the get on any processor. */
-static void visit(struct run *run, struct worker *worker, struct slot *slot)
+static void visit(struct run *run, struct worker *worker, uint64_t dice)
 {
+	struct slot *slot = &run->slots[dice % run->nslots];
 	_Atomic uint64_t *presence = &worker->presence[slot->index];
 
 	atomic_fetch_add(presence, 1);
@@ -149,10 +150,7 @@ static void *work(void *arg)
 		uint64_t dice = next_random(&worker->random), after;
 
 		choose_cpu(worker, rounds, cpus);
-		if (run->scheme->work)
-			run->scheme->work(run, worker, dice);
-		else
-			visit(run, worker, &run->slots[dice % run->nslots]);
+		run->scheme->layer->work(run, worker, dice);
 		after = now_ns();
 		if (after - before >
 		    atomic_load_explicit(&worker->longest_stall_ns, memory_order_relaxed))
@@ -243,8 +241,9 @@ static int drain(struct run *run, struct unloader *unloader, struct slot *slot, 
 
 /* One attempt. Now and then the workers are asked to leave the slot alone first:
  * then a refusal has no excuse. */
-static void attempt(struct run *run, struct unloader *unloader, struct slot *slot, uint64_t dice)
+static void attempt(struct run *run, struct unloader *unloader, uint64_t dice)
 {
+	struct slot *slot = &run->slots[(dice >> 32) % run->nslots];
 	uint64_t moves_before = 0, moves_after;
 	uint64_t attempts, began, took;
 	bool asked = dice % 16 == 0, quiet, alone;
@@ -297,10 +296,7 @@ static void *unload(void *arg)
 	while (!atomic_load(&run->stop_unloaders) && !atomic_load(&run->broken)) {
 		uint64_t dice = next_random(&unloader->random);
 
-		if (run->scheme->attempt)
-			run->scheme->attempt(run, unloader, dice);
-		else
-			attempt(run, unloader, &run->slots[(dice >> 32) % run->nslots], dice);
+		run->scheme->layer->attempt(run, unloader, dice);
 		sleep_ns(next_random(&unloader->random) % 200000);
 	}
 	return NULL;
@@ -410,11 +406,8 @@ static int set_up_slots(struct run *run, const struct options *options)
 
 static int set_up(struct run *run, const struct options *options)
 {
-	int rc = run->scheme->set_up ? run->scheme->set_up(run, options)
-				     : set_up_slots(run, options);
-
-	if (rc != 0)
-		return rc;
+	if (run->scheme->layer->set_up(run, options) != 0)
+		return -1;
 	for (unsigned i = 0; i < run->nworkers; i++) {
 		run->workers[i].index = i;
 		run->workers[i].random = run->seed + 1 + i;
@@ -521,13 +514,20 @@ static void tear_down(struct run *run)
 	}
 }
 
+const struct layer layer_counter = {
+	.set_up = set_up_slots,
+	.work = visit,
+	.attempt = attempt,
+	.tear_down = tear_down,
+};
+
 int stress_run(const struct options *options, const struct scheme *scheme, struct result *result)
 {
 	struct run run = {
 		.scheme = scheme,
 		.nworkers = options->threads,
 		.nunloaders = options->unloaders,
-		.nslots = scheme->set_up ? 0 : options->nplugins,
+		.nslots = options->nplugins,
 		.seconds = options->seconds,
 		.seed = options->seed,
 	};
@@ -537,7 +537,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 	*result = (struct result){ .scheme = scheme };
 	run.workers = aligned_alloc(CACHE_LINE, run.nworkers * sizeof(struct worker));
 	run.unloaders = calloc(run.nunloaders, sizeof(struct unloader));
-	run.slots = aligned_alloc(CACHE_LINE, (run.nslots + 1) * sizeof(struct slot));
+	run.slots = aligned_alloc(CACHE_LINE, run.nslots * sizeof(struct slot));
 	if (!run.workers || !run.unloaders || !run.slots) {
 		fprintf(stderr, "out of memory; try fewer --threads\n");
 		goto out;
@@ -551,7 +551,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 	if (rc == 0) {
 		result->seconds = (double)(now_ns() - began) / 1e9;
 		summarise(&run, result);
-		(scheme->tear_down ? scheme->tear_down : tear_down)(&run);
+		scheme->layer->tear_down(&run);
 	}
 	crash_report_install(NULL);
 out:

@@ -63,6 +63,7 @@ static int64_t ref_count(struct run *run, struct slot *slot)
 const struct scheme scheme_atomic = {
 	.name = "module_ref, atomic",
 	.what = "this library, shared word; half of the unloads drain",
+	.layer = &layer_counter,
 	.init = ref_init,
 	.try_get = ref_try_get,
 	.put = ref_put,
@@ -75,6 +76,7 @@ const struct scheme scheme_atomic = {
 const struct scheme scheme_percpu = {
 	.name = "module_ref, percpu",
 	.what = "this library, per-CPU slots; half of the unloads drain",
+	.layer = &layer_counter,
 	.init = ref_init_percpu,
 	.try_get = ref_try_get,
 	.put = ref_put,
@@ -131,6 +133,7 @@ static int64_t patch_count(struct run *run, struct slot *slot)
 const struct scheme scheme_patch = {
 	.name = "the patch's CAS counter",
 	.what = "Linux since 2014: one counter, compare-and-swap loops",
+	.layer = &layer_counter,
 	.init = patch_init,
 	.try_get = patch_scheme_try_get,
 	.put = patch_scheme_put,
@@ -248,6 +251,7 @@ static int64_t stw_count(struct run *run, struct slot *slot)
 const struct scheme scheme_stop_the_world = {
 	.name = "stop the world",
 	.what = "every worker stopped by a signal for each look",
+	.layer = &layer_counter,
 	.init = stw_init,
 	.try_get = stw_try_get,
 	.put = stw_put,

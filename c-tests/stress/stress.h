@@ -117,12 +117,22 @@ struct unloader {
 struct run;
 struct options;
 
-/* A way to count who uses a plugin, and the parts of a run in which it differs from others:
- * those that are NULL are the counter's. Errors are negative errno values, as in
- * module_ref.h. */
+/* The parts of a run in which counters and the module host differ. */
+struct layer {
+	int (*set_up)(struct run *run, const struct options *options);
+	void (*work)(struct run *run, struct worker *worker, uint64_t dice);
+	void (*attempt)(struct run *run, struct unloader *unloader, uint64_t dice);
+	void (*tear_down)(struct run *run);
+};
+
+extern const struct layer layer_counter, layer_host;
+
+/* A way to count who uses a plugin. Those through the module host have no functions of
+ * their own. Errors are negative errno values, as in module_ref.h. */
 struct scheme {
 	const char *name;
 	const char *what;
+	const struct layer *layer;
 	int (*init)(struct slot *slot);
 	bool (*try_get)(struct slot *slot, struct worker *worker);
 	void (*put)(struct slot *slot, struct worker *worker);
@@ -130,11 +140,6 @@ struct scheme {
 	int (*drain)(struct run *run, struct slot *slot, int64_t timeout_ns); /* or NULL */
 	int (*reinit)(struct slot *slot);
 	int64_t (*count)(struct run *run, struct slot *slot);
-
-	int (*set_up)(struct run *run, const struct options *options);
-	void (*work)(struct run *run, struct worker *worker, uint64_t dice);
-	void (*attempt)(struct run *run, struct unloader *unloader, uint64_t dice);
-	void (*tear_down)(struct run *run);
 };
 
 extern const struct scheme scheme_atomic, scheme_percpu;

@@ -13,7 +13,6 @@ use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, process};
@@ -26,7 +25,6 @@ pub struct Shared {
     /// A load has ended, in one way or the other.
     changed: Condvar,
     pub(super) chain: Chain,
-    tainted: AtomicBool,
 }
 
 /// What the lock guards, beside the writing of the table, of states and of links. It is
@@ -46,6 +44,8 @@ pub(super) struct Inner {
     /// What `symbol_get` has given out and nobody has given back.
     pub(super) symbols: Vec<Given>,
     pub(super) last_unloaded: Option<LastUnloaded>,
+    /// An unload was forced.
+    pub(super) tainted: bool,
     /// Unloaded, their exit functions run, and still in memory: not to be depended on.
     pub(super) residents: HashMap<Linked, (String, Place)>,
 }
@@ -106,16 +106,6 @@ impl Shared {
     /// The lock is the proof that nobody else writes the table.
     pub(super) fn publish(&self, _lock: &mut Inner, table: Table) {
         self.table.store(Arc::new(table));
-    }
-
-    pub(super) fn tainted(&self) -> bool {
-        // Relaxed: a remark.
-        self.tainted.load(Relaxed)
-    }
-
-    pub(super) fn taint(&self) {
-        // Relaxed: as above.
-        self.tainted.store(true, Relaxed);
     }
 
     /// The beginning of a load by this thread.
@@ -228,6 +218,13 @@ impl Inner {
         }
     }
 
+    /// Whether a replacement for `core` is being made ready: of two loads under one name, the one
+    /// that is not in the table.
+    pub(super) fn is_being_replaced(&self, core: &Core) -> bool {
+        let is_new = |new: &Core| *new != *core && new.name() == core.name();
+        self.loading.iter().any(|loading| is_new(&loading.core))
+    }
+
     pub(super) fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
@@ -311,7 +308,6 @@ impl Host {
             inner: Mutex::default(),
             changed: Condvar::new(),
             chain: Chain::default(),
-            tainted: AtomicBool::new(false),
         });
         fork::register(&shared);
         Self { shared }
@@ -403,7 +399,7 @@ impl Host {
 
     /// Whether an unload was ever forced upon holders.
     pub fn tainted(&self) -> bool {
-        self.shared.tainted()
+        self.shared.lock().tainted
     }
 
     /// What was unloaded last, and whether it is gone from memory.

@@ -9,8 +9,9 @@ pub(super) fn text(host: &Shared) -> String {
     let mut text = String::new();
     for core in table.newest_first() {
         let Some(loaded) = core.loaded() else { continue };
+        let links = core.links();
         let mut deps = String::new();
-        for user in core.links().used_by.iter().rev() {
+        for user in links.used_by.iter().rev() {
             deps.push_str(user.name());
             deps.push(',');
         }
@@ -31,8 +32,8 @@ pub(super) fn text(host: &Shared) -> String {
             core.state().title(),
             place.range.start
         );
-        // R: it is being removed by force. (Relaxed: a remark.)
-        if core.forced.load(std::sync::atomic::Ordering::Relaxed) {
+        // R: it is being removed by force.
+        if links.forced {
             text.push_str(" (R)");
         }
         text.push('\n');

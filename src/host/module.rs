@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicU32, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Where a module is between its load and its end. Linux: `enum module_state`.
@@ -69,10 +69,6 @@ pub struct Core {
     /// Later loads have higher ones.
     pub(super) serial: u64,
     state: AtomicU32,
-    /// A replacement for it is being made ready.
-    pub(super) being_replaced: AtomicBool,
-    /// An unload of it was forced.
-    pub(super) forced: AtomicBool,
     /// As it was asked for.
     path: PathBuf,
     pub(super) how: How,
@@ -98,12 +94,14 @@ pub(super) struct Loaded {
     pub(super) exit: Option<ExitFn>,
 }
 
-/// Who depends on whom. Only looked at under the host's lock; each link is two entries and
-/// one reference on the provider.
+/// Who depends on whom, and what else is only looked at under the host's lock. Each
+/// dependency is two entries and one reference on the provider.
 #[derive(Default)]
 pub(super) struct Links {
     pub(super) uses: Vec<Arc<Core>>,
     pub(super) used_by: Vec<Arc<Core>>,
+    /// It is being removed by force.
+    pub(super) forced: bool,
 }
 
 impl Core {
@@ -128,8 +126,6 @@ impl Core {
             host,
             serial,
             state: AtomicU32::new(State::Unformed as u32),
-            being_replaced: AtomicBool::new(false),
-            forced: AtomicBool::new(false),
             path: path.to_owned(),
             how,
             soname: OnceLock::new(),

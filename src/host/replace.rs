@@ -11,11 +11,9 @@ use super::open;
 use super::unload::{Unloaded, Zombie, asleep};
 use crate::Held;
 use crate::sync::Word;
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 impl Host {
@@ -76,24 +74,23 @@ impl Host {
         self.reap();
         let shared = &self.shared;
         // Who is asked for comes before what it is to be replaced by.
-        shared.check_free(&shared.lock(), &*shared.visible(name)?, false)?;
+        let check = |inner: &Inner| {
+            let old = shared.visible(name)?;
+            shared.check_free(inner, &old, false)?;
+            shared.check_not_replaced(inner, &old).map(|()| old)
+        };
+        check(&shared.lock())?;
         let found = open::find(path)?;
         let (old, new) = {
             let mut inner = shared.lock();
-            let old = shared.visible(name)?;
-            shared.check_free(&inner, &old, false)?;
+            let old = check(&inner)?;
             let serial = inner.next_serial();
             let new = Core::new(Arc::downgrade(shared), serial, name, path, old.how)?;
-            // Relaxed: read and written under the lock.
-            old.being_replaced.store(true, Relaxed);
             shared.begin_loading(&mut inner, &new);
             (old, new)
         };
-        let admitted = Cell::new(false);
         let admit = |inner: &mut Inner| {
-            admitted.set(true);
-            // Somebody may depend on it by now. Relaxed: as above.
-            old.being_replaced.store(false, Relaxed);
+            // Somebody may depend on it by now.
             shared.check_free(inner, &old, false)?;
             // Before it is published: nobody finds a replacement that is COMING.
             new.set_state(State::Live);
@@ -105,13 +102,7 @@ impl Host {
             Ok(())
         };
         // SAFETY: the caller's promise.
-        let up = unsafe { shared.bring_up(&new, found, admit) };
-        if !admitted.get() {
-            let _lock = shared.lock();
-            // Relaxed: as above.
-            old.being_replaced.store(false, Relaxed);
-        }
-        up?;
+        unsafe { shared.bring_up(&new, found, admit)? };
         Ok(shared.let_go(&old, wait()))
     }
 }

@@ -12,7 +12,6 @@ use crate::sync::{self, Deadline, Word};
 use crate::{DrainError, Held, ReleaseError};
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How to unload a module.
@@ -179,11 +178,6 @@ impl Shared {
             }
             State::Coming | State::Unformed => return Err(inner.still_loading(core)),
         }
-        // Relaxed: written under the lock that we hold.
-        if core.being_replaced.load(Relaxed) {
-            let why = format!("a replacement for module '{name}' is being made ready");
-            return Err(Error::new(libc::EBUSY, why));
-        }
         if core.is_permanent() && !force {
             return Err(Error::new(
                 libc::EBUSY,
@@ -195,6 +189,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether somebody is about to put another in the place of `core`.
+    pub(super) fn check_not_replaced(&self, inner: &Inner, core: &Core) -> Result<(), Error> {
+        if !inner.is_being_replaced(core) {
+            return Ok(());
+        }
+        let why = format!("a replacement for module '{}' is being made ready", core.name());
+        Err(Error::new(libc::EBUSY, why))
+    }
+
     /// U1 to U6.
     fn claim(
         &self,
@@ -202,20 +205,15 @@ impl Shared {
         force: bool,
         wait: Option<&mut Wait<'_>>,
     ) -> Result<(Arc<Core>, Claimed), Error> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let core = self.visible(name)?;
         self.check_free(&inner, &core, force)?;
-        // The lock again, where it was let go.
-        let _lock;
+        self.check_not_replaced(&inner, &core)?;
         let outcome = match wait {
-            None => {
-                let outcome = core.counter.try_release(Caller::UNKNOWN);
-                _lock = inner;
-                outcome.map_err(|error| match error {
-                    ReleaseError::InUse { held } => (libc::EWOULDBLOCK, Some(held)),
-                    other => (errno_of(other.into()), None),
-                })
-            }
+            None => core.counter.try_release(Caller::UNKNOWN).map_err(|error| match error {
+                ReleaseError::InUse { held } => (libc::EWOULDBLOCK, Some(held)),
+                other => (errno_of(other.into()), None),
+            }),
             Some(wait) => {
                 core.set_state(State::Going);
                 drop(inner);
@@ -223,7 +221,7 @@ impl Shared {
                 let live_again = LiveAgain { host: self, core: &core };
                 let outcome = core.counter.drain_by(Caller::UNKNOWN, wait);
                 mem::forget(live_again);
-                _lock = self.lock();
+                inner = self.lock();
                 outcome.map_err(|error| match error {
                     DrainError::TimedOut { held } => (libc::ETIMEDOUT, Some(held)),
                     other => (errno_of(other), None),
@@ -244,11 +242,8 @@ impl Shared {
         core.set_state(if claimed.is_ok() { State::Going } else { State::Live });
         let claimed = claimed?;
         let by_force = matches!(claimed, Claimed::Held(_)) || core.is_permanent();
-        if by_force {
-            self.taint();
-        }
-        // Relaxed: a remark in the list.
-        core.forced.store(by_force, Relaxed);
+        inner.tainted |= by_force;
+        core.links().forced = by_force;
         Ok((core, claimed))
     }
 
