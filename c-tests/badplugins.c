@@ -80,7 +80,7 @@ static void files(void)
 	size_t n, cut_in_order = 0, tried = 0;
 
 	refused("", ENOENT, "empty path", "an empty path");
-	refused("/nowhere/plugin.so", ENOENT, "'/nowhere/plugin.so': No such file", "a missing file");
+	refused("/nowhere/plugin.so", ENOENT, "'/nowhere/plugin.so': No such file", "L7 a missing file");
 	refused("libnowhere.so.7", ENOENT, "libnowhere.so.7", "a library that the linker cannot find");
 	refused("/", EISDIR, "directory", "a directory");
 	refused("/dev/null", ENOEXEC, "not a regular file", "a device");
@@ -93,13 +93,13 @@ static void files(void)
 		refused(path, EACCES, "Permission denied", "a file we may not read");
 	}
 	refused(made("empty.so", "", 0), ENOEXEC, "not an ELF object", "an empty file");
-	refused(made("text.so", "#!/bin/sh\n", 10), ENOEXEC, "not an ELF object", "a script");
-	refused("/proc/self/exe", ENOEXEC, "program", "a program");
+	refused(made("text.so", "#!/bin/sh\n", 10), ENOEXEC, "not an ELF object", "L7 a script");
+	refused("/proc/self/exe", ENOEXEC, "program", "L7 a program");
 
 	bytes = contents(plugin("plain.so"), &n);
 	elf = (Elf64_Ehdr *)(void *)bytes;
 	elf->e_machine = EM_68K;
-	refused(made("other.so", bytes, n), ENOEXEC, "another machine", "another machine's object");
+	refused(made("other.so", bytes, n), ENOEXEC, "another machine", "L7 another machine's object");
 	bytes = contents(plugin("plain.so"), &n);
 	bytes[EI_CLASS] = ELFCLASS32;
 	refused(made("small.so", bytes, n), ENOEXEC, "32-bit", "an object of another word size");
@@ -121,7 +121,7 @@ static void files(void)
 	}
 	is((long long)cut_in_order, (long long)tried, "a file that was cut short, %zu times", tried);
 
-	refused(plugin("unresolved.so"), ENOENT, "defined_nowhere", "an unresolved symbol");
+	refused(plugin("unresolved.so"), ENOENT, "defined_nowhere", "L7 an unresolved symbol");
 	bytes = contents(plugin("far.so"), &n);
 	refused(made("alone.so", bytes, n), ENOENT, "libbetween.so", "a library that is missing");
 }

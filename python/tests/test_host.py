@@ -374,6 +374,27 @@ class TestLoadRefused:
         assert not mapped(plugins.failing)
         assert host.modules() == []
 
+    def test_init_fails_and_somebody_holds_it(self, host, plugins, notes):
+        kept = []
+
+        @host.on_event
+        def keep(event, module):
+            if event == "coming" and module.try_get():
+                kept.append(module)
+
+        self.refused(errno.EIO, OSError, host.load, plugins.failing, match="kept 1 reference")
+        assert host.modules() == [] and mapped(plugins.failing)
+        (module,) = kept
+        assert not module.try_get()
+        module.put()
+        assert host.reap() == 1
+        assert notes() == ["init"] and not mapped(plugins.failing)
+
+    def test_init_returns_a_positive_number(self, host, plugins, capfd):
+        host.load(plugins("positive", HOOKED, "-DINIT=3"))
+        assert "init_module returned 3" in capfd.readouterr().err
+        assert host.unload("positive")
+
     def test_names(self, host, plugins):
         for name in ("", "a b", "a,b", "a/b"):
             self.refused(errno.EINVAL, OSError, host.load, plugins.sample, name)
@@ -391,8 +412,9 @@ class TestLoadRefused:
 
 class TestUnload:
     def test_no_such_module(self, host):
-        with pytest.raises(FileNotFoundError, match="no module 'ghost'"):
-            host.unload("ghost")
+        for name in ("ghost", "", "x" * 56):
+            with pytest.raises(FileNotFoundError, match=f"no module '{name}'"):
+                host.unload(name)
 
     def test_held(self, host, plugins):
         module = host.load(plugins.sample)
