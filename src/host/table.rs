@@ -1,22 +1,44 @@
 //! The table of modules: what a lookup reads, without a lock.
 
 use super::module::{Core, State};
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// One state of the table. It never changes; a new one takes its place.
 #[derive(Clone, Default)]
 pub(super) struct Table {
-    /// Sorted by name, which is unique.
-    modules: Vec<Arc<Core>>,
+    modules: HashSet<Named>,
 }
 
-impl Table {
-    fn place(&self, name: &str) -> Result<usize, usize> {
-        self.modules.binary_search_by(|core| core.name().cmp(name))
-    }
+/// A module, as its name, which is unique in a table and never changes.
+#[derive(Clone)]
+struct Named(Arc<Core>);
 
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for Named {}
+
+impl Table {
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Core>> {
-        self.place(name).ok().map(|at| &self.modules[at])
+        self.modules.get(name).map(|named| &named.0)
     }
 
     /// What is there for anybody but the loader.
@@ -26,21 +48,23 @@ impl Table {
 
     /// This table with `core` under its name, in the place of whatever was there.
     pub(super) fn with(&self, core: &Arc<Core>) -> Self {
-        let mut modules = self.modules.clone();
-        match self.place(core.name()) {
-            Ok(at) => modules[at] = core.clone(),
-            Err(at) => modules.insert(at, core.clone()),
-        }
-        Self { modules }
+        let mut table = self.clone();
+        table.modules.replace(Named(core.clone()));
+        table
     }
 
     /// This table without `core`.
     pub(super) fn without(&self, core: &Core) -> Self {
-        Self { modules: self.modules.iter().filter(|c| ***c != *core).cloned().collect() }
+        let mut table = self.clone();
+        if self.get(core.name()).is_some_and(|there| **there == *core) {
+            table.modules.remove(core.name());
+        }
+        table
     }
 
+    /// In no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Core>> {
-        self.modules.iter()
+        self.modules.iter().map(|named| &named.0)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -50,7 +74,7 @@ impl Table {
     /// What is visible, newest first.
     pub(super) fn newest_first(&self) -> Vec<&Arc<Core>> {
         let mut modules: Vec<_> =
-            self.modules.iter().filter(|core| core.state() != State::Unformed).collect();
+            self.iter().filter(|core| core.state() != State::Unformed).collect();
         modules.sort_by_key(|core| std::cmp::Reverse(core.serial));
         modules
     }
