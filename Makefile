@@ -9,7 +9,9 @@ VENV   := .venv
 # What the venv was made from; it is made anew when this changes.
 VENV_READY := $(VENV)/.ready
 CC     ?= cc
+CXX    ?= c++
 
+SCRIPTS := python benches ci/mutants ci/readme ci/soak benches/run benches/compare
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
 # Everything is built here, whatever the user's own settings say.
@@ -57,19 +59,30 @@ stress: need-cc build ## threads call into shared objects while others unload th
 	@target/c/cc/module-ref-stress $(STRESS)
 
 # Both sides of every ratio run in one process, in turns.
-.PHONY: bench-quick
-bench-quick: need-cc build ## ratios to the patch's counter and to liburcu, in under a minute
-	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/bench/bench
-	@target/c/cc/bench/bench pairs
-	@echo
-	@target/c/cc/bench/bench memory
-	@echo
-	@ci/bench-folds target/c/cc/bench/bench
+BENCH_RUN = target/bench/run.json
+# Starts of each program; each takes two minutes.
+RUNS ?= 3
+
+.PHONY: bench bench-quick bench-build report
+bench-build: need-cc build test-wheel
+	@ci/need "$(firstword $(CXX))" "a C++ compiler, for std::weak_ptr" "apt-get install g++"
+	$(CARGO) build --release --package module-ref-benches
+	@$(C_TREE) CC="$(CC)" CXX="$(CXX)" OUT=../target/c/cc bench
+
+bench: bench-build ## what it costs, against its peers: every figure, in target/bench/run.json
+	@$(VENV)/bin/python benches/run --runs $(RUNS) --command "make $@ RUNS=$(RUNS)" --output $(BENCH_RUN)
+	@$(VENV)/bin/python -m module_ref report --table $(BENCH_RUN)
+
+bench-quick: bench-build ## the same in a minute, with few rounds, printed and saved beside it
+	@$(VENV)/bin/python benches/run --quick --command "make $@" --output target/bench/quick.json
+
+report: bench ## bench, and a page with plots, in target/bench/report
+	@$(VENV)/bin/python -m module_ref report $(BENCH_RUN)
 
 # ---- test ----------------------------------------------------------------------
 
 .PHONY: test test-lint test-header test-rust test-models test-loom test-interleave
-.PHONY: test-c test-readme test-python test-wheel mutants
+.PHONY: test-c test-readme test-bench test-python test-wheel mutants
 test: need-rust need-cc need-python ## everything below but mutants
 	@$(MAKE) --no-print-directory test-header
 	@$(MAKE) --no-print-directory test-lint
@@ -77,6 +90,7 @@ test: need-rust need-cc need-python ## everything below but mutants
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-readme
+	@$(MAKE) --no-print-directory test-bench
 	@$(MAKE) --no-print-directory test-python
 
 # First, because an ordinary build writes the header.
@@ -88,8 +102,8 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --package module-ref --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
-	$(VENV)/bin/ruff check python ci/mutants ci/readme
-	$(VENV)/bin/ruff format --check python ci/mutants ci/readme
+	$(VENV)/bin/ruff check $(SCRIPTS)
+	$(VENV)/bin/ruff format --check $(SCRIPTS)
 
 test-rust: need-rust ## unit, property, thread and documentation tests; no_std; oldest compiler
 	$(CARGO) test
@@ -116,6 +130,10 @@ test-wheel: need-rust $(VENV_READY)
 	@rm -rf target/wheels
 	$(VENV)/bin/maturin build --quiet --release --out target/wheels --interpreter $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall target/wheels/*.whl
+
+test-bench: bench-build ## every benchmark runs, in its shortest form, and the report draws it
+	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
+	$(VENV)/bin/python -m module_ref report target/bench/smoke.json --output target/bench/smoke
 
 test-python: test-wheel ## the stubs, and pytest on each Python present
 	$(VENV)/bin/python -m mypy.stubtest module_ref

@@ -2,15 +2,9 @@
  *
  * schemes.c - three ways to count who uses a plugin, for the same workers.
  */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
-#include <semaphore.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "../peers/world.h"
 #include "stress.h"
 
 /* ---- this library ---------------------------------------------------------- */
@@ -148,48 +142,15 @@ const struct scheme scheme_patch = {
  * to look at them everybody is stopped, here by a signal to each worker.
  */
 
-static pthread_mutex_t world = PTHREAD_MUTEX_INITIALIZER;
-static sem_t stopped;
-static _Atomic uint32_t stop_number; /* odd while the world is stopped */
-
-static void stop_here(int signal)
+static pthread_t stw_worker(void *run, unsigned i)
 {
-	uint32_t number = atomic_load(&stop_number);
-	int saved = errno;
-
-	(void)signal;
-	sem_post(&stopped);
-	while (atomic_load(&stop_number) == number)
-		syscall(SYS_futex, &stop_number, FUTEX_WAIT_PRIVATE, number, NULL, NULL, 0);
-	errno = saved;
-}
-
-static void stop_world(struct run *run)
-{
-	pthread_mutex_lock(&world);
-	atomic_fetch_add(&stop_number, 1);
-	for (unsigned i = 0; i < run->nworkers; i++)
-		pthread_kill(run->workers[i].thread, SIGUSR1);
-	for (unsigned i = 0; i < run->nworkers; i++)
-		while (sem_wait(&stopped) != 0)
-			;
-}
-
-static void start_world(void)
-{
-	atomic_fetch_add(&stop_number, 1);
-	syscall(SYS_futex, &stop_number, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-	pthread_mutex_unlock(&world);
+	return ((struct run *)run)->workers[i].thread;
 }
 
 static int stw_init(struct slot *slot)
 {
-	struct sigaction action = { .sa_handler = stop_here, .sa_flags = SA_RESTART };
-
-	if (slot->index == 0) {
-		sem_init(&stopped, 0, 0);
-		sigaction(SIGUSR1, &action, NULL);
-	}
+	if (slot->index == 0)
+		world_init();
 	atomic_store_explicit(&slot->count.live, true, memory_order_release);
 	return 0;
 }
@@ -216,7 +177,7 @@ static int stw_try_release(struct run *run, struct slot *slot)
 	int64_t held = 0;
 	int rc;
 
-	stop_world(run);
+	world_stop(stw_worker, run, run->nworkers);
 	for (unsigned i = 0; i < run->nworkers; i++)
 		held += run->workers[i].held[slot->index];
 	if (!atomic_load_explicit(&slot->count.live, memory_order_relaxed)) {
@@ -227,7 +188,7 @@ static int stw_try_release(struct run *run, struct slot *slot)
 		atomic_store_explicit(&slot->count.live, false, memory_order_relaxed);
 		rc = 0;
 	}
-	start_world();
+	world_start();
 	return rc;
 }
 

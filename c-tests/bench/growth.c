@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * growth.c - what becomes dearer with more of it: counters, CPUs, modules?
+ *
+ *     growth [counters|memory|cpus|modules]
+ *
+ * counters: gets and puts on 1 to 100,000 counters, picked at random.
+ * memory: what that many counters take.
+ * cpus: what a release costs on as many possible CPUs as the kernel lists. More than the
+ * machine has are simulated by another list (benches/run does it): every slot is then read as
+ * it would be, but no CPU but the real ones has written to any.
+ * modules: lookups by name, loads and unloads in a host with 1 to 10,000 modules.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../peers/patch.h"
+#include "bench.h"
+#include "module_ref_inline.h"
+
+enum { ROUNDS = 7, SIZES = 6 };
+static const int sizes[SIZES] = { 1, 10, 100, 1000, 10000, 100000 };
+
+/* A number below that one; cheap, because it is part of what is measured. */
+static size_t below(uint32_t *random, int size)
+{
+	*random = *random * 1664525u + 1013904223u;
+	return (size_t)(((uint64_t)*random * (uint32_t)size) >> 32);
+}
+
+/* ---- all CPUs at once ------------------------------------------------------------------ */
+
+struct crowd {
+	void (*work)(uint32_t *random, int size);
+	int size;
+	pthread_barrier_t start;
+	_Atomic bool over;
+};
+
+struct member {
+	struct crowd *crowd;
+	int number;
+	double ns; /* for each turn of its work */
+};
+
+static void *join_in(void *arg)
+{
+	struct member *member = arg;
+	struct crowd *crowd = member->crowd;
+	uint32_t random = 2463534242u + (uint32_t)member->number * 77777u;
+	double began, turns = 0;
+
+	run_on(member->number);
+	pthread_barrier_wait(&crowd->start);
+	began = now_ns();
+	do {
+		for (int i = 0; i < 100; i++)
+			crowd->work(&random, crowd->size);
+		turns += 100;
+	} while (!atomic_load_explicit(&crowd->over, memory_order_relaxed));
+	member->ns = (now_ns() - began) / turns;
+	return NULL;
+}
+
+/* Nanoseconds of one turn of that work, on each CPU (8 at most) for 10 ms. */
+static double crowd_ns(void (*work)(uint32_t *random, int size), int size, int threads)
+{
+	struct crowd crowd = { .work = work, .size = size };
+	struct timespec length = { 0, 10000000 };
+	struct member members[MOST_THREADS];
+	pthread_t ids[MOST_THREADS];
+	double sum = 0;
+
+	pthread_barrier_init(&crowd.start, NULL, (unsigned)threads + 1);
+	for (int i = 0; i < threads; i++) {
+		members[i] = (struct member){ &crowd, i, 0 };
+		need(pthread_create(&ids[i], NULL, join_in, &members[i]) == 0, "pthread_create()");
+	}
+	pthread_barrier_wait(&crowd.start);
+	nanosleep(&length, NULL);
+	atomic_store(&crowd.over, true);
+	for (int i = 0; i < threads; i++) {
+		pthread_join(ids[i], NULL);
+		sum += members[i].ns;
+	}
+	pthread_barrier_destroy(&crowd.start);
+	return sum / threads;
+}
+
+static int all_cpus(void)
+{
+	return cpus_allowed() < MOST_THREADS ? cpus_allowed() : MOST_THREADS;
+}
+
+/* ---- counters ------------------------------------------------------------------------------ */
+
+/* In a structure of a cache line, as it would be in a table of what they count. */
+static struct entry {
+	_Alignas(64) struct module_ref percpu;
+	struct module_ref shared;
+	struct patch_ref patch;
+} *table;
+
+static void make_table(int size)
+{
+	table = aligned_alloc(64, (size_t)size * sizeof(*table));
+	need(table != NULL, "aligned_alloc()");
+	memset(table, 0, (size_t)size * sizeof(*table));
+	for (int i = 0; i < size; i++) {
+		need(module_ref_init_percpu(&table[i].percpu) == 0, "module_ref_init_percpu()");
+		need(module_ref_init(&table[i].shared) == 0, "module_ref_init()");
+		atomic_init(&table[i].patch.refcnt, 1);
+	}
+}
+
+static void free_table(int size)
+{
+	for (int i = 0; i < size; i++) {
+		module_ref_destroy(&table[i].percpu);
+		module_ref_destroy(&table[i].shared);
+	}
+	free(table);
+}
+
+static void pair_percpu(uint32_t *random, int size)
+{
+	struct module_ref *ref = &table[below(random, size)].percpu;
+
+	if (module_ref_try_get_inline(ref))
+		module_ref_put_inline(ref);
+}
+
+static void pair_shared(uint32_t *random, int size)
+{
+	struct module_ref *ref = &table[below(random, size)].shared;
+
+	if (module_ref_try_get(ref))
+		module_ref_put(ref);
+}
+
+static void pair_patch(uint32_t *random, int size)
+{
+	struct patch_ref *ref = &table[below(random, size)].patch;
+
+	if (patch_try_get_inline(ref))
+		patch_put_inline(ref);
+}
+
+enum { PERCPU, SHARED, PATCH, KINDS };
+static const struct candidate kinds[KINDS] = {
+	{ .key = "percpu_inlined", .name = "module_ref, per-CPU, inlined", .ours = true,
+	  .gives = "counts references", .lacks = "a cache line for each 8 counters on each CPU" },
+	{ .key = "shared_called", .name = "module_ref, shared word, by calls", .ours = true,
+	  .gives = "counts references", .lacks = "users of one counter share a cache line" },
+	{ .key = "patch_inlined", .name = "the patch's counter, inlined",
+	  .gives = "counts references", .lacks = "users of one counter share a cache line" },
+};
+
+static void counters(struct bench_options options)
+{
+	static void (*const pair[KINDS])(uint32_t *, int) = { pair_percpu, pair_shared, pair_patch };
+	static double ns[SIZES][KINDS][MOST_ROUNDS];
+	int threads = all_cpus();
+
+	for (int s = 0; s < SIZES; s++) {
+		make_table(sizes[s]);
+		for (int round = 0; round < options.rounds; round++)
+			for (int k = 0; k < KINDS; k++)
+				ns[s][k][round] = crowd_ns(pair[k], sizes[s], threads);
+		free_table(sizes[s]);
+	}
+	printf("counters, used by %d thread%s at random, ratio of one turn to the other: median\n",
+	       threads, threads > 1 ? "s" : "");
+	for (int s = 0; s < SIZES; s++) {
+		printf("%7d", sizes[s]);
+		bench_ratio("per-CPU to the patch, inlined, on one of so many counters",
+			    kinds[PERCPU].key, kinds[PATCH].key, ns[s][PERCPU], ns[s][PATCH],
+			    options.rounds, 0, "\"sweep\":\"counters\",\"counters\":%d,\"threads\":%d",
+			    sizes[s], threads);
+	}
+	for (int k = 0; k < KINDS; k++) {
+		printf("%s, ns per pair: median [quartiles]\n", kinds[k].name);
+		for (int s = 0; s < SIZES; s++) {
+			char name[32];
+
+			snprintf(name, sizeof(name), "%d counters", sizes[s]);
+			bench_line(ns[s][k], options.rounds, name);
+			bench_cell(kinds[k].key, "ns per pair", ns[s][k], options.rounds,
+				   "\"sweep\":\"counters\",\"counters\":%d,\"threads\":%d", sizes[s],
+				   threads);
+		}
+	}
+	putchar('\n');
+}
+
+/* ---- memory ---------------------------------------------------------------------------- */
+
+static double resident_bytes(void)
+{
+	long size, resident = 0;
+	FILE *statm = fopen("/proc/self/statm", "r");
+
+	need(statm && fscanf(statm, "%ld %ld", &size, &resident) == 2, "/proc/self/statm");
+	fclose(statm);
+	return (double)resident * (double)sysconf(_SC_PAGESIZE);
+}
+
+static double bytes_each(int size)
+{
+	struct module_ref *refs = aligned_alloc(64, ((size_t)size * sizeof(*refs) + 63) / 64 * 64);
+	double before, after;
+
+	need(refs != NULL, "aligned_alloc()");
+	memset(refs, 0, (size_t)size * sizeof(*refs));
+	before = resident_bytes();
+	for (int i = 0; i < size; i++)
+		need(module_ref_init_percpu(&refs[i]) == 0, "module_ref_init_percpu()");
+	/* Used on every CPU, so that every page there may be is there. */
+	for (int cpu = 0; cpu < cpus_allowed(); cpu++) {
+		run_on(cpu);
+		for (int i = 0; i < size; i++)
+			if (module_ref_try_get(&refs[i]))
+				module_ref_put(&refs[i]);
+	}
+	after = resident_bytes();
+	for (int i = 0; i < size; i++)
+		module_ref_destroy(&refs[i]);
+	free(refs);
+	return (after - before) / size;
+}
+
+static void memory(void)
+{
+	printf("memory of per-CPU counters used on %d CPUs, bytes each beside the %zu of struct "
+	       "module_ref\n", cpus_allowed(), sizeof(struct module_ref));
+	/* The largest first: memory once resident is not given back. */
+	for (int s = SIZES - 1; s >= SIZES - 1; s--) {
+		double bytes = bytes_each(sizes[s]);
+
+		printf("  %9.2f  %d counters; 8 bytes for each CPU are %d\n", bytes, sizes[s],
+		       8 * cpus_allowed());
+		bench_cell("percpu_called", "bytes per counter", &bytes, 1,
+			   "\"sweep\":\"memory\",\"counters\":%d,\"cpus\":%d", sizes[s],
+			   cpus_allowed());
+	}
+	putchar('\n');
+}
+
+/* ---- CPUs --------------------------------------------------------------------------------- */
+
+static int possible_cpus(void)
+{
+	FILE *list = fopen("/sys/devices/system/cpu/possible", "r");
+	int first = 0, last = 0;
+
+	need(list && fscanf(list, "%d-%d", &first, &last) >= 1, "the list of possible CPUs");
+	fclose(list);
+	return (last > first ? last : first) + 1;
+}
+
+static _Atomic bool busy_over;
+
+/* Another thread, so that a membarrier has somebody to interrupt. */
+static void *keep_busy(void *arg)
+{
+	struct module_ref *ref = arg;
+
+	run_on(1);
+	while (!atomic_load_explicit(&busy_over, memory_order_relaxed))
+		if (module_ref_try_get_inline(ref))
+			module_ref_put_inline(ref);
+	return NULL;
+}
+
+static void cpus(struct bench_options options)
+{
+	enum { RELEASES = 201, STATES = 2 };
+	static const char *const state_name[STATES] = { "idle", "refused" };
+	static const char *const state_text[STATES] = {
+		"an idle counter, released: a look, one membarrier, the fold",
+		"a held counter, refused: the look alone",
+	};
+	static double ns[STATES][MOST_ROUNDS];
+	struct module_ref ref, other;
+	pthread_t busy;
+	int possible = possible_cpus();
+
+	need(module_ref_init_percpu(&ref) == 0 && module_ref_init_percpu(&other) == 0,
+	     "module_ref_init_percpu()");
+	need(pthread_create(&busy, NULL, keep_busy, &other) == 0, "pthread_create()");
+	run_on(0);
+	for (int round = 0; round < options.rounds; round++) {
+		double took[STATES][RELEASES];
+
+		for (int i = 0; i < RELEASES; i++) {
+			double began = now_ns();
+
+			need(module_ref_try_release(&ref) == 0, "module_ref_try_release()");
+			took[0][i] = now_ns() - began;
+			need(module_ref_reinit(&ref) == 0, "module_ref_reinit()");
+			need(module_ref_try_get(&ref), "module_ref_try_get()");
+			began = now_ns();
+			need(module_ref_try_release(&ref) != 0, "a refusal");
+			took[1][i] = now_ns() - began;
+			module_ref_put(&ref);
+		}
+		for (int s = 0; s < STATES; s++) {
+			qsort(took[s], RELEASES, sizeof(took[s][0]), by_value);
+			ns[s][round] = took[s][RELEASES / 2];
+		}
+	}
+	atomic_store(&busy_over, true);
+	pthread_join(busy, NULL);
+	printf("try_release of a %s counter, %d possible CPUs, ns: median [quartiles]\n",
+	       module_ref_mode(&ref) == MODULE_REF_PERCPU ? "per-CPU" : "shared-word", possible);
+	for (int s = 0; s < STATES; s++) {
+		bench_line(ns[s], options.rounds, state_text[s]);
+		bench_cell("percpu_called", "ns", ns[s], options.rounds,
+			   "\"sweep\":\"cpus\",\"cpus\":%d,\"measure\":\"%s\"", possible,
+			   state_name[s]);
+	}
+	putchar('\n');
+	module_ref_destroy(&ref);
+	module_ref_destroy(&other);
+}
+
+/* ---- modules -------------------------------------------------------------------------------- */
+
+enum { MOST_MODULES = 10000, MODULE_SIZES = 3, LOOKUPS = 2 };
+static const int module_sizes[MODULE_SIZES] = { 1, 100, MOST_MODULES };
+static const struct candidate lookups[LOOKUPS] = {
+	{ .key = "host_find_get", .name = "module_find_get and module_put", .ours = true,
+	  .gives = "whatever has the name now, held",
+	  .lacks = "finds modules of its host only" },
+	{ .key = "dlopen_noload", .name = "dlopen(RTLD_NOLOAD) and dlclose",
+	  .gives = "whatever is mapped under the name, held",
+	  .lacks = "one lock for the whole process; the list of all objects is walked" },
+};
+
+/* No peer does what a load does. */
+static const struct candidate loads = {
+	.key = "module_load", .name = "module host", .ours = true,
+	.gives = "init and exit functions, dependencies, states; an unload that is one",
+	.lacks = "the linker walks its list of all objects, and so does the host",
+};
+
+static struct module_host *host;
+static char folder[] = "/tmp/module-ref-growth-XXXXXX";
+static char paths[MOST_MODULES][64], names[MOST_MODULES][16];
+
+static void copy_plugin(const char *to)
+{
+	char buffer[65536];
+	FILE *in = fopen(TINY, "rb"), *out = fopen(to, "wb");
+	size_t n;
+
+	need(in && out, "fopen()");
+	while ((n = fread(buffer, 1, sizeof(buffer), in)) > 0)
+		need(fwrite(buffer, 1, n, out) == n, "fwrite()");
+	fclose(in);
+	need(fclose(out) == 0, "fclose()");
+}
+
+static void look_up(uint32_t *random, int size)
+{
+	struct module *module = module_find_get(host, names[below(random, size)]);
+
+	if (module)
+		module_put(module);
+}
+
+static void look_up_dlopen(uint32_t *random, int size)
+{
+	void *handle = dlopen(paths[below(random, size)], RTLD_NOW | RTLD_NOLOAD);
+
+	if (handle)
+		dlclose(handle);
+}
+
+/* Loads one more module and unloads it, in a host of that size. */
+static void load_and_unload(int size, int rounds, double *load, double *unload)
+{
+	char extra[80];
+
+	snprintf(extra, sizeof(extra), "%s/extra.so", folder);
+	copy_plugin(extra);
+	for (int round = 0; round < rounds; round++) {
+		double began = now_ns();
+
+		need(module_load(host, extra, "extra", NULL) == 0, module_last_error());
+		load[round] = now_ns() - began;
+		began = now_ns();
+		need(module_unload(host, "extra", 0, 0) == 0, module_last_error());
+		unload[round] = now_ns() - began;
+	}
+	unlink(extra);
+	printf("a host of %d modules, ns: median [quartiles]\n", size);
+	bench_line(load, rounds, "to load another");
+	bench_line(unload, rounds, "to unload it");
+	bench_cell("module_load", "ns", load, rounds,
+		   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,\"measure\":\"load\"", size);
+	bench_cell("module_load", "ns", unload, rounds,
+		   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,\"measure\":\"unload\"", size);
+}
+
+static void modules(struct bench_options options)
+{
+	static void (*const look[LOOKUPS])(uint32_t *, int) = { look_up, look_up_dlopen };
+	static double ns[LOOKUPS][MOST_ROUNDS], load[MOST_ROUNDS], unload[MOST_ROUNDS];
+	int loaded = 0, sizes_here = options.quick ? MODULE_SIZES - 1 : MODULE_SIZES;
+
+	need(mkdtemp(folder) != NULL, "mkdtemp()");
+	host = module_host_new();
+	need(host != NULL, "module_host_new()");
+	for (int s = 0; s < sizes_here; s++) {
+		for (; loaded < module_sizes[s]; loaded++) {
+			snprintf(names[loaded], sizeof(names[0]), "module%d", loaded);
+			snprintf(paths[loaded], sizeof(paths[0]), "%s/%s.so", folder, names[loaded]);
+			copy_plugin(paths[loaded]);
+			need(module_load(host, paths[loaded], NULL, NULL) == 0,
+			     module_last_error());
+		}
+		load_and_unload(loaded, options.rounds, load, unload);
+		for (int threads = 1; threads <= all_cpus(); threads *= 2) {
+			for (int round = 0; round < options.rounds; round++)
+				for (int c = 0; c < LOOKUPS; c++)
+					ns[c][round] = crowd_ns(look[c], loaded, threads);
+			printf("%d thread%s, lookup of one at random: ratio, and ns\n", threads,
+			       threads > 1 ? "s" : "");
+			bench_ratio("lookup by name to dlopen's", lookups[0].key, lookups[1].key, ns[0], ns[1],
+				    options.rounds, 0,
+				    "\"sweep\":\"modules\",\"modules\":%d,\"threads\":%d,"
+				    "\"measure\":\"lookup\"", loaded, threads);
+			for (int c = 0; c < LOOKUPS; c++) {
+				bench_line(ns[c], options.rounds, lookups[c].name);
+				bench_cell(lookups[c].key, "ns", ns[c], options.rounds,
+					   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":%d,"
+					   "\"measure\":\"lookup\"", loaded, threads);
+			}
+		}
+	}
+	while (loaded-- > 0) {
+		need(module_unload(host, names[loaded], 0, 0) == 0, module_last_error());
+		unlink(paths[loaded]);
+	}
+	need(module_host_free(host) == 0, "module_host_free()");
+	rmdir(folder);
+}
+
+int main(int argc, char **argv)
+{
+	struct bench_options options = bench_start(argc, argv, "growth",
+						   "[counters|memory|cpus|modules]", ROUNDS);
+	const char *what = options.what;
+
+	for (int k = 0; k < KINDS; k++)
+		bench_candidate(&kinds[k]);
+	for (int c = 0; c < LOOKUPS; c++)
+		bench_candidate(&lookups[c]);
+	bench_candidate(&loads);
+	if (what && strcmp(what, "counters") && strcmp(what, "memory") && strcmp(what, "cpus") &&
+	    strcmp(what, "modules")) {
+		fprintf(stderr, "growth: there is no '%s': counters, memory, cpus or modules\n", what);
+		return 2;
+	}
+	/* Before other counters have left memory behind that can be used again. */
+	if (!what || strcmp(what, "memory") == 0)
+		memory();
+	if (!what || strcmp(what, "counters") == 0)
+		counters(options);
+	if (!what || strcmp(what, "cpus") == 0)
+		cpus(options);
+	if (!what || strcmp(what, "modules") == 0)
+		modules(options);
+	return 0;
+}

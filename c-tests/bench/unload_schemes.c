@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * unload_schemes.c - ways to know that nobody is inside a module any more.
+ *
+ * Each is as good as a program can have it: what it waits with is what made its unloads
+ * shortest.
+ */
+#define _GNU_SOURCE
+#include "unload.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef HAVE_URCU
+#define _LGPL_SOURCE /* liburcu's word for: inline what is small */
+#include <urcu/urcu-memb.h>
+#endif
+
+#include "../peers/patch.h"
+#include "../peers/world.h"
+#include "module_ref_inline.h"
+
+/* ---- this library ------------------------------------------------------------------- */
+
+struct own_lines {
+	_Alignas(64) struct module_ref ref;
+};
+
+static struct own_lines percpu[MODULES], shared[MODULES];
+
+static bool percpu_set_up(void)
+{
+	for (int i = 0; i < MODULES; i++)
+		need(module_ref_init_percpu(&percpu[i].ref) == 0, "module_ref_init_percpu()");
+	return module_ref_mode(&percpu[USED].ref) == MODULE_REF_PERCPU;
+}
+
+static bool shared_set_up(void)
+{
+	for (int i = 0; i < MODULES; i++)
+		need(module_ref_init(&shared[i].ref) == 0, "module_ref_init()");
+	return true;
+}
+
+static double ref_unload(struct module_ref *ref, bool busy)
+{
+	/* A drain ends when those inside have left; a minute says that it did not. */
+	int rc = busy ? module_ref_drain(ref, 60000000000) : module_ref_try_release(ref);
+	double known = now_ns();
+
+	need(rc == 0, "an unload by module_ref");
+	return known;
+}
+
+static bool percpu_get(struct worker *worker, int module)
+{
+	(void)worker;
+	return module_ref_try_get_inline(&percpu[module].ref);
+}
+
+static void percpu_put(struct worker *worker, int module)
+{
+	(void)worker;
+	module_ref_put_inline(&percpu[module].ref);
+}
+
+static double percpu_unload(int module, double give_up)
+{
+	(void)give_up;
+	return ref_unload(&percpu[module].ref, module == USED);
+}
+
+static void percpu_reinit(int module)
+{
+	need(module_ref_reinit(&percpu[module].ref) == 0, "module_ref_reinit()");
+}
+
+static bool shared_get(struct worker *worker, int module)
+{
+	(void)worker;
+	return module_ref_try_get_inline(&shared[module].ref);
+}
+
+static void shared_put(struct worker *worker, int module)
+{
+	(void)worker;
+	module_ref_put_inline(&shared[module].ref);
+}
+
+static double shared_unload(int module, double give_up)
+{
+	(void)give_up;
+	return ref_unload(&shared[module].ref, module == USED);
+}
+
+static void shared_reinit(int module)
+{
+	need(module_ref_reinit(&shared[module].ref) == 0, "module_ref_reinit()");
+}
+
+/* ---- the patch: Linux since 2014 ---------------------------------------------------- */
+
+static struct {
+	_Alignas(64) struct patch_ref ref;
+} patch[MODULES];
+
+static void patch_reinit(int module)
+{
+	atomic_store_explicit(&patch[module].ref.refcnt, 1, memory_order_release);
+}
+
+static bool patch_set_up(void)
+{
+	for (int i = 0; i < MODULES; i++)
+		patch_reinit(i);
+	return true;
+}
+
+static bool patch_scheme_get(struct worker *worker, int module)
+{
+	(void)worker;
+	return patch_try_get_inline(&patch[module].ref);
+}
+
+static void patch_scheme_put(struct worker *worker, int module)
+{
+	(void)worker;
+	patch_put_inline(&patch[module].ref);
+}
+
+/* It cannot shut the door and wait: it tries until it meets a moment without users. Many
+ * tries in a row find one among workers that run; those that do not, because this
+ * thread has their CPU, get it back for a moment. */
+static double patch_unload(int module, double give_up)
+{
+	const struct timespec moment = { 0, 100000 };
+	double now;
+
+	for (int tries = 1;; tries++) {
+		int rc = patch_try_release_locked(&patch[module].ref);
+
+		now = now_ns();
+		if (rc == 0)
+			return now;
+		if (now >= give_up)
+			return 0;
+		if (tries % 50 == 0)
+			clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
+	}
+}
+
+/* ---- a door for those who stop everybody -------------------------------------------- */
+
+static struct {
+	_Alignas(64) _Atomic bool open;
+} door[MODULES];
+
+static void door_reinit(int module)
+{
+	/* Pairs with the looks at it: what came before it is seen by who gets in. */
+	atomic_store_explicit(&door[module].open, true, memory_order_release);
+}
+
+static void door_set_up(void)
+{
+	for (int i = 0; i < MODULES; i++)
+		door_reinit(i);
+}
+
+static bool door_open(int module)
+{
+	return atomic_load_explicit(&door[module].open, memory_order_acquire);
+}
+
+/* While nobody can be between its look and its use, and the others see all of it. */
+static void door_shut(int module)
+{
+	atomic_store_explicit(&door[module].open, false, memory_order_relaxed);
+}
+
+static void futex_on(_Atomic uint32_t *word, int operation, uint32_t value)
+{
+	syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
+}
+
+/* ---- stop the world: Linux before 2014 ---------------------------------------------- */
+
+static bool stop_set_up(void)
+{
+	door_set_up();
+	world_init();
+	return true;
+}
+
+static _Atomic uint32_t leavers; /* puts since the door was shut */
+
+/* Plain arithmetic, as it was: the thread itself is the only writer. */
+static void count(struct worker *worker, int module, int by)
+{
+	int held = atomic_load_explicit(&worker->held[module], memory_order_relaxed);
+
+	atomic_store_explicit(&worker->held[module], held + by, memory_order_release);
+}
+
+static void stop_put(struct worker *worker, int module)
+{
+	count(worker, module, -1);
+	/* Whoever has been stopped since the door was shut sees that, and may be who is
+	 * waited for. */
+	if (door_open(module))
+		return;
+	atomic_fetch_add(&leavers, 1);
+	futex_on(&leavers, FUTEX_WAKE_PRIVATE, 1);
+}
+
+static bool stop_get(struct worker *worker, int module)
+{
+	if (!door_open(module))
+		return false;
+	/* Count first, look then: stopped in between, we are counted. */
+	count(worker, module, 1);
+	atomic_signal_fence(memory_order_seq_cst);
+	if (door_open(module))
+		return true;
+	stop_put(worker, module);
+	return false;
+}
+
+static pthread_t stop_member(void *crew, unsigned i)
+{
+	return ((struct worker *)crew)[i].thread;
+}
+
+static bool stop_held(int module)
+{
+	/* Pairs with count(). */
+	for (int i = 0; i < nworkers; i++)
+		if (atomic_load_explicit(&workers[i].held[module], memory_order_acquire) != 0)
+			return true;
+	return false;
+}
+
+/* As delete_module() did it: it waits with the door shut and everybody running, woken by
+ * each put. It ends with everybody running also where nobody was inside, because a thread
+ * stands wherever the signal has met it, with the linker's lock if it must be. */
+static double stop_unload(int module, double give_up)
+{
+	uint32_t seen;
+
+	(void)give_up;
+	world_stop(stop_member, workers, (unsigned)nworkers);
+	door_shut(module);
+	world_start();
+	for (seen = atomic_load(&leavers); stop_held(module); seen = atomic_load(&leavers))
+		futex_on(&leavers, FUTEX_WAIT_PRIVATE, seen);
+	return now_ns();
+}
+
+/* ---- pausing: workers stop by themselves, where they are outside -------------------- */
+
+static _Atomic uint32_t pauses; /* odd while a pause is wanted */
+static _Atomic uint32_t parked;
+
+static bool pause_set_up(void)
+{
+	door_set_up();
+	return true;
+}
+
+static void pause_pass(void)
+{
+	uint32_t number = atomic_load_explicit(&pauses, memory_order_relaxed);
+
+	if (number % 2 == 0)
+		return;
+	if (atomic_fetch_add(&parked, 1) + 1 == (uint32_t)nworkers)
+		futex_on(&parked, FUTEX_WAKE_PRIVATE, 1);
+	while (atomic_load(&pauses) == number)
+		futex_on(&pauses, FUTEX_WAIT_PRIVATE, number);
+}
+
+static bool pause_get(struct worker *worker, int module)
+{
+	(void)worker;
+	return door_open(module);
+}
+
+static void pause_put(struct worker *worker, int module)
+{
+	(void)worker;
+	(void)module;
+}
+
+/* What is unloaded can go while they stand: they have parked where they hold nothing. */
+static double pause_unload(int module, double give_up)
+{
+	uint32_t seen;
+	double known;
+
+	(void)give_up;
+	atomic_fetch_add(&pauses, 1);
+	while ((seen = atomic_load(&parked)) != (uint32_t)nworkers)
+		futex_on(&parked, FUTEX_WAIT_PRIVATE, seen);
+	known = now_ns();
+	door_shut(module);
+	atomic_store(&parked, 0);
+	atomic_fetch_add(&pauses, 1);
+	futex_on(&pauses, FUTEX_WAKE_PRIVATE, INT_MAX);
+	return known;
+}
+
+/* ---- liburcu: readers are waited for, all of them ----------------------------------- */
+
+#ifdef HAVE_URCU
+static struct rcu_module {
+	int anything;
+} there;
+static struct {
+	_Alignas(64) struct rcu_module *module;
+} published[MODULES];
+
+static void urcu_reinit(int module)
+{
+	rcu_set_pointer(&published[module].module, &there);
+}
+
+static bool urcu_set_up(void)
+{
+	for (int i = 0; i < MODULES; i++)
+		urcu_reinit(i);
+	return true;
+}
+
+static bool urcu_get(struct worker *worker, int module)
+{
+	(void)worker;
+	urcu_memb_read_lock();
+	if (rcu_dereference(published[module].module))
+		return true;
+	urcu_memb_read_unlock();
+	return false;
+}
+
+static void urcu_put(struct worker *worker, int module)
+{
+	(void)worker;
+	(void)module;
+	urcu_memb_read_unlock();
+}
+
+static double urcu_unload(int module, double give_up)
+{
+	(void)give_up;
+	rcu_set_pointer(&published[module].module, NULL);
+	urcu_memb_synchronize_rcu();
+	return now_ns();
+}
+
+#endif
+
+/* ---- nobody unloads anything -------------------------------------------------------- */
+
+static bool always(void)
+{
+	return true;
+}
+
+static bool nobody_get(struct worker *worker, int module)
+{
+	(void)worker;
+	(void)module;
+	return true;
+}
+
+/* ---- all of them -------------------------------------------------------------------- */
+
+const struct scheme schemes[SCHEMES] = {
+	[PERCPU] = {
+		.candidate = {
+			.key = "percpu",
+			.name = "module_ref, per CPU",
+			.ours = true,
+			.gives = "an exact count of uses, held as long as one likes and put by any "
+				 "thread; the unload waits for this module's users only, can give up "
+				 "and leave everything as it was, and stops nobody",
+			.lacks = "a membarrier in each unload interrupts the CPUs that run the "
+				 "process; 8 bytes per CPU and module; needs Linux on x86-64",
+		},
+		.set_up = percpu_set_up,
+		.get = percpu_get,
+		.put = percpu_put,
+		.unload = percpu_unload,
+		.reinit = percpu_reinit,
+	},
+	[SHARED] = {
+		.candidate = {
+			.key = "shared",
+			.name = "module_ref, shared word",
+			.ours = true,
+			.gives = "as per CPU, in 16 bytes on every system, and no system call unless "
+				 "the unload has to sleep",
+			.lacks = "all users of a module write to one cache line",
+		},
+		.set_up = shared_set_up,
+		.get = shared_get,
+		.put = shared_put,
+		.unload = shared_unload,
+		.reinit = shared_reinit,
+	},
+	[PATCH] = {
+		.candidate = {
+			.key = "patch",
+			.name = "the patch's counter",
+			.gives = "an exact count of uses; an unload of what nobody uses takes two "
+				 "atomic operations and stops nobody",
+			.lacks = "it cannot shut the door and wait: what is in use all the time is "
+				 "never unloaded; all users write to one cache line, in a loop",
+		},
+		.set_up = patch_set_up,
+		.get = patch_scheme_get,
+		.put = patch_scheme_put,
+		.unload = patch_unload,
+		.reinit = patch_reinit,
+	},
+	[STOP_THE_WORLD] = {
+		.candidate = {
+			.key = "stop_the_world",
+			.name = "stop the world",
+			.gives = "a get and a put are plain arithmetic in the thread's own memory; "
+				 "nothing is asked of the threads between their uses",
+			.lacks = "every thread is stopped for every unload, and has to be known; it "
+				 "takes a signal away from the program; a put by another thread than "
+				 "the get's is not possible",
+		},
+		.set_up = stop_set_up,
+		.get = stop_get,
+		.put = stop_put,
+		.unload = stop_unload,
+		.reinit = door_reinit,
+	},
+	[PAUSING] = {
+		.candidate = {
+			.key = "pausing",
+			.name = "cooperative pausing",
+			.gives = "a use costs one look at a flag, and nothing is counted",
+			.lacks = "every thread is stopped for every unload, has to be known, and has "
+				 "to come by and look: one that sleeps or computes for long holds up "
+				 "all others; nothing may be held across the look; what is done while "
+				 "they stand, as dlclose(), is not in the figures",
+		},
+		.set_up = pause_set_up,
+		.pass = pause_pass,
+		.get = pause_get,
+		.put = pause_put,
+		.unload = pause_unload,
+		.reinit = door_reinit,
+	},
+	[URCU] = {
+		.candidate = {
+			.key = "urcu",
+			.name = "liburcu, memb",
+			.gives = "a use is two plain writes to the thread's own memory; an unload "
+				 "stops nobody",
+			.lacks = "an unload waits for every reader of anything, is woken by each that "
+				 "leaves, and cannot give up; a use that sleeps holds up every unload; "
+				 "nothing is counted, and no other thread can end a use; threads have "
+				 "to register",
+		},
+#ifdef HAVE_URCU
+		.set_up = urcu_set_up,
+		.enter = urcu_memb_register_thread,
+		.leave = urcu_memb_unregister_thread,
+		.get = urcu_get,
+		.put = urcu_put,
+		.unload = urcu_unload,
+		.reinit = urcu_reinit,
+#endif
+	},
+	[NOBODY] = {
+		.candidate = {
+			.key = "nobody",
+			.name = "no unload at all",
+			.gives = "nothing: it shows the stalls that the machine makes by itself",
+			.lacks = "an unload",
+		},
+		.set_up = always,
+		.get = nobody_get,
+		.put = pause_put,
+	},
+};
