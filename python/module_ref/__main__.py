@@ -1,0 +1,22 @@
+"""python -m module_ref COMMAND"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command, and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m module_ref", description="module_ref's tools")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    report.add_command(commands)
+    parsed = parser.parse_args(arguments)
+    status: int = parsed.main(parsed)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
