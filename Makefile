@@ -143,6 +143,14 @@ test-python: test-wheel ## the stubs, and pytest on each Python present
 mutants: need-rust need-cc ## break the code on purpose and see each check fail (7 minutes)
 	ci/mutants
 
+# A day of it is HOURS=24.
+HOURS ?= 1
+
+.PHONY: soak
+soak: need-cc build ## the stress program for HOURS, both layers and modes, changing crews and seeds
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
+	ci/soak $(HOURS)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf target $(VENV)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * bench.c - the clock, the options, and how a figure is printed and saved.
+ * bench.c - the clock, crowds of threads, the options, and how a figure is printed and saved.
  */
 #define _GNU_SOURCE
 #include "bench.h"
@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,69 @@ void run_on(int number)
 	CPU_SET(cpu, &one);
 	/* Where it is refused, the scheduler places the thread. */
 	pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+}
+
+/* ---- crowds ------------------------------------------------------------------------- */
+
+struct member {
+	const struct crowd *crowd;
+	pthread_barrier_t *start;
+	_Atomic bool *over;
+	int number;
+	double began, ended;
+	long turns;
+};
+
+static void *join_in(void *arg)
+{
+	struct member *me = arg;
+	const struct crowd *crowd = me->crowd;
+
+	run_on(me->number);
+	if (crowd->enter)
+		crowd->enter();
+	crowd->work(crowd->sort, me->number, crowd->batch);
+	pthread_barrier_wait(me->start);
+	me->began = now_ns();
+	do {
+		crowd->work(crowd->sort, me->number, crowd->batch);
+		me->turns += crowd->batch;
+	} while (!atomic_load_explicit(me->over, memory_order_relaxed));
+	me->ended = now_ns();
+	if (crowd->leave)
+		crowd->leave();
+	return NULL;
+}
+
+double crowd_ns(const struct crowd *crowd)
+{
+	int busy = crowd->threads < cpus_allowed() ? crowd->threads : cpus_allowed();
+	/* More threads than CPUs need some time slices each. */
+	struct timespec length = { 0, busy < crowd->threads ? 20000000 : 8000000 };
+	double began = 0, ended = 0, turns = 0;
+	struct member members[MOST_THREADS];
+	pthread_t ids[MOST_THREADS];
+	pthread_barrier_t start;
+	_Atomic bool over = false;
+
+	pthread_barrier_init(&start, NULL, (unsigned)crowd->threads + 1);
+	for (int i = 0; i < crowd->threads; i++) {
+		members[i] = (struct member){ crowd, &start, &over, i, 0, 0, 0 };
+		need(pthread_create(&ids[i], NULL, join_in, &members[i]) == 0, "pthread_create()");
+	}
+	pthread_barrier_wait(&start);
+	nanosleep(&length, NULL);
+	atomic_store(&over, true);
+	for (int i = 0; i < crowd->threads; i++) {
+		pthread_join(ids[i], NULL);
+		if (i == 0 || members[i].began < began)
+			began = members[i].began;
+		if (members[i].ended > ended)
+			ended = members[i].ended;
+		turns += (double)members[i].turns;
+	}
+	pthread_barrier_destroy(&start);
+	return (ended - began) * busy / turns;
 }
 
 /* ---- options ------------------------------------------------------------------------ */

@@ -65,6 +65,20 @@ double median(const double *values, int n);
 int cpus_allowed(void);
 void run_on(int number);
 
+/* Threads that do the same for a while, each bound to the next CPU. */
+struct crowd {
+	int threads; /* MOST_THREADS at the most */
+	long batch;  /* turns between two looks whether the time is over */
+	/* Does it n times, of this sort, on that thread. */
+	void (*work)(const void *sort, int thread, long n);
+	const void *sort;
+	void (*enter)(void), (*leave)(void); /* by each thread, first and last; or NULL */
+};
+
+/* Returns what one turn of the work costs a CPU, in nanoseconds: the time, by the CPUs that
+ * were busy, through the turns of all threads. */
+double crowd_ns(const struct crowd *crowd);
+
 /* For what must not fail in a benchmark: says what did, and ends the program. */
 void need(bool good, const char *what);
 

@@ -38,61 +38,29 @@ static size_t below(uint32_t *random, int size)
 
 /* ---- all CPUs at once ------------------------------------------------------------------ */
 
-struct crowd {
-	void (*work)(uint32_t *random, int size);
+/* One turn of something, on one of so many. */
+struct one_of {
+	void (*turn)(uint32_t *random, int size);
 	int size;
-	pthread_barrier_t start;
-	_Atomic bool over;
 };
 
-struct member {
-	struct crowd *crowd;
-	int number;
-	double ns; /* for each turn of its work */
-};
-
-static void *join_in(void *arg)
+static void work(const void *sort, int thread, long n)
 {
-	struct member *member = arg;
-	struct crowd *crowd = member->crowd;
-	uint32_t random = 2463534242u + (uint32_t)member->number * 77777u;
-	double began, turns = 0;
+	static _Thread_local uint32_t random;
+	const struct one_of *of = sort;
 
-	run_on(member->number);
-	pthread_barrier_wait(&crowd->start);
-	began = now_ns();
-	do {
-		for (int i = 0; i < 100; i++)
-			crowd->work(&random, crowd->size);
-		turns += 100;
-	} while (!atomic_load_explicit(&crowd->over, memory_order_relaxed));
-	member->ns = (now_ns() - began) / turns;
-	return NULL;
+	random += (uint32_t)thread * 77777u;
+	while (n-- > 0)
+		of->turn(&random, of->size);
 }
 
-/* Nanoseconds of one turn of that work, on each CPU (8 at most) for 10 ms. */
-static double crowd_ns(void (*work)(uint32_t *random, int size), int size, int threads)
+static double one_of_ns(void (*turn)(uint32_t *random, int size), int size, int threads,
+			long batch)
 {
-	struct crowd crowd = { .work = work, .size = size };
-	struct timespec length = { 0, 10000000 };
-	struct member members[MOST_THREADS];
-	pthread_t ids[MOST_THREADS];
-	double sum = 0;
+	struct one_of of = { turn, size };
+	struct crowd crowd = { threads, batch, work, &of, NULL, NULL };
 
-	pthread_barrier_init(&crowd.start, NULL, (unsigned)threads + 1);
-	for (int i = 0; i < threads; i++) {
-		members[i] = (struct member){ &crowd, i, 0 };
-		need(pthread_create(&ids[i], NULL, join_in, &members[i]) == 0, "pthread_create()");
-	}
-	pthread_barrier_wait(&crowd.start);
-	nanosleep(&length, NULL);
-	atomic_store(&crowd.over, true);
-	for (int i = 0; i < threads; i++) {
-		pthread_join(ids[i], NULL);
-		sum += members[i].ns;
-	}
-	pthread_barrier_destroy(&crowd.start);
-	return sum / threads;
+	return crowd_ns(&crowd);
 }
 
 static int all_cpus(void)
@@ -174,7 +142,7 @@ static void counters(struct bench_options options)
 		make_table(sizes[s]);
 		for (int round = 0; round < options.rounds; round++)
 			for (int k = 0; k < KINDS; k++)
-				ns[s][k][round] = crowd_ns(pair[k], sizes[s], threads);
+				ns[s][k][round] = one_of_ns(pair[k], sizes[s], threads, 100);
 		free_table(sizes[s]);
 	}
 	printf("counters, used by %d thread%s at random, ratio of one turn to the other: median\n",
@@ -239,19 +207,15 @@ static double bytes_each(int size)
 
 static void memory(void)
 {
+	int most = sizes[SIZES - 1];
+	double bytes = bytes_each(most);
+
 	printf("memory of per-CPU counters used on %d CPUs, bytes each beside the %zu of struct "
 	       "module_ref\n", cpus_allowed(), sizeof(struct module_ref));
-	/* The largest first: memory once resident is not given back. */
-	for (int s = SIZES - 1; s >= SIZES - 1; s--) {
-		double bytes = bytes_each(sizes[s]);
-
-		printf("  %9.2f  %d counters; 8 bytes for each CPU are %d\n", bytes, sizes[s],
-		       8 * cpus_allowed());
-		bench_cell("percpu_called", "bytes per counter", &bytes, 1,
-			   "\"sweep\":\"memory\",\"counters\":%d,\"cpus\":%d", sizes[s],
-			   cpus_allowed());
-	}
-	putchar('\n');
+	printf("  %9.2f  %d counters; 8 bytes for each CPU are %d\n\n", bytes, most,
+	       8 * cpus_allowed());
+	bench_cell("percpu_called", "bytes per counter", &bytes, 1,
+		   "\"sweep\":\"memory\",\"counters\":%d,\"cpus\":%d", most, cpus_allowed());
 }
 
 /* ---- CPUs --------------------------------------------------------------------------------- */
@@ -432,7 +396,7 @@ static void modules(struct bench_options options)
 		for (int threads = 1; threads <= all_cpus(); threads *= 2) {
 			for (int round = 0; round < options.rounds; round++)
 				for (int c = 0; c < LOOKUPS; c++)
-					ns[c][round] = crowd_ns(look[c], loaded, threads);
+					ns[c][round] = one_of_ns(look[c], loaded, threads, 10);
 			printf("%d thread%s, lookup of one at random: ratio, and ns\n", threads,
 			       threads > 1 ? "s" : "");
 			bench_ratio("lookup by name to dlopen's", lookups[0].key, lookups[1].key, ns[0], ns[1],

@@ -7,12 +7,8 @@
  * through the pairs of all threads. Where every thread adds to one cache line, it grows with
  * their number; where nothing is shared, it stays.
  */
-#define _GNU_SOURCE
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #if __has_include(<valgrind/callgrind.h>)
 #include <valgrind/callgrind.h>
@@ -20,7 +16,7 @@
 
 #include "candidates.h"
 
-enum { ROUNDS = 11, BATCH = 500, CROWDS = 4 };
+enum { ROUNDS = 11, CROWDS = 4 };
 static const int crowds[CROWDS] = { 1, 2, 4, 8 };
 
 /* Like stands beside like, so that what is compared runs one after the other. */
@@ -48,67 +44,22 @@ static double measured[COUNTERS][CROWDS][CANDIDATES][MOST_ROUNDS];
 
 struct turn {
 	const struct candidate *candidate;
-	pthread_barrier_t start;
-	_Atomic bool over;
+	enum counters counters;
 };
 
-struct worker {
-	struct turn *turn;
-	int number, counter;
-	double began, ended;
-	long pairs;
-};
-
-static void *work(void *arg)
+static void work(const void *sort, int thread, long n)
 {
-	struct worker *worker = arg;
-	struct turn *turn = worker->turn;
+	const struct turn *turn = sort;
 
-	run_on(worker->number);
-	if (turn->candidate->enter)
-		turn->candidate->enter();
-	turn->candidate->pairs(worker->counter, BATCH);
-	pthread_barrier_wait(&turn->start);
-	worker->began = now_ns();
-	do {
-		turn->candidate->pairs(worker->counter, BATCH);
-		worker->pairs += BATCH;
-	} while (!atomic_load_explicit(&turn->over, memory_order_relaxed));
-	worker->ended = now_ns();
-	if (turn->candidate->leave)
-		turn->candidate->leave();
-	return NULL;
+	turn->candidate->pairs(turn->counters == OWN ? thread : 0, n);
 }
 
-/* Nanoseconds of a CPU for each pair. More threads than CPUs need some time slices each. */
 static double take_turn(const struct candidate *candidate, int threads, enum counters counters)
 {
-	int busy = threads < cpus_allowed() ? threads : cpus_allowed();
-	struct timespec length = { 0, busy < threads ? 20000000 : 8000000 };
-	struct turn turn = { .candidate = candidate };
-	struct worker workers[MOST_THREADS];
-	pthread_t ids[MOST_THREADS];
-	double began = 0, ended = 0;
-	long pairs = 0;
+	struct turn turn = { candidate, counters };
+	struct crowd crowd = { threads, 500, work, &turn, candidate->enter, candidate->leave };
 
-	pthread_barrier_init(&turn.start, NULL, (unsigned)threads + 1);
-	for (int i = 0; i < threads; i++) {
-		workers[i] = (struct worker){ &turn, i, counters == OWN ? i : 0, 0, 0, 0 };
-		need(pthread_create(&ids[i], NULL, work, &workers[i]) == 0, "pthread_create()");
-	}
-	pthread_barrier_wait(&turn.start);
-	nanosleep(&length, NULL);
-	atomic_store(&turn.over, true);
-	for (int i = 0; i < threads; i++) {
-		pthread_join(ids[i], NULL);
-		if (i == 0 || workers[i].began < began)
-			began = workers[i].began;
-		if (workers[i].ended > ended)
-			ended = workers[i].ended;
-		pairs += workers[i].pairs;
-	}
-	pthread_barrier_destroy(&turn.start);
-	return (ended - began) * busy / (double)pairs;
+	return crowd_ns(&crowd);
 }
 
 /* ---- ratios ---------------------------------------------------------------------------- */
