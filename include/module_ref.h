@@ -147,7 +147,8 @@ struct module;
  * Lookups (module_find_get()) and references take no lock and never wait for a load. All
  * other functions may be called from any thread, also from the init and exit functions of
  * modules and from notifiers: no lock is held while those run. None is
- * async-signal-safe unless it says so.
+ * async-signal-safe unless it says so, and none is a cancellation point: a thread that is
+ * cancelled (pthread_cancel) in a load or an unload ends it first.
  *
  * After fork(2) the child has a copy. What other threads of the parent were loading or
  * unloading stays as it was in that moment: -EBUSY. If one was in the middle of a dlopen(3) or

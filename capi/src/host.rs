@@ -30,7 +30,8 @@ const MODULE_UNLOAD_FORCE: c_uint = 1;
 /// Lookups (module_find_get()) and references take no lock and never wait for a load. All
 /// other functions may be called from any thread, also from the init and exit functions of
 /// modules and from notifiers: no lock is held while those run. None is
-/// async-signal-safe unless it says so.
+/// async-signal-safe unless it says so, and none is a cancellation point: a thread that is
+/// cancelled (pthread_cancel) in a load or an unload ends it first.
 ///
 /// After fork(2) the child has a copy. What other threads of the parent were loading or
 /// unloading stays as it was in that moment: -EBUSY. If one was in the middle of a dlopen(3) or
@@ -234,6 +235,38 @@ unsafe fn give(text: &str, buf: *mut c_char, len: usize) -> i64 {
     text.len() as i64
 }
 
+/// Keeps a cancellation of this thread (pthread_cancel) pending for as long as it lives. A load
+/// or an unload that was left half way, at a cancellation point of the plugin's or of the C
+/// library's, would leave its module in the middle for ever.
+struct NotCancelled {
+    before: c_int,
+}
+
+/// Sets this thread's state, and returns what it was.
+fn set_cancel_state(state: c_int) -> c_int {
+    // In here, because cbindgen would declare it in the header.
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+    }
+    let mut before = 0;
+    // SAFETY: the place is ours.
+    unsafe { pthread_setcancelstate(state, &mut before) };
+    before
+}
+
+impl NotCancelled {
+    fn until_dropped() -> Self {
+        const PTHREAD_CANCEL_DISABLE: c_int = 1;
+        Self { before: set_cancel_state(PTHREAD_CANCEL_DISABLE) }
+    }
+}
+
+impl Drop for NotCancelled {
+    fn drop(&mut self) {
+        set_cancel_state(self.before);
+    }
+}
+
 /// A host without modules.
 ///
 /// @return the host, for module_host_free().
@@ -261,6 +294,7 @@ pub extern "C" fn module_host_default() -> *mut module_host {
 /// Thread safety: no other thread may use the host during or after the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
+    let _whole = NotCancelled::until_dropped();
     if host.is_null() {
         return invalid("module_host_free", "host is NULL");
     }
@@ -341,6 +375,7 @@ unsafe fn load(
     flags: c_uint,
     out: *mut *mut module,
 ) -> c_int {
+    let _whole = NotCancelled::until_dropped();
     let result = (|| {
         // SAFETY: the pointers are C's to keep valid, and so is what the object does.
         unsafe {
@@ -407,6 +442,7 @@ pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
 /// Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
+    let _whole = NotCancelled::until_dropped();
     // SAFETY: the pointer is C's to keep valid.
     match unsafe { borrow(host) } {
         Some(host) => host.reap().try_into().unwrap_or(c_int::MAX),
@@ -444,6 +480,7 @@ pub unsafe extern "C" fn module_unload(
     timeout_ns: i64,
 ) -> c_int {
     const FUNCTION: &str = "module_unload";
+    let _whole = NotCancelled::until_dropped();
     // SAFETY: the pointers are C's to keep valid.
     let (host, name) = unsafe {
         let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
@@ -491,6 +528,7 @@ pub unsafe extern "C" fn module_replace(
     timeout_ns: i64,
 ) -> c_int {
     const FUNCTION: &str = "module_replace";
+    let _whole = NotCancelled::until_dropped();
     // SAFETY: the pointers are C's to keep valid, and so is what the object does.
     unsafe {
         let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
