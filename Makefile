@@ -81,10 +81,11 @@ report: bench ## bench, and a page with plots, in target/bench/report
 
 # ---- test ----------------------------------------------------------------------
 
-.PHONY: test test-lint test-header test-rust test-models test-loom test-interleave
+.PHONY: test test-abi test-lint test-header test-rust test-models test-loom test-interleave
 .PHONY: test-c test-readme test-bench test-python test-wheel mutants
 test: need-rust need-cc need-python ## everything below but mutants
 	@$(MAKE) --no-print-directory test-header
+	@$(MAKE) --no-print-directory test-abi
 	@$(MAKE) --no-print-directory test-lint
 	@$(MAKE) --no-print-directory test-rust
 	@$(MAKE) --no-print-directory test-models
@@ -96,6 +97,9 @@ test: need-rust need-cc need-python ## everything below but mutants
 # First, because an ordinary build writes the header.
 test-header: need-rust ## the committed header is what the source gives
 	MODULE_REF_HEADER=check $(CARGO) build --release --package module-ref-capi
+
+test-abi: need-rust build ## exported names, and the types against the ABI baseline
+	ci/abi
 
 test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(CARGO) fmt --all -- --check
