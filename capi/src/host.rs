@@ -33,6 +33,10 @@ const MODULE_UNLOAD_FORCE: c_uint = 1;
 /// async-signal-safe unless it says so, and none is a cancellation point: a thread that is
 /// cancelled (pthread_cancel) in a load or an unload ends it first.
 ///
+/// The host allocates. Where a plugin or what it needs finds no memory, that is -ENOMEM; where the
+/// host's own small records find none, the process ends, as programs in Rust do. Getting, putting
+/// and releasing allocate nothing.
+///
 /// After fork(2) the child has a copy. What other threads of the parent were loading or
 /// unloading stays as it was in that moment: -EBUSY. If one was in the middle of a dlopen(3) or
 /// dlclose(3) just then, the C library's own state is, too: the child may look and call, but

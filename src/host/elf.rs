@@ -82,7 +82,11 @@ pub(super) fn read(path: &Path) -> Result<File, Error> {
         Error::new(errno, format!("cannot load '{}': {why}", path.display()))
     };
     let failed = |error: std::io::Error| {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        // A file that there is no memory for has an error of std's own.
+        let errno = match error.kind() {
+            std::io::ErrorKind::OutOfMemory => libc::ENOMEM,
+            _ => error.raw_os_error().unwrap_or(libc::EIO),
+        };
         cannot(errno, &errno_text(errno))
     };
     let meta = fs::metadata(path).map_err(failed)?;

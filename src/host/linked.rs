@@ -3,13 +3,13 @@
 //! Two modules can have the same file name and the same soname while one replaces the
 //! other, so the host never asks by name whom an object depends on: it asks the linker.
 
+use super::thread::nap;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::thread;
 use std::time::{Duration, Instant};
 use std::{iter, mem, ptr, slice};
 
@@ -330,7 +330,7 @@ impl Look {
         let began = Instant::now();
         // Relaxed: see begin().
         while LOOKS.load(Relaxed) > 0 && began.elapsed() < Duration::from_millis(100) {
-            thread::sleep(Duration::from_micros(200));
+            nap(Duration::from_micros(200));
         }
     }
 }

@@ -267,10 +267,16 @@ impl Shared {
         if folded.is_some_and(|folded| core.counter.finish_by(folded, moment())) {
             self.close(core);
         } else {
-            let why = format!(
-                "{error}; somebody has kept {} to it, so its mapping stays until that is given back",
-                references(core.held())
-            );
+            let why = match folded {
+                Some(_) => format!(
+                    "{error}; somebody has kept {} to it, so its mapping stays until that is given back",
+                    references(core.held())
+                ),
+                None => format!(
+                    "{error}; its mapping stays until its counter can be released, for which a \
+                     sandbox has to allow membarrier"
+                ),
+            };
             warn(&why);
             error = Error::new(error.errno(), why);
             let mut inner = self.lock();

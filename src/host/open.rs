@@ -19,6 +19,7 @@ use super::elf::{self, Facts, File, Stamp};
 use super::error::{Error, errno_text};
 use super::linked::{Linked, Look, Peek, Place, Section};
 use super::resident::Residency;
+use super::thread::nap;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::collections::HashMap;
 use std::ffi::{CString, OsString, c_void};
@@ -31,7 +32,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 /// An object that is loaded, until `close`.
@@ -171,7 +171,7 @@ unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
         // A copy whose module has just been closed: next time it is gone.
         // SAFETY: opened above, and not used.
         unsafe { handle.close() };
-        thread::sleep(Duration::from_millis(1));
+        nap(Duration::from_millis(1));
         tries += 1;
     };
     let is_copy = origin.is_ok();
@@ -357,7 +357,7 @@ impl Object {
                 if mapped.is_none() {
                     break;
                 }
-                thread::sleep(Duration::from_micros(500));
+                nap(Duration::from_micros(500));
             }
         }
         mapped.map(|needed_by| Residency::of(&self.facts, self.was_loaded, needed_by))
@@ -487,16 +487,21 @@ fn last_errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// The linker's refusal as an error of ours. It has words and no errno; a file that is an
-/// object of the right kind (we have looked) fails for want of something else, a symbol or a
-/// library: `ENOENT`.
+/// The linker's refusal as an error of ours. It has words, and no errno but one that the words
+/// contain. Where it could not map the object, or had no memory for its own record, they contain
+/// none. Otherwise a file that is an object of the right kind (we have looked) fails for want of
+/// something else, a symbol or a library: `ENOENT`.
 fn cannot(path: &Path, error: libloading::Error) -> Error {
     let words = match &error {
         libloading::Error::DlOpen { source } => source.to_string(),
         other => other.to_string(),
     };
-    let known = [libc::ENOMEM, libc::EACCES, libc::EPERM, libc::EMFILE, libc::ENFILE];
-    let errno = known.into_iter().find(|&errno| words.contains(&errno_text(errno)));
+    // ENFILE's text begins with that of EMFILE.
+    let known = [libc::ENOMEM, libc::EACCES, libc::EPERM, libc::ENFILE, libc::EMFILE, libc::EIO];
+    let mut errno = known.into_iter().find(|&errno| words.contains(&errno_text(errno)));
+    if words.contains("failed to map segment") || words.contains("cannot create shared object") {
+        errno = errno.or(Some(libc::ENOMEM));
+    }
     let advice = if words.contains("undefined symbol") {
         "; load what defines it first, and name that with -l when linking"
     } else {

@@ -12,6 +12,7 @@ use super::module::{Core, Module, Reference};
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Which thread it is, among those that live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,13 @@ pub(super) fn this_thread_id() -> ThreadId {
 
 /// A thread's start function, as in pthread_create(3).
 pub type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+
+/// Sleeps, or not, where a sandbox refuses that: std's sleep would panic.
+pub(super) fn nap(short: Duration) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: short.subsec_nanos().into() };
+    // SAFETY: the time outlives the call, and nobody asks for the rest.
+    unsafe { libc::nanosleep(&time, ptr::null_mut()) };
+}
 
 /// What a thread gives back at its end.
 struct AtExit {

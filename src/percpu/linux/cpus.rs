@@ -59,11 +59,24 @@ pub(super) fn learn() -> bool {
         if file < 0 {
             return false;
         }
-        let length = libc::read(file, text.as_mut_ptr().cast(), text.len());
+        // To its end: half a list is a list, too.
+        let mut length = 0;
+        let end = loop {
+            let rest = &mut text[length..];
+            match libc::read(file, rest.as_mut_ptr().cast(), rest.len()) {
+                0 => break length < text.len(),
+                n => match usize::try_from(n) {
+                    Ok(n) => length += n,
+                    Err(_) => break false,
+                },
+            }
+        };
         libc::close(file);
+        if !end {
+            return false;
+        }
         length
     };
-    let Ok(length) = usize::try_from(length) else { return false };
     let mut highest = None;
     let read = parse(&text[..length], |cpu| {
         POSSIBLE[cpu / 64].fetch_or(1 << (cpu % 64), Relaxed);

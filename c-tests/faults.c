@@ -1,0 +1,1617 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * faults.c - every system call that the library makes fails: each operation is done again and
+ * again, with its first call of a kind failing, its second, and so on until there is no such
+ * call; and with all of them failing. Each time
+ *
+ *   - nothing was released that is held, and every reference can be put;
+ *   - it either succeeded, or failed with an errno that the header names, in words that name
+ *     what was tried, and everything is as it was;
+ *   - without the fault it succeeds;
+ *   - no descriptor, mapping, thread or memory is left.
+ *
+ *	faults [-v] [WORD]...    operations whose names contain one; -v: what each fault led to
+ *
+ * And every allocation fails, each in a child: most of the host's are Rust's own, which end the
+ * process with a word. What must not be is anything else than that or the above. Counters
+ * allocate nothing.
+ *
+ * The library's own start is in atload.c.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "heap.h"
+#include "host.h"
+#include "inject.h"
+
+int on_init(struct module *self);
+
+static bool verbose;
+static const char *doing = "";    /* which operation */
+static struct fault fault;        /* which fault */
+static const char *fault_name = "";
+static int broken;                /* what did not hold, of this call of this operation */
+static struct module_host *host;
+static _Atomic int init_result;
+static _Atomic int misuses, leaks;
+
+/* ---- system calls, and how they can fail ------------------------------------------------ */
+
+/* In the place of a number: what the process gets from malloc. */
+enum { ALLOCATION = INJECT_CALLS };
+
+/* Of an interrupted call and a short one there is no "always": whoever is interrupted tries
+ * again, and so they come in a row. */
+enum { IN_A_ROW = 20 };
+
+static const struct call {
+	int nr;
+	const char *name;
+	int how[10];
+} calls[] = {
+	{ SYS_membarrier, "membarrier", { EPERM, ENOSYS, EINVAL, ENOMEM, EINTR } },
+	{ SYS_futex, "futex", { EPERM, ENOSYS, EINVAL, ENOMEM, EAGAIN, EINTR, ETIMEDOUT } },
+	{ SYS_nanosleep, "nanosleep", { EPERM, ENOSYS, EINTR } },
+	{ SYS_clock_nanosleep, "clock_nanosleep", { EINTR, EPERM, ENOSYS } },
+	{ SYS_mmap, "mmap", { ENOMEM, EPERM, EACCES, EAGAIN, ENODEV } },
+	{ SYS_munmap, "munmap", { ENOMEM, EINVAL } },
+	{ SYS_mprotect, "mprotect", { ENOMEM, EACCES, EPERM } },
+	{ SYS_madvise, "madvise", { EINVAL, ENOMEM, EPERM, ENOSYS, EAGAIN } },
+	{ SYS_open, "open", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
+	{ SYS_openat, "openat", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
+	{ SYS_read, "read", { EIO, EAGAIN, ENOMEM, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
+	{ SYS_pread64, "pread64", { EIO, ENOMEM, EINTR, INJECT_ONE, INJECT_NOTHING } },
+	{ SYS_write, "write", { EIO, ENOSPC, ENOMEM, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
+	{ SYS_lseek, "lseek", { EIO, ESPIPE, EPERM } },
+	{ SYS_close, "close", { EIO, EINTR } },
+	{ SYS_statx, "statx", { EIO, EACCES, ENOMEM, ENOENT, ENOSYS, EPERM } },
+	{ SYS_newfstatat, "newfstatat", { EIO, EACCES, ENOMEM, ENOENT, EPERM } },
+	{ SYS_fstat, "fstat", { EIO, ENOMEM, EPERM } },
+	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },
+	{ SYS_getcwd, "getcwd", { ENOENT, ENOMEM, EPERM } },
+	{ SYS_access, "access", { EACCES, ENOENT } },
+	{ SYS_fcntl, "fcntl", { EPERM, EBADF } },
+	{ SYS_memfd_create, "memfd_create", { EMFILE, ENFILE, ENOMEM, EPERM, ENOSYS, EINVAL } },
+	{ SYS_clone3, "clone3", { EAGAIN, ENOMEM, EPERM, ENOSYS } },
+	{ SYS_clone, "clone", { EAGAIN, ENOMEM, EPERM } },
+	{ SYS_set_robust_list, "set_robust_list", { ENOSYS } },
+	{ SYS_getrandom, "getrandom", { ENOSYS, EPERM, EINTR } },
+	{ SYS_sched_getaffinity, "sched_getaffinity", { EPERM, ENOSYS, ENOMEM } },
+	{ SYS_sigaltstack, "sigaltstack", { ENOMEM, EPERM } },
+	{ SYS_prctl, "prctl", { EPERM, ENOSYS } },
+	/* These have nothing to fail in, and whoever calls them does not look. */
+	{ SYS_getpid, "getpid", { 0 } },
+	{ SYS_gettid, "gettid", { 0 } },
+	{ SYS_rt_sigprocmask, "rt_sigprocmask", { 0 } },
+	/* The C library ends the process if a thread cannot have it and others can. */
+	{ SYS_rseq, "rseq", { 0 } },
+};
+
+static const struct call *call_of(int nr)
+{
+	static struct call other;
+	static char number[32];
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		if (calls[i].nr == nr)
+			return &calls[i];
+	snprintf(number, sizeof(number), "call %d", nr);
+	other = (struct call){ nr, number, { EPERM, ENOSYS, ENOMEM } };
+	return &other;
+}
+
+static const char *in_words(const struct fault *f)
+{
+	static char text[128];
+	char times[32] = "";
+
+	if (f->times == 0)
+		return "no fault";
+	if (f->times == INJECT_ALWAYS)
+		snprintf(times, sizeof(times), "%s", "always");
+	else if (f->times > 1)
+		snprintf(times, sizeof(times), "%d times", f->times);
+	else
+		snprintf(times, sizeof(times), "#%d", f->first);
+	snprintf(text, sizeof(text), "%s %s %s", fault_name, times,
+		 f->how > 0		 ? strerrorname_np(f->how) :
+		 f->how == INJECT_ONE	 ? "one byte" :
+		 f->how == INJECT_HALF	 ? "half" :
+					   "nothing");
+	return text;
+}
+
+/* One thing that has to hold, whatever failed. */
+static bool holds(bool it_does, const char *what)
+{
+	if (!it_does && broken++ < 5) {
+		printf("# %s: %s: NOT SO: %s\n", doing, in_words(&fault), what);
+		printf("#   the last error: %s\n", module_last_error());
+		fflush(stdout);
+	}
+	return it_does;
+}
+
+#define HOLDS(condition) holds(condition, #condition)
+
+/* The program ends here if the library ends it, or never comes back. */
+static void fatal(int signal)
+{
+	static char text[512];
+	int n = snprintf(text, sizeof(text), "Bail out! %s: %s: %s\n", doing, in_words(&fault),
+			 strsignal(signal));
+
+	if (write(STDOUT_FILENO, text, (size_t)n) != n)
+		_exit(3);
+	_exit(2);
+}
+
+/* ---- somebody else: a thread whose own calls are left alone ------------------------------- */
+
+static struct module_ref ref, filler[1 << 19];
+
+enum task { REST, PUT_REF, PUT_MODULE, DRAIN_REF };
+static _Atomic enum task task;
+static struct module *_Atomic held_by_other;
+static _Atomic bool put; /* it is about to put */
+static _Atomic int drained;
+
+static void nap(long us)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
+}
+
+static void *other(void *unused)
+{
+	(void)unused;
+	for (;;) {
+		switch (atomic_load(&task)) {
+		case REST:
+			nap(100);
+			continue;
+		case PUT_REF:
+			nap(2000);
+			atomic_store(&put, true);
+			module_ref_put(&ref);
+			break;
+		case PUT_MODULE:
+			nap(2000);
+			atomic_store(&put, true);
+			module_put(atomic_load(&held_by_other));
+			break;
+		case DRAIN_REF:
+			atomic_store(&drained, module_ref_drain(&ref, -1));
+			break;
+		}
+		atomic_store(&task, REST);
+	}
+	return NULL;
+}
+
+static void have(enum task what)
+{
+	atomic_store(&put, false);
+	atomic_store(&task, what);
+}
+
+/* Without a system call that could be made to fail. */
+static void await_other(void)
+{
+	while (atomic_load(&task) != REST)
+		sched_yield();
+}
+
+/* ---- what must not be left --------------------------------------------------------------- */
+
+static struct left {
+	int files, threads;
+	long blocks;
+	char maps[1 << 16];
+} usual, now;
+
+/* What is mapped; the heap and the stacks may grow. */
+static void read_maps(char *to, size_t room)
+{
+	static char text[1 << 16];
+	size_t n = 0, used = 0;
+	ssize_t got;
+	char *line, *save;
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+
+	need(fd >= 0);
+	while ((got = read(fd, text + n, sizeof(text) - 1 - n)) > 0)
+		n += (size_t)got;
+	close(fd);
+	need(n < sizeof(text) - 1);
+	text[n] = '\0';
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		if (strstr(line, "[heap]") || strstr(line, "[stack]"))
+			continue;
+		used += (size_t)snprintf(to + used, room - used, "%s\n", line);
+		need(used < room);
+	}
+}
+
+static int entries(const char *folder)
+{
+	DIR *dir = opendir(folder);
+	int n = 0;
+
+	need(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static void look(struct left *at)
+{
+	/* The C library keeps the words of its last error until it is asked once more. */
+	dlerror();
+	dlerror();
+	at->files = entries("/proc/self/fd");
+	at->threads = entries("/proc/self/task");
+	at->blocks = heap_blocks();
+	read_maps(at->maps, sizeof(at->maps));
+}
+
+/* The first line that differs. */
+static void show_difference(const char *a, const char *b)
+{
+	while (*a && *b) {
+		size_t n = strcspn(a, "\n"), m = strcspn(b, "\n");
+
+		if (n != m || memcmp(a, b, n) != 0)
+			break;
+		a += n + 1;
+		b += m + 1;
+	}
+	printf("#   before: %.*s\n#   after:  %.*s\n", (int)strcspn(a, "\n"), a,
+	       (int)strcspn(b, "\n"), b);
+}
+
+/* What the C library's dlopen leaves mapped of a file when it cannot map all of it: that is not
+ * ours, and taken away so that it is not found again. */
+static bool dlopen_leaves;
+
+static bool unmap_rest(void)
+{
+	char *line, *save;
+	bool any = false;
+
+	for (line = strtok_r(now.maps, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		unsigned long from, to;
+		void *at;
+
+		if (!strstr(line, ".so") || strstr(usual.maps, line) ||
+		    sscanf(line, "%lx-%lx", &from, &to) != 2)
+			continue;
+		memcpy(&at, &from, sizeof(at));
+		munmap(at, to - from);
+		any = true;
+	}
+	look(&now);
+	return any;
+}
+
+/* dlopen on its own, with the same fault. */
+static void try_dlopen(void)
+{
+	void *open = dlopen(plugin("hooked.so"), RTLD_NOW | RTLD_LOCAL);
+
+	need(open && dlclose(open) == 0);
+	look(&usual);
+	for (int first = 1;; first++) {
+		inject_arm(&(struct fault){ SYS_mmap, first, 1, ENOMEM }, 1);
+		open = dlopen(plugin("hooked.so"), RTLD_NOW | RTLD_LOCAL);
+		inject_disarm();
+		if (open)
+			break;
+		look(&now);
+		dlopen_leaves |= unmap_rest();
+	}
+	need(dlclose(open) == 0);
+	if (dlopen_leaves)
+		printf("# the C library's dlopen leaves mappings when mmap fails: those are not counted\n");
+}
+
+/* ---- operations ---------------------------------------------------------------------------- */
+
+enum {
+	GROWS = 1,  /* memory that stays by design: of the arena */
+};
+
+struct op {
+	const char *name;
+	void (*before)(void);
+	int (*run)(void);       /* with the fault */
+	void (*after)(int rc);  /* looks, has it succeed, and leaves all as it was */
+	unsigned flags;
+};
+
+static bool was_done(void)
+{
+	return fault.nr == ALLOCATION ? heap_failed() > 0 : inject_done() > 0;
+}
+
+/* A failure that the fault explains: its own errno. */
+static bool by_the_fault(int rc)
+{
+	return was_done() && fault.how > 0 && rc == -fault.how;
+}
+
+/* No barrier was to be had. What the slots held is not known, then: nothing may be released. */
+static bool no_barrier(void)
+{
+	return fault.nr == SYS_membarrier && inject_done() > 0 &&
+	       inject_calls(SYS_membarrier) == inject_done();
+}
+
+/* The last error says this. */
+static bool tells(const char *text)
+{
+	return strstr(module_last_error(), text) != NULL;
+}
+
+/* So that the words that are found afterwards are new. */
+static void forget_last_error(void)
+{
+	module_unload(NULL, "forgotten", 0, 0);
+}
+
+/* -- counters -- */
+
+static void on_misuse(enum module_ref_misuse what, const struct module_ref *of, const void *caller)
+{
+	(void)of;
+	(void)caller;
+	atomic_fetch_add(&misuses, 1);
+	if (what == MODULE_REF_LEAKED)
+		atomic_fetch_add(&leaks, 1);
+}
+
+/* A counter that is live and held so often, and can be got and put. */
+static void counts(int64_t expected)
+{
+	HOLDS(module_ref_count(&ref) == expected);
+	if (HOLDS(module_ref_try_get(&ref))) {
+		HOLDS(module_ref_count(&ref) == expected + 1);
+		module_ref_put(&ref);
+	}
+	HOLDS(module_ref_count(&ref) == expected);
+}
+
+/* A counter that is released is so once. */
+static void released_once(void)
+{
+	HOLDS(!module_ref_try_get(&ref));
+	HOLDS(module_ref_count(&ref) == -1);
+	HOLDS(module_ref_try_release(&ref) == -EALREADY);
+}
+
+static void get_ref(void)
+{
+	need(module_ref_try_get(&ref));
+}
+
+static int init_percpu(void)
+{
+	return module_ref_init_percpu(&ref);
+}
+
+/* The arena's room is used up: the next slots need new memory. Each chunk has slots for 8192
+ * counters, and every time but the first the last operation has begun one, and given it back. */
+static void fill_arena(void)
+{
+	static size_t filled;
+	int room = 8192;
+
+	if (filled == 0) {
+		do {
+			need(filled < 20000);
+			inject_arm(NULL, 0);
+			need(module_ref_init_percpu(&filler[filled++]) == 0);
+			inject_disarm();
+		} while (inject_calls(SYS_mmap) == 0);
+		room--;
+	}
+	while (room-- > 0) {
+		need(filled < sizeof(filler) / sizeof(filler[0]));
+		need(module_ref_init_percpu(&filler[filled++]) == 0);
+	}
+	memset(&ref, 0x5a, sizeof(ref));
+}
+
+static void after_init_percpu(int rc)
+{
+	struct module_ref untouched;
+
+	memset(&untouched, 0x5a, sizeof(untouched));
+	if (rc != 0) {
+		HOLDS(rc == -ENOMEM && was_done());
+		HOLDS(memcmp(&ref, &untouched, sizeof(ref)) == 0);
+		HOLDS(module_ref_init_percpu(&ref) == 0);
+	}
+	HOLDS(module_ref_mode(&ref) == MODULE_REF_PERCPU);
+	counts(0);
+	get_ref();
+	HOLDS(module_ref_try_release(&ref) == -EWOULDBLOCK);
+	module_ref_put(&ref);
+	HOLDS(module_ref_try_release(&ref) == 0);
+	released_once();
+	module_ref_destroy(&ref);
+}
+
+static void a_counter(void)
+{
+	need(module_ref_init_percpu(&ref) == 0);
+}
+
+static void an_atomic_counter(void)
+{
+	need(module_ref_init(&ref) == 0);
+}
+
+static void a_held_counter(void)
+{
+	a_counter();
+	get_ref();
+}
+
+static void a_held_atomic_counter(void)
+{
+	an_atomic_counter();
+	get_ref();
+}
+
+/* Held until another thread puts, in a moment. */
+static void a_counter_put_soon(void)
+{
+	a_held_counter();
+	have(PUT_REF);
+}
+
+static void an_atomic_counter_put_soon(void)
+{
+	a_held_atomic_counter();
+	have(PUT_REF);
+}
+
+static void a_released_counter(void)
+{
+	a_counter();
+	need(module_ref_try_release(&ref) == 0);
+}
+
+static int get_and_put(void)
+{
+	bool got = module_ref_try_get(&ref);
+	int64_t count;
+
+	if (!got)
+		return -1;
+	module_ref_get(&ref);
+	count = module_ref_count(&ref);
+	module_ref_put(&ref);
+	module_ref_put(&ref);
+	return count == 2 ? 0 : -2;
+}
+
+static int try_release(void)
+{
+	return module_ref_try_release(&ref);
+}
+
+static int drain(void)
+{
+	return module_ref_drain(&ref, -1);
+}
+
+static int drain_now(void)
+{
+	return module_ref_drain(&ref, 0);
+}
+
+static int drain_for_a_while(void)
+{
+	return module_ref_drain(&ref, 2 * MILLISECOND);
+}
+
+static int reinit(void)
+{
+	return module_ref_reinit(&ref);
+}
+
+static int destroy(void)
+{
+	module_ref_destroy(&ref);
+	return 0;
+}
+
+/* Released, or with the fault's errno as it was. */
+static void after_release(int rc)
+{
+	HOLDS(rc != 0 || !no_barrier());
+	if (rc != 0) {
+		HOLDS(by_the_fault(rc));
+		counts(0);
+		get_ref();
+		HOLDS(module_ref_try_release(&ref) == -EWOULDBLOCK);
+		module_ref_put(&ref);
+		HOLDS(module_ref_try_release(&ref) == 0);
+	}
+	released_once();
+	HOLDS(module_ref_reinit(&ref) == 0);
+	counts(0);
+	module_ref_destroy(&ref);
+}
+
+static void after_refused(int rc, int usual_rc)
+{
+	HOLDS((rc == usual_rc && !no_barrier()) || by_the_fault(rc));
+	counts(1);
+	module_ref_put(&ref);
+	counts(0);
+	HOLDS(module_ref_drain(&ref, SECOND) == 0);
+	released_once();
+	module_ref_destroy(&ref);
+}
+
+static void after_held_release(int rc)
+{
+	after_refused(rc, -EWOULDBLOCK);
+}
+
+static void after_held_drain(int rc)
+{
+	after_refused(rc, -ETIMEDOUT);
+}
+
+static void after_put_soon(int rc)
+{
+	bool was_put = atomic_load(&put);
+
+	await_other();
+	if (rc == 0)
+		HOLDS(was_put);
+	after_release(rc);
+}
+
+static void after_get_and_put(int rc)
+{
+	HOLDS(rc == 0);
+	counts(0);
+	module_ref_destroy(&ref);
+}
+
+static void after_reinit(int rc)
+{
+	HOLDS(rc == 0);
+	counts(0);
+	HOLDS(module_ref_try_release(&ref) == 0);
+	module_ref_destroy(&ref);
+}
+
+/* Whether a live one could be destroyed the misuse handler knows. */
+static void after_destroy(int rc)
+{
+	HOLDS(rc == 0);
+	HOLDS(atomic_load(&misuses) == atomic_load(&leaks));
+	HOLDS(atomic_load(&leaks) > 0 || !no_barrier());
+	if (atomic_load(&leaks) > 0) {
+		HOLDS(was_done() && atomic_load(&leaks) == 1);
+		counts(0);
+		module_ref_destroy(&ref);
+	}
+	HOLDS(module_ref_count(&ref) == -1 && !module_ref_try_get(&ref));
+	HOLDS(module_ref_try_release(&ref) == -EINVAL);
+	atomic_store(&misuses, 0);
+	atomic_store(&leaks, 0);
+}
+
+static void a_drained_counter(void)
+{
+	a_held_counter();
+	have(DRAIN_REF);
+	while (module_ref_try_get(&ref)) {
+		module_ref_put(&ref);
+		sched_yield();
+	}
+	nap(2000); /* it sleeps by now */
+}
+
+static int put_ref(void)
+{
+	module_ref_put(&ref);
+	return 0;
+}
+
+static void after_the_last_put(int rc)
+{
+	(void)rc;
+	await_other();
+	HOLDS(atomic_load(&drained) == 0);
+	released_once();
+	module_ref_destroy(&ref);
+}
+
+/* -- the host -- */
+
+int on_init(struct module *self)
+{
+	(void)self;
+	return atomic_load(&init_result);
+}
+
+static struct module_host *new_host;
+static struct module *handle, *held;
+static const char *loaded_path;
+static unsigned load_flags;
+static long answers;
+
+/* A failure of a load that the fault explains. What the dynamic linker refuses has its words,
+ * and ENOENT, unless it says why in words that have an errno. */
+static bool load_failed_by_the_fault(int rc)
+{
+	if (!was_done() || rc >= 0)
+		return false;
+	if (fault.how < 0)
+		return rc == -ENOEXEC || rc == -ENOSPC || rc == -ENOENT;
+	return rc == -fault.how || (rc == -ENOMEM && fault.nr == SYS_mmap) ||
+	       (rc == -ENOENT && (tells(strerror(fault.how)) || tells("cannot open shared object")));
+}
+
+static int new(void)
+{
+	new_host = module_host_new();
+	return new_host ? 0 : -1;
+}
+
+static int new_and_free(void)
+{
+	int rc = new();
+
+	return rc ? rc : module_host_free(new_host);
+}
+
+static void after_new_and_free(int rc)
+{
+	HOLDS(rc == 0);
+}
+
+/* What every load does, and what is to be looked at when it is over. */
+static int load(void)
+{
+	return module_load_flags(host, loaded_path, "patient", load_flags, &handle);
+}
+
+static void loads(const char *path, unsigned flags, long answer)
+{
+	loaded_path = path;
+	load_flags = flags;
+	answers = answer;
+	handle = NULL;
+}
+
+/* The module is live, held so often, and works. */
+static void in_service(const char *name, int64_t count, long answer)
+{
+	struct module *mod = module_find_get(host, name);
+
+	if (!HOLDS(mod != NULL))
+		return;
+	HOLDS(module_state(mod) == MODULE_STATE_LIVE);
+	HOLDS(module_refcount(mod) == count + 1);
+	if (answer)
+		HOLDS(call(mod, "answer") == answer);
+	module_put(mod);
+}
+
+static void not_there(const char *name)
+{
+	char list[4096], start[64];
+
+	HOLDS(module_find_get(host, name) == NULL);
+	need(module_host_list(host, list, sizeof(list)) < (int64_t)sizeof(list));
+	snprintf(start, sizeof(start), "%s ", name);
+	HOLDS(strstr(list, start) == NULL);
+}
+
+static void gone(int rc)
+{
+	HOLDS(rc == 0);
+	not_there("patient");
+	if (handle) {
+		HOLDS(!module_try_get(handle));
+		HOLDS(module_refcount(handle) == -1);
+		HOLDS(module_state(handle) == MODULE_STATE_GOING);
+	}
+	module_handle_put(handle);
+	handle = NULL;
+}
+
+/* glibc's dlopen leaves an object that it has no memory for half loaded (2.36), and finds that
+ * one when it is asked again. */
+static bool dlopen_is_broken(void)
+{
+	return fault.nr == ALLOCATION && tells("symbol search list");
+}
+
+static void after_load(int rc)
+{
+	if (rc != 0) {
+		bool no_more = dlopen_is_broken();
+
+		HOLDS(load_failed_by_the_fault(rc));
+		HOLDS(tells("patient") || tells(loaded_path));
+		HOLDS(handle == NULL);
+		not_there("patient");
+		if (no_more)
+			return;
+		HOLDS(load() == 0);
+	}
+	HOLDS(handle != NULL);
+	in_service("patient", 0, answers);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static void a_file(void)
+{
+	loads(plugin("hooked.so"), 0, 1);
+}
+
+static void a_file_atomic(void)
+{
+	loads(plugin("hooked.so"), MODULE_LOAD_ATOMIC, 1);
+}
+
+static void a_copy(void)
+{
+	loads(plugin("hooked.so"), MODULE_LOAD_COPY, 1);
+}
+
+/* The file is a module already: what is loaded is a copy. */
+static void a_file_again(void)
+{
+	need(module_load(host, plugin("hooked.so"), "twin", NULL) == 0);
+	loads(plugin("hooked.so"), 0, 1);
+}
+
+static void after_load_again(int rc)
+{
+	after_load(rc);
+	in_service("twin", 0, 1);
+	HOLDS(module_unload(host, "twin", 0, 0) == 0);
+}
+
+/* By a name that the dynamic linker finds. */
+static void a_library(void)
+{
+	loads("plain.so", 0, 1);
+}
+
+static void with_a_provider(void)
+{
+	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0);
+	loads(plugin("user.so"), 0, 1);
+}
+
+static void after_load_with_a_provider(int rc)
+{
+	if (rc == 0)
+		in_service("provider", 1, 7);
+	else
+		in_service("provider", 0, 7);
+	after_load(rc);
+	in_service("provider", 0, 7);
+	if (!dlopen_is_broken())
+		HOLDS(module_unload(host, "provider", 0, 0) == 0);
+}
+
+static void refused_by_init(void)
+{
+	a_file();
+	atomic_store(&init_result, -EXDEV);
+}
+
+static void after_refused_by_init(int rc)
+{
+	HOLDS(rc == -EXDEV || load_failed_by_the_fault(rc));
+	HOLDS(handle == NULL);
+	not_there("patient");
+	HOLDS(module_host_reap(host) >= 0);
+	atomic_store(&init_result, 0);
+	HOLDS(load() == 0);
+	in_service("patient", 0, 1);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static void unresolved(void)
+{
+	loads(plugin("unresolved.so"), 0, 0);
+}
+
+static void after_unresolved(int rc)
+{
+	HOLDS(rc == -ENOENT || load_failed_by_the_fault(rc));
+	HOLDS(handle == NULL);
+	not_there("patient");
+	HOLDS(module_host_reap(host) >= 0);
+	HOLDS(load() == -ENOENT && tells("defined_nowhere"));
+}
+
+static void loaded(void)
+{
+	a_file();
+	need(load() == 0);
+}
+
+static int find_get_and_put(void)
+{
+	struct module *mod = module_find_get(host, "patient");
+
+	if (!mod)
+		return -1;
+	module_get(mod);
+	module_put(mod);
+	module_put(mod);
+	return 0;
+}
+
+static int ask(void)
+{
+	char list[4096];
+
+	return module_host_list(host, list, sizeof(list)) > 0 &&
+			       module_host_last_unloaded(host, list, sizeof(list)) >= 0 &&
+			       module_refcount(handle) == 0 ?
+		       0 :
+		       -1;
+}
+
+static int find_symbols(void)
+{
+	struct module *mod = module_find_get(host, "patient");
+	bool found = module_symbol(mod, "answer") && !module_symbol(mod, "nothing") &&
+		     module_symbol_get(host, "answer") && module_symbol_put(host, "answer") == 0;
+
+	module_put(mod);
+	return found ? 0 : -1;
+}
+
+static int notified(struct module *mod, enum module_state state, void *data)
+{
+	(void)mod;
+	(void)state;
+	(void)data;
+	return 0;
+}
+
+static int register_and_unregister(void)
+{
+	return module_notifier_register(host, notified, NULL, 0) ||
+	       module_notifier_unregister(host, notified, NULL);
+}
+
+static void after_looking(int rc)
+{
+	HOLDS(rc == 0);
+	in_service("patient", 0, 1);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static int unload(void)
+{
+	return module_unload(host, "patient", 0, 0);
+}
+
+static int unload_within(void)
+{
+	return module_unload(host, "patient", 0, 2 * MILLISECOND);
+}
+
+static int unload_waiting(void)
+{
+	return module_unload(host, "patient", 0, -1);
+}
+
+static int unload_forced(void)
+{
+	return module_unload(host, "patient", MODULE_UNLOAD_FORCE, 0);
+}
+
+static int unload_forced_within(void)
+{
+	return module_unload(host, "patient", MODULE_UNLOAD_FORCE, 2 * MILLISECOND);
+}
+
+/* Unloaded, or with the fault's errno in service as before. */
+static void after_unload(int rc)
+{
+	HOLDS(rc < 0 || !no_barrier());
+	if (rc < 0) {
+		HOLDS(by_the_fault(rc));
+		HOLDS(tells("'patient'") && tells(strerror(fault.how)));
+		in_service("patient", 0, 1);
+		rc = module_unload(host, "patient", 0, 0);
+	}
+	gone(rc);
+}
+
+static void loaded_and_held(void)
+{
+	loaded();
+	held = module_find_get(host, "patient");
+	need(held);
+}
+
+static void after_refused_unload(int rc, int usual_rc)
+{
+	HOLDS((rc == usual_rc && !no_barrier()) || by_the_fault(rc));
+	HOLDS(tells("'patient'"));
+	in_service("patient", 1, 1);
+	HOLDS(call(held, "answer") == 1);
+	module_put(held);
+	in_service("patient", 0, 1);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static void after_held_unload(int rc)
+{
+	after_refused_unload(rc, -EWOULDBLOCK);
+}
+
+static void after_held_unload_within(int rc)
+{
+	after_refused_unload(rc, -ETIMEDOUT);
+}
+
+static void loaded_and_put_soon(void)
+{
+	loaded_and_held();
+	atomic_store(&held_by_other, held);
+	have(PUT_MODULE);
+}
+
+static void after_put_soon_unload(int rc)
+{
+	bool was_put = atomic_load(&put);
+
+	await_other();
+	if (rc >= 0)
+		HOLDS(was_put);
+	after_unload(rc);
+}
+
+/* Forced out: its code stays for its holder, who can call it and put. */
+static void after_forced(int rc)
+{
+	HOLDS(rc < 0 || !no_barrier());
+	if (rc < 0) {
+		HOLDS(by_the_fault(rc));
+		HOLDS(tells("'patient'") && tells(strerror(fault.how)));
+		in_service("patient", 1, 1);
+		rc = module_unload(host, "patient", MODULE_UNLOAD_FORCE, 0);
+	}
+	HOLDS(rc == 1 && tells("1 reference"));
+	not_there("patient");
+	HOLDS(!module_try_get(held));
+	HOLDS(module_host_reap(host) == 0);
+	HOLDS(call(held, "answer") == -1);
+	module_put(held);
+	HOLDS(module_host_reap(host) == 1);
+	gone(0);
+}
+
+/* Somebody else has it open: it is unloaded and stays. */
+static void *others_handle;
+
+static void loaded_and_open(void)
+{
+	others_handle = dlopen(plugin("hooked.so"), RTLD_NOW);
+	need(others_handle);
+	loaded();
+}
+
+static void after_resident(int rc)
+{
+	HOLDS(rc < 0 || !no_barrier());
+	if (rc < 0) {
+		HOLDS(by_the_fault(rc));
+		in_service("patient", 0, 1);
+		rc = module_unload(host, "patient", 0, 0);
+	}
+	HOLDS(rc == 1 && tells("another user"));
+	gone(0);
+	dlclose(others_handle);
+	HOLDS(!dlopen(plugin("hooked.so"), RTLD_NOW | RTLD_NOLOAD));
+}
+
+/* -- a module that is left to its holders -- */
+
+static void left_behind(void)
+{
+	loaded_and_held();
+	need(unload_forced() == 1);
+	module_put(held);
+}
+
+static int reap(void)
+{
+	return module_host_reap(host);
+}
+
+static void after_reap(int rc)
+{
+	HOLDS(rc == 1);
+	HOLDS(module_host_reap(host) == 0);
+	gone(0);
+}
+
+/* -- replacing -- */
+
+static const char *replacement;
+static long replacement_answers;
+
+static int replace(void)
+{
+	return module_replace(host, "patient", replacement, 0);
+}
+
+static int replace_waiting(void)
+{
+	return module_replace(host, "patient", replacement, -1);
+}
+
+static void to_be_replaced(void)
+{
+	loaded();
+	replacement = plugin("hooked2.so");
+	replacement_answers = 2;
+}
+
+static void to_be_replaced_by_itself(void)
+{
+	loaded();
+	replacement = plugin("hooked.so");
+	replacement_answers = 1;
+}
+
+static void to_be_replaced_while_held(void)
+{
+	to_be_replaced();
+	held = module_find_get(host, "patient");
+}
+
+static void to_be_replaced_and_put_soon(void)
+{
+	to_be_replaced_while_held();
+	atomic_store(&held_by_other, held);
+	have(PUT_MODULE);
+}
+
+/* With the new one in service, the old one left (how many are), or as it was. */
+static void after_replace_of(int rc, int64_t holders)
+{
+	struct module *old = handle;
+
+	if (rc < 0) {
+		HOLDS(load_failed_by_the_fault(rc));
+		HOLDS(tells("patient") || tells(replacement));
+		HOLDS(module_state(old) == MODULE_STATE_LIVE);
+		in_service("patient", holders, 1);
+		rc = replace();
+		HOLDS(rc == (holders > 0));
+	}
+	in_service("patient", 0, replacement_answers);
+	HOLDS(module_state(old) == MODULE_STATE_GOING);
+	if (holders == 0 && rc == 1) {
+		/* No barrier was to be had, and it is shut later. */
+		HOLDS(was_done() && fault.nr == SYS_membarrier);
+		HOLDS(module_host_reap(host) == 1);
+		rc = 0;
+	}
+	HOLDS(rc == (holders > 0));
+	if (holders > 0) {
+		HOLDS(call(held, "answer") == 1);
+		module_put(held);
+		HOLDS(module_host_reap(host) == 1);
+	}
+	HOLDS(!module_try_get(old) && module_refcount(old) == -1);
+	module_handle_put(old);
+	handle = NULL;
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static void after_replace(int rc)
+{
+	after_replace_of(rc, 0);
+}
+
+static void after_held_replace(int rc)
+{
+	after_replace_of(rc, 1);
+}
+
+static void after_put_soon_replace(int rc)
+{
+	bool was_put = atomic_load(&put);
+
+	await_other();
+	if (rc == 0)
+		HOLDS(was_put);
+	after_replace_of(rc, 0);
+}
+
+/* -- threads -- */
+
+static pthread_t thread;
+static _Atomic int ran;
+
+static void *start(void *arg)
+{
+	atomic_fetch_add(&ran, 1);
+	return arg;
+}
+
+/* Until the thread has given its reference back, or was not started. */
+static int thread_create(void)
+{
+	int rc = module_thread_create(&thread, NULL, handle, start, &ran);
+	time_t began = time(NULL);
+
+	while (rc == 0 && module_refcount(handle) > 0 && time(NULL) - began < 3)
+		sched_yield();
+	return rc;
+}
+
+static void to_start_a_thread(void)
+{
+	loaded();
+	atomic_store(&ran, 0);
+}
+
+/* A thread that had no room to note what it holds: the module stays, which is safe. */
+static bool stays_for_a_thread(void)
+{
+	return fault.nr == ALLOCATION && module_refcount(handle) == 1 &&
+	       HOLDS(module_unload(host, "patient", 0, 0) == -EWOULDBLOCK);
+}
+
+static void after_thread_create(int rc)
+{
+	void *result = NULL;
+
+	if (rc < 0) {
+		/* pthread_create(3) has one errno for want of anything. */
+		HOLDS(by_the_fault(rc) || (was_done() && rc == -EAGAIN));
+		HOLDS(tells("'patient'") && tells(strerror(-rc)));
+		HOLDS(atomic_load(&ran) == 0);
+		in_service("patient", 0, 1);
+		HOLDS(thread_create() == 0);
+	}
+	HOLDS(pthread_join(thread, &result) == 0 && result == &ran);
+	HOLDS(atomic_load(&ran) == 1);
+	if (!stays_for_a_thread()) {
+		in_service("patient", 0, 1);
+		gone(module_unload(host, "patient", 0, 0));
+	}
+}
+
+/* -- the host's end -- */
+
+static void a_host(void)
+{
+	need(new() == 0);
+}
+
+static void a_host_with_one_left(void)
+{
+	struct module *mod;
+
+	a_host();
+	need(module_load(new_host, plugin("hooked.so"), "left", NULL) == 0);
+	mod = module_find_get(new_host, "left");
+	need(module_unload(new_host, "left", MODULE_UNLOAD_FORCE, 0) == 1);
+	module_put(mod);
+}
+
+static void a_host_with_a_module(void)
+{
+	a_host();
+	need(module_load(new_host, plugin("hooked.so"), "left", NULL) == 0);
+}
+
+static int free_host(void)
+{
+	return module_host_free(new_host);
+}
+
+static void after_free(int rc)
+{
+	HOLDS(rc == 0);
+}
+
+static void after_refused_free(int rc)
+{
+	HOLDS(rc == -EBUSY && tells("'left'"));
+	HOLDS(module_unload(new_host, "left", 0, 0) == 0);
+	HOLDS(module_host_free(new_host) == 0);
+}
+
+static const struct op ops[] = {
+	{ "init_percpu", fill_arena, init_percpu, after_init_percpu, GROWS },
+	{ "get and put", a_counter, get_and_put, after_get_and_put, 0 },
+	{ "try_release", a_counter, try_release, after_release, 0 },
+	{ "try_release, held", a_held_counter, try_release, after_held_release, 0 },
+	{ "drain", a_counter, drain, after_release, 0 },
+	{ "drain, 0 ns", a_counter, drain_now, after_release, 0 },
+	{ "drain, 0 ns, held", a_held_counter, drain_now, after_held_drain, 0 },
+	{ "drain, 2 ms, held", a_held_counter, drain_for_a_while, after_held_drain, 0 },
+	{ "drain, put soon", a_counter_put_soon, drain, after_put_soon, 0 },
+	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0 },
+	{ "reinit", a_released_counter, reinit, after_reinit, 0 },
+	{ "destroy", a_counter, destroy, after_destroy, 0 },
+	{ "destroy, released", a_released_counter, destroy, after_destroy, 0 },
+	{ "atomic: try_release", an_atomic_counter, try_release, after_release, 0 },
+	{ "atomic: drain, held", a_held_atomic_counter, drain_for_a_while, after_held_drain, 0 },
+	{ "atomic: drain, put soon", an_atomic_counter_put_soon, drain, after_put_soon, 0 },
+	{ "host_new, host_free", NULL, new_and_free, after_new_and_free, 0 },
+	{ "load", a_file, load, after_load, 0 },
+	{ "load, atomic", a_file_atomic, load, after_load, 0 },
+	{ "load, a copy", a_copy, load, after_load, 0 },
+	{ "load, a file twice", a_file_again, load, after_load_again, 0 },
+	{ "load, a library", a_library, load, after_load, 0 },
+	{ "load, a provider", with_a_provider, load, after_load_with_a_provider, 0 },
+	{ "load, init refuses", refused_by_init, load, after_refused_by_init, 0 },
+	{ "load, unresolved", unresolved, load, after_unresolved, 0 },
+	{ "find_get and put", loaded, find_get_and_put, after_looking, 0 },
+	{ "list, refcount", loaded, ask, after_looking, 0 },
+	{ "symbols", loaded, find_symbols, after_looking, 0 },
+	{ "notifiers", loaded, register_and_unregister, after_looking, 0 },
+	{ "unload", loaded, unload, after_unload, 0 },
+	{ "unload, 2 ms", loaded, unload_within, after_unload, 0 },
+	{ "unload, force", loaded, unload_forced, after_unload, 0 },
+	{ "unload, held", loaded_and_held, unload, after_held_unload, 0 },
+	{ "unload, 2 ms, held", loaded_and_held, unload_within, after_held_unload_within, 0 },
+	{ "unload, put soon", loaded_and_put_soon, unload_waiting, after_put_soon_unload, 0 },
+	{ "unload, force, held", loaded_and_held, unload_forced, after_forced, 0 },
+	{ "unload, force, 2 ms, held", loaded_and_held, unload_forced_within, after_forced, 0 },
+	{ "unload, resident", loaded_and_open, unload, after_resident, 0 },
+	{ "reap", left_behind, reap, after_reap, 0 },
+	{ "replace", to_be_replaced, replace, after_replace, 0 },
+	{ "replace, same file", to_be_replaced_by_itself, replace, after_replace, 0 },
+	{ "replace, held", to_be_replaced_while_held, replace, after_held_replace, 0 },
+	{ "replace, put soon", to_be_replaced_and_put_soon, replace_waiting, after_put_soon_replace, 0 },
+	{ "thread_create", to_start_a_thread, thread_create, after_thread_create, 0 },
+	{ "host_free", a_host, free_host, after_free, 0 },
+	{ "host_free, one left", a_host_with_one_left, free_host, after_free, 0 },
+	{ "host_free, refused", a_host_with_a_module, free_host, after_refused_free, 0 },
+};
+
+/* ---- the runs ------------------------------------------------------------------------------ */
+
+/* An operation with this fault; false if it was not done, because there is no such call. */
+static bool run(const struct op *op, int nr, int first, int times, int how)
+{
+	bool done;
+	int rc;
+
+	fault = (struct fault){ nr, first, times, how };
+	if (op->before)
+		op->before();
+	forget_last_error();
+	if (nr == ALLOCATION)
+		heap_fail(first, times);
+	else
+		inject_arm(&fault, 1);
+	rc = op->run();
+	inject_disarm();
+	heap_stop();
+	done = was_done();
+	if (verbose && done)
+		printf("# %s: %s: %d %s\n", op->name, in_words(&fault), rc,
+		       rc != 0 ? module_last_error() : "");
+	inject_clean_up();
+	op->after(rc);
+	return done;
+}
+
+/* The same, and what is left when all is as it was. */
+static bool run_and_look(const struct op *op, int nr, int first, int times, int how)
+{
+	bool done = run(op, nr, first, times, how);
+
+	look(&now);
+	if (done && nr == SYS_mmap && dlopen_leaves)
+		unmap_rest();
+	if (nr < 0 || op->flags & GROWS)
+		usual = now;
+	HOLDS(now.files == usual.files);
+	HOLDS(now.threads == usual.threads);
+	HOLDS(now.blocks == usual.blocks);
+	if (!HOLDS(strcmp(now.maps, usual.maps) == 0))
+		show_difference(usual.maps, now.maps);
+	usual = now;
+	return done;
+}
+
+/* What became of a child. */
+static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
+	const struct op *op, int nr, int first, int times, int how)
+{
+	int words = memfd_create("words", MFD_CLOEXEC), status;
+	char said[4096];
+	ssize_t n;
+	pid_t child;
+
+	need(words >= 0);
+	fflush(stdout);
+	child = fork();
+	need(child >= 0);
+	if (child == 0) {
+		pthread_t friend;
+		bool done;
+
+		signal(SIGABRT, SIG_DFL);
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+		alarm(20);
+		dup2(words, STDERR_FILENO);
+		atomic_store(&task, REST);
+		need(pthread_create(&friend, NULL, other, NULL) == 0);
+		broken = 0;
+		done = run(op, nr, first, times, how);
+		fflush(stdout);
+		_exit(broken ? BROKEN : done ? AS_IT_SHOULD : NOT_DONE);
+	}
+	need(waitpid(child, &status, 0) == child);
+	n = pread(words, said, sizeof(said) - 1, 0);
+	said[n > 0 ? n : 0] = '\0';
+	close(words);
+	inject_disarm();
+	if (WIFEXITED(status) && WEXITSTATUS(status) < OUT_OF_MEMORY)
+		return WEXITSTATUS(status);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && nr == ALLOCATION &&
+	    (strncmp(said, "memory allocation of ", 21) == 0 || strstr(said, "out of memory")))
+		return OUT_OF_MEMORY;
+	fault = (struct fault){ nr, first, times, how };
+	printf("# %s: %s: NOT SO: status %#x\n# %s\n", op->name, in_words(&fault), status, said);
+	broken++;
+	return BROKEN;
+}
+
+static int points;
+
+/* Whether a call that failed like this may be tried again until it does not. */
+static bool passes(int nr, int how)
+{
+	return how == EINTR || how == INJECT_ONE || how == ETIMEDOUT ||
+	       (how == EAGAIN && nr != SYS_clone3 && nr != SYS_clone);
+}
+
+static void try_allocations(const struct op *op)
+{
+	int n = 0, ended = 0;
+	enum end end;
+
+	broken = 0;
+	doing = op->name;
+	fault_name = "malloc";
+	for (int first = 1; (end = run_in_child(op, ALLOCATION, first, 1, ENOMEM)) != NOT_DONE; first++) {
+		n++;
+		ended += end == OUT_OF_MEMORY;
+		if (end == BROKEN && broken > 5)
+			break;
+	}
+	if (n == 0) {
+		ok(broken == 0, "%-26s allocates nothing", op->name);
+		return;
+	}
+	ended += run_in_child(op, ALLOCATION, 1, INJECT_ALWAYS, ENOMEM) == OUT_OF_MEMORY;
+	ok(broken == 0, "%-26s %-16s %3d calls, %4d faults, %d of which end the process", op->name,
+	   "malloc", n, n + 1, ended);
+	points += n + 1;
+}
+
+static void try_op(const struct op *op)
+{
+	unsigned made[INJECT_CALLS];
+	int kinds = 0;
+
+	doing = op->name;
+	fault_name = "nothing";
+	broken = 0;
+	/* Twice: what is done once in a process is done then. */
+	for (int i = 0; i < 3; i++)
+		run_and_look(op, -1, 1, 0, 0);
+	for (int nr = 0; nr < INJECT_CALLS; nr++)
+		made[nr] = inject_calls(nr);
+	for (int nr = 0; nr < INJECT_CALLS; nr++) {
+		const struct call *call = call_of(nr);
+		int n = 0;
+
+		if (made[nr] == 0)
+			continue;
+		kinds++;
+		fault_name = call->name;
+		for (int i = 0; i < 10 && call->how[i]; i++) {
+			int how = call->how[i], first = 1;
+
+			while (run_and_look(op, nr, first, 1, how))
+				first++;
+			n += first - 1;
+			n += run_and_look(op, nr, 1, passes(nr, how) ? IN_A_ROW : INJECT_ALWAYS, how);
+		}
+		if (call->how[0])
+			ok(broken == 0, "%-26s %-16s %3u calls, %4d faults", op->name, call->name,
+			   made[nr], n);
+		else
+			printf("# %-31s %-16s %3u calls, which cannot fail\n", op->name, call->name,
+			       made[nr]);
+		fflush(stdout);
+		points += n;
+		broken = 0;
+	}
+	if (kinds == 0)
+		ok(broken == 0, "%-26s makes no system call", op->name);
+}
+
+/* -- what is done once in a process: each time in another one -- */
+
+static int first_use(void)
+{
+	int rc;
+
+	host = module_host_new();
+	rc = load();
+	if (rc == 0)
+		rc = find_get_and_put();
+	if (rc == 0)
+		rc = thread_create();
+	return rc;
+}
+
+static void after_first_use(int rc)
+{
+	if (rc < 0) {
+		HOLDS(load_failed_by_the_fault(rc) || rc == -EAGAIN);
+		if (handle) {
+			in_service("patient", 0, 1);
+			HOLDS(module_unload(host, "patient", 0, 0) == 0);
+			module_handle_put(handle);
+		}
+		HOLDS(load() == 0);
+		HOLDS(thread_create() == 0);
+	}
+	pthread_join(thread, NULL);
+	if (!stays_for_a_thread()) {
+		in_service("patient", 0, 1);
+		gone(module_unload(host, "patient", 0, 0));
+		HOLDS(module_host_free(host) == 0);
+	}
+}
+
+static const struct op first_op = { "first use in a process", a_file, first_use, after_first_use, 0 };
+
+static void try_first_use(void)
+{
+	doing = first_op.name;
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		const struct call *call = &calls[i];
+		int n = 0;
+
+		broken = 0;
+		fault_name = call->name;
+		for (int j = 0; j < 10 && call->how[j]; j++) {
+			int how = call->how[j], first = 1;
+
+			/* Of a child's descriptors and mappings only it can say what is left. */
+			while (run_in_child(&first_op, call->nr, first, 1, how) != NOT_DONE && broken < 5)
+				first++;
+			if (first == 1)
+				break;
+			run_in_child(&first_op, call->nr, 1, passes(call->nr, how) ? IN_A_ROW : INJECT_ALWAYS,
+				     how);
+			n += first;
+		}
+		if (n > 0)
+			ok(broken == 0, "%-26s %-16s            %4d faults", first_op.name, call->name, n);
+		points += n;
+	}
+}
+
+static bool chosen(const struct op *op, char **words)
+{
+	bool is = !*words;
+
+	for (; *words; words++)
+		is |= strstr(op->name, *words) != NULL;
+	return is;
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction action = { .sa_handler = fatal };
+	const struct op *op, *end = ops + sizeof(ops) / sizeof(ops[0]);
+	pthread_t friend;
+	bool per_cpu;
+
+	if (!getenv("FAULTS_AGAIN")) {
+		/* A thread's stack is to be unmapped at its end, and the linker to find ours. */
+		setenv("LD_LIBRARY_PATH", plugin(""), 1);
+		setenv("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0", 1);
+		setenv("RUST_BACKTRACE", "0", 1);
+		setenv("FAULTS_AGAIN", "yes", 1);
+		need(execv("/proc/self/exe", argv) == 0);
+	}
+	argv++;
+	if (argc > 1 && strcmp(*argv, "-v") == 0) {
+		verbose = true;
+		argv++;
+	}
+	/* The heap is there already, and all of it: what is mapped is not for malloc. */
+	mallopt(M_MMAP_MAX, 0);
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_TOP_PAD, 64 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	free(malloc(1 << 20));
+	sigaction(SIGABRT, &action, NULL);
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+	sigaction(SIGALRM, &action, NULL);
+	alarm(100);
+	/* So many that a thread has to allocate for another one's value. */
+	for (int i = 0; i < 40; i++) {
+		pthread_key_t key;
+
+		need(pthread_key_create(&key, NULL) == 0);
+	}
+	module_ref_set_misuse_handler(on_misuse);
+	need(pthread_create(&friend, NULL, other, NULL) == 0);
+	need(module_ref_init_percpu(&ref) == 0);
+	per_cpu = module_ref_mode(&ref) == MODULE_REF_PERCPU;
+	module_ref_destroy(&ref);
+
+	/* Allocations, in children of a process in which the library has not been used yet. */
+	if (chosen(&first_op, argv))
+		try_allocations(&first_op);
+	host = module_host_new();
+	for (op = ops; op < end; op++)
+		if (chosen(op, argv) && !(op->flags & GROWS))
+			try_allocations(op);
+	need(module_host_free(host) == 0);
+
+	if (!inject_start()) {
+		printf("1..0 # SKIP this system does not let a process answer its own system calls: %s\n",
+		       strerror(errno));
+		return tap_failed != 0;
+	}
+	try_dlopen();
+	if (chosen(&first_op, argv))
+		try_first_use();
+	host = module_host_new();
+	/* Its lists have room for one from here on. */
+	left_behind();
+	need(module_host_reap(host) == 1);
+	module_handle_put(handle);
+	for (op = ops; op < end; op++)
+		if (op->flags & GROWS && !per_cpu)
+			printf("# %s: not here, where counting is not per CPU\n", op->name);
+		else if (chosen(op, argv))
+			try_op(op);
+	ok(module_host_free(host) == 0, "%d faults in all", points);
+	return tap_done();
+}
