@@ -257,8 +257,10 @@ static void attempt(struct run *run, struct unloader *unloader, uint64_t dice)
 		for (int tries = 0; tries < 100 && !nobody_near(run, slot, &moves_before); tries++)
 			sleep_ns(20000);
 	}
+	/* In this order: who comes in after we were alone is seen in the number of attempts. */
+	attempts = atomic_load(&slot->attempts);
 	alone = atomic_fetch_add(&slot->in_progress, 1) == 0;
-	attempts = atomic_fetch_add(&slot->attempts, 1);
+	atomic_fetch_add(&slot->attempts, 1);
 	quiet = asked && alone && nobody_near(run, slot, &moves_before);
 
 	began = now_ns();
