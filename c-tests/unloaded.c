@@ -40,11 +40,12 @@ static void *work(void *arg)
 
 int main(int argc, char **argv)
 {
-	char path[PATH_MAX];
+	char program[PATH_MAX], path[PATH_MAX + 16];
 	pthread_t threads[THREADS];
 
 	(void)argc;
-	snprintf(path, sizeof(path), "%s/counting.so", dirname(strdup(argv[0])));
+	snprintf(program, sizeof(program), "%s", argv[0]);
+	snprintf(path, sizeof(path), "%s/counting.so", dirname(program));
 	need(module_ref_init_percpu(&counted) == 0);
 	need(module_ref_try_release(&plugin) == 0);
 	for (int i = 0; i < THREADS; i++)

@@ -27,15 +27,15 @@ fn stamp(place: *const Counter) -> usize {
 }
 
 /// Tells valgrind's memcheck, if we run under it, that to look at memory that nobody has
-/// written is meant: one of its client requests (`MAKE_MEM_DEFINED`), which an ordinary
-/// processor executes as rotations that cancel out.
+/// written is meant: one of its client requests (`MAKE_MEM_DEFINED_IF_ADDRESSABLE`), which an
+/// ordinary processor executes as rotations that cancel out.
 #[cfg(not(any(loom, interleave)))]
 fn read_on_purpose(place: *const Counter) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     // SAFETY: changes rdi and rdx alone, and reads the request only under valgrind.
     unsafe {
-        const MAKE_MEM_DEFINED: usize = 0x4d43_0002;
-        let request = [MAKE_MEM_DEFINED, place as usize, size_of::<Counter>(), 0, 0, 0];
+        const DEFINED_IF_ADDRESSABLE: usize = 0x4d43_000b;
+        let request = [DEFINED_IF_ADDRESSABLE, place as usize, size_of::<Counter>(), 0, 0, 0];
         core::arch::asm!(
             "rol rdi, 3",
             "rol rdi, 13",

@@ -40,7 +40,7 @@ macro_rules! with_caller {
 
 /// The body of a get or a put: the restartable sequence right here, and `inner(argument,
 /// caller)` if the argument is NULL or the sequence was not for it.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(tsan)))]
 macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
         core::arch::naked_asm!(
@@ -60,6 +60,45 @@ macro_rules! sequence_or {
             ".cfi_endproc",
             // Padding that aligns the section, and with it the function, to a cache line.
             ".balign 64",
+            offset = sym counter::RSEQ_OFFSET,
+            inner = sym $inner,
+        )
+    };
+}
+
+/// The same, telling ThreadSanitizer what it cannot see: `percpu/linux/tsan.rs` has the
+/// functions, whose arguments are the counter's second word and what is added.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", tsan))]
+macro_rules! sequence_or {
+    ($inner:path, $argument:expr, $delta:literal) => {
+        core::arch::naked_asm!(
+            ".cfi_startproc",
+            "test rdi, rdi",
+            "jz 8f",
+            "test byte ptr [rdi + 8], 1",
+            "jz 8f",
+            "push rdi",
+            ".cfi_adjust_cfa_offset 8",
+            "add rdi, 8",
+            concat!("mov rsi, ", $delta),
+            "call module_ref_tsan_before_add",
+            "pop rdi",
+            ".cfi_adjust_cfa_offset -8",
+            "mov rdx, [rip + {offset}]",
+            counter::__rseq_add!("rdi + 8", "rdx", $delta, "8f"),
+            "push rdi",
+            ".cfi_adjust_cfa_offset 8",
+            "add rdi, 8",
+            concat!("mov rsi, ", $delta),
+            "call module_ref_tsan_after_add",
+            "pop rdi",
+            ".cfi_adjust_cfa_offset -8",
+            "mov eax, 1",
+            "ret",
+            "8:",
+            "mov rsi, [rsp]",
+            "jmp {inner}",
+            ".cfi_endproc",
             offset = sym counter::RSEQ_OFFSET,
             inner = sym $inner,
         )

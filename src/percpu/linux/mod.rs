@@ -5,6 +5,8 @@ mod barrier;
 mod cpus;
 mod rseq;
 mod slots;
+#[cfg(tsan)]
+mod tsan;
 
 #[doc(hidden)]
 pub use rseq::OFFSET as RSEQ_OFFSET;

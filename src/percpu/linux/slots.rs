@@ -67,6 +67,9 @@ impl Slots {
     /// per CPU is off, or the sequence was aborted.
     #[inline(always)]
     pub(crate) fn add<const DELTA: i64>(&self) -> bool {
+        #[cfg(tsan)]
+        return super::tsan::add(&self.0, DELTA, rseq::add::<DELTA>);
+        #[cfg(not(tsan))]
         rseq::add::<DELTA>(&self.0)
     }
 
@@ -86,7 +89,10 @@ impl Slots {
     /// all that they added is visible here (P1). `Err` is an errno, and then nothing is
     /// known.
     pub(crate) fn barrier(&self) -> Result<(), c_int> {
-        barrier::barrier()
+        barrier::barrier()?;
+        #[cfg(tsan)]
+        super::tsan::after_barrier(&self.0);
+        Ok(())
     }
 
     /// Every CPU may use its slot again.
