@@ -155,6 +155,21 @@ soak: need-cc build ## the stress program for HOURS, both layers and modes, chan
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	ci/soak $(HOURS)
 
+.PHONY: test-tsan test-sanitizers test-valgrind
+test-tsan: need-rust ## ThreadSanitizer, the Rust side too (nightly, clang)
+	ci/tsan
+
+test-sanitizers: need-rust need-cc ## Address- and UndefinedBehaviorSanitizer, and leaks
+	ci/sanitizers
+
+test-valgrind: need-rust need-cc ## memcheck and helgrind
+	ci/valgrind
+
+.PHONY: regtest
+regtest: ## test, and the slower tiers: mutants, sanitizers, valgrind, spin, fuzzing (40 minutes)
+	@$(MAKE) --no-print-directory test
+	ci/regtest
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf target $(VENV)

@@ -1,0 +1,40 @@
+//! Builds the plugins that the targets load, with cc.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Name, and what is defined when `plugin.c` is compiled.
+const PLUGINS: [(&str, &[&str]); 5] = [
+    ("both", &["-DANSWER=10", "-DINIT=0", "-DEXIT"]),
+    ("other", &["-DANSWER=11", "-DINIT=0", "-DEXIT"]),
+    ("library", &["-DANSWER=12"]),
+    ("permanent", &["-DANSWER=13", "-DINIT=0"]),
+    ("failing", &["-DANSWER=14", "-DINIT=-1", "-DEXIT"]),
+];
+
+fn build(name: &str, source: &str, options: &[&str]) {
+    let folder = std::env::var("OUT_DIR").expect("cargo sets it");
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    let built = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(Path::new(&folder).join(format!("{name}.so")))
+        .arg(source)
+        .args(options)
+        .status()
+        .expect("a C compiler: apt-get install gcc");
+    assert!(built.success(), "{name}.so could not be built");
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=plugins");
+    println!("cargo:rerun-if-env-changed=CC");
+    // The plugins call back.
+    println!("cargo:rustc-link-arg-bins=-rdynamic");
+    for (name, options) in PLUGINS {
+        build(name, "plugins/plugin.c", options);
+    }
+    // To be mangled: no start files, whose code would run first; a name, and a library that it
+    // needs.
+    let bare = ["-nostartfiles", "-Wl,-soname,bare.so", "-Wl,--no-as-needed", "-lm"];
+    build("bare", "plugins/bare.c", &bare);
+}
