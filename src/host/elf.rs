@@ -144,6 +144,15 @@ fn facts(bytes: &[u8]) -> Result<Facts, String> {
     if !segments.iter().any(|s| s.p_type(endian) == elf::PT_LOAD) {
         return Err("it has nothing to load".into());
     }
+    // In memory a segment is at least what the file has of it, and no address wraps.
+    let is_sound = |s: &<Header as FileHeader>::ProgramHeader| {
+        let (start, size): (u64, u64) = (s.p_vaddr(endian).into(), s.p_memsz(endian).into());
+        let end = start.checked_add(size).filter(|&end| end <= isize::MAX as u64);
+        end.is_some() && u64::from(s.p_filesz(endian)) <= size
+    };
+    if !segments.iter().filter(|s| s.p_type(endian) == elf::PT_LOAD).all(is_sound) {
+        return Err(CUT.into());
+    }
     let dynamic = segments
         .iter()
         .find_map(|s| s.dynamic(endian, bytes).transpose())
