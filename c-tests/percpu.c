@@ -30,7 +30,7 @@
 
 static bool percpu;
 static long scale = 3000;
-static int surplus;
+static int surplus, leaks;
 static _Atomic int stop;
 
 static void on_misuse(enum module_ref_misuse what, const struct module_ref *ref, const void *caller)
@@ -38,6 +38,7 @@ static void on_misuse(enum module_ref_misuse what, const struct module_ref *ref,
 	(void)ref;
 	(void)caller;
 	surplus += what == MODULE_REF_SURPLUS_PUT;
+	leaks += what == MODULE_REF_LEAKED;
 }
 
 static struct module_ref *new_ref(void)
@@ -117,7 +118,13 @@ static void misuse(void)
 	is(module_ref_count(ref), 0, "and nothing is left of it");
 	module_ref_put(ref);
 	is(module_ref_drain(ref, 0), 0, "a drain mends, and succeeds");
-	free_ref(ref);
+	is(module_ref_reinit(ref), 0, "reinit");
+	module_ref_put(ref);
+	surplus = leaks = 0;
+	module_ref_destroy(ref);
+	is(module_ref_count(ref), -1, "a destroy mends, and succeeds");
+	ok(surplus == 1 && leaks == 0, "and reports no leak, since nobody holds it");
+	free(ref);
 }
 
 /* ---- one thread inlined, one by calls, on one counter ------------------------------ */

@@ -222,7 +222,12 @@ impl ReferenceStateMachine for Model {
                 }
             }),
             What::Destroy => {
-                match model.release(*thread, false) {
+                let mut outcome = model.release(*thread, false);
+                if outcome == Err(ReleaseError::InUse { held: 0 }) {
+                    // Mended: again.
+                    outcome = model.release(*thread, false);
+                }
+                match outcome {
                     Ok(()) | Err(ReleaseError::AlreadyReleased) => {
                         // It has no slots any more.
                         (model.life, model.mode) = (Destroyed, Mode::Atomic);

@@ -291,7 +291,11 @@ impl World {
                         Released => self.models[i].life = Destroyed,
                         Live => match self.release(i) {
                             0 => self.models[i].life = Destroyed,
-                            _ => self.report(i, LEAKED),
+                            // A surplus was found, and mended: again.
+                            _ => match self.release(i) {
+                                0 => self.models[i].life = Destroyed,
+                                _ => self.report(i, LEAKED),
+                            },
                         },
                     }
                 }
