@@ -1138,6 +1138,8 @@ static void after_replace_of(int rc, int64_t holders)
 
 static void after_replace(int rc)
 {
+	/* For want of a barrier, then. */
+	HOLDS(rc != 1 || tells("nobody seems to hold it"));
 	after_replace_of(rc, 0);
 }
 

@@ -12,7 +12,8 @@ pub enum Residency {
     /// It was unloaded by force, or replaced, while it was held. It goes with a later call of
     /// the host, once its holders have given their references back.
     Held {
-        /// How many there were.
+        /// How many there were. 0 if the door could not be shut for want of a barrier, so
+        /// that nobody knows.
         references: u64,
     },
     /// Its file was written over in place while it was mapped. Its exit function was not run, and
@@ -61,6 +62,10 @@ impl Residency {
 impl fmt::Display for Residency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Held { references: 0 } => f.write_str(
+                "nobody seems to hold it, and it could not be made sure of (a sandbox may refuse \
+                 membarrier); a later call of the host tries again",
+            ),
             Self::Held { references: n } => write!(
                 f,
                 "it is still held, by {}; its code goes with a later call of the host, once they \
