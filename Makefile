@@ -144,7 +144,7 @@ test-python: test-wheel ## the stubs, and pytest on each Python present
 	$(VENV)/bin/mypy python/module_ref
 	ci/python-tests
 
-mutants: need-rust need-cc ## break the code on purpose and see each check fail (7 minutes)
+mutants: need-rust need-cc $(VENV_READY) ## break the code on purpose and see each check fail
 	ci/mutants
 
 # A day of it is HOURS=24.

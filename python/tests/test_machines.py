@@ -179,6 +179,17 @@ class Counter(Machine):
         check(expected, lambda: self.there(beside, self.ref.put))
         self.after_put()
 
+    @precondition(lambda self: self.held)
+    @rule()
+    def put_all(self):
+        while self.held:
+            self.put(False)
+
+    @precondition(lambda self: not self.held)
+    @rule(beside=st.booleans())
+    def put_too_many(self, beside):
+        self.put(beside)
+
     def hold(self):
         hold = self.ref.hold()
         self.depth[hold] = 0
@@ -715,6 +726,18 @@ class TheHost(Machine):
         self.after_put()
 
     leave_another = leave
+
+    @precondition(lambda self: any(self.references(load) for load in self.loads))
+    @rule(which=st.integers(0, 3))
+    def let_go(self, which):
+        """All that Python has of one load."""
+        held = [load for load in self.loads if self.references(load)]
+        load = held[which % len(held)]
+        while load.taken:
+            self.put(load.module, False)
+        for hold in self.all_holds:
+            while hold.load is load and hold.depth:
+                self.leave(hold, False)
 
     @rule(pointer=pointers)
     def symbol(self, pointer):
