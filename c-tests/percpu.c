@@ -119,8 +119,8 @@ static void misuse(void)
 	module_ref_put(ref);
 	is(module_ref_drain(ref, 0), 0, "a drain mends, and succeeds");
 	is(module_ref_reinit(ref), 0, "reinit");
-	module_ref_put(ref);
 	surplus = leaks = 0;
+	module_ref_put(ref);
 	module_ref_destroy(ref);
 	is(module_ref_count(ref), -1, "a destroy mends, and succeeds");
 	ok(surplus == 1 && leaks == 0, "and reports no leak, since nobody holds it");
