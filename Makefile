@@ -51,6 +51,27 @@ header: need-rust ## write include/module_ref.h from the source
 
 venv: $(VENV_READY) ## the project's own Python environment
 
+# ---- install -------------------------------------------------------------------
+
+# Below DESTDIR, which no installed file knows of.
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DATADIR    ?= $(PREFIX)/share
+INSTALL = PREFIX="$(PREFIX)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" INCLUDEDIR="$(INCLUDEDIR)" \
+	DATADIR="$(DATADIR)" DESTDIR="$(DESTDIR)" CARGO="$(CARGO)" CC="$(CC)" ci/install
+
+.PHONY: stage install uninstall
+stage: ## what install puts in its place, for a user without Rust to do that: PREFIX=
+	@$(INSTALL) stage
+
+install: ## the C library, headers, pkg-config, CMake, the stress program: PREFIX= DESTDIR= LIBDIR=
+	@$(INSTALL) install
+
+uninstall: ## remove it, with the same PREFIX, DESTDIR and LIBDIR
+	@$(INSTALL) uninstall
+
 # ---- run -----------------------------------------------------------------------
 
 .PHONY: stress
@@ -82,8 +103,8 @@ report: bench ## bench, and a page with plots, in target/bench/report
 # ---- test ----------------------------------------------------------------------
 
 .PHONY: test test-abi test-lint test-header test-rust test-models test-loom test-interleave
-.PHONY: test-c test-readme test-bench test-python test-wheel mutants
-test: need-rust need-cc need-python ## everything below but mutants
+.PHONY: test-c test-install test-readme test-bench test-python test-wheel mutants
+test: need-rust need-cc need-python ## everything below but test-install and mutants
 	@$(MAKE) --no-print-directory test-header
 	@$(MAKE) --no-print-directory test-abi
 	@$(MAKE) --no-print-directory test-lint
@@ -125,6 +146,9 @@ test-loom: need-rust
 
 test-c: need-cc build ## the C tests and the stress program, by every compiler present
 	ci/c-tests
+
+test-install: need-cc ## install, build programs by pkg-config and CMake, uninstall
+	ci/test-install
 
 test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
 	$(VENV)/bin/python ci/readme

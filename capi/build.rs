@@ -1,5 +1,6 @@
 //! Writes `include/module_ref.h` from the documented source, and gives the shared
-//! library its link flags.
+//! library its link flags; and fills in what the CMake package says of versions, for
+//! cargo-c to install.
 //!
 //! The header is committed. With `MODULE_REF_HEADER=check` a header that differs
 //! from what the source gives fails the build instead of being rewritten.
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::{env, fs, process};
 
 fn main() {
-    for path in ["src", "cbindgen.toml", "build.rs", "../include/module_ref.h"] {
+    for path in ["src", "cbindgen.toml", "build.rs", "../cmake", "../include/module_ref.h"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=MODULE_REF_HEADER");
@@ -16,9 +17,11 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         // A thread may be anywhere in this library when somebody lets go of it, and
         // nothing counts references to the library itself: it stays.
+        // The soname is cargo-c's business (Cargo.toml): with one, what is linked against
+        // target/release would look there for a versioned name that only an installation has.
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
-    if let Err(why) = header() {
+    if let Err(why) = header().and_then(|()| cmake()) {
         println!("cargo::error={why}");
         process::exit(1);
     }
@@ -51,4 +54,32 @@ fn header() -> Result<(), String> {
             .into());
     }
     fs::write(&path, bytes).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Writes the CMake package to `OUT_DIR`, with the placeholders of its templates filled in.
+fn cmake() -> Result<(), String> {
+    let variable = |name: &str| env::var(name).expect("cargo sets it");
+    let width: u32 = variable("CARGO_CFG_TARGET_POINTER_WIDTH").parse().expect("it is a number");
+    let major = variable("CARGO_PKG_VERSION_MAJOR");
+    let values = [
+        ("@VERSION@", variable("CARGO_PKG_VERSION")),
+        ("@SOVERSION@", major.clone()),
+        ("@MAJOR@", major),
+        ("@POINTER@", (width / 8).to_string()),
+    ];
+    let templates = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../cmake");
+    let folder = Path::new(&variable("OUT_DIR")).join("cmake");
+    fs::create_dir_all(&folder)
+        .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    for name in ["module_ref-config.cmake", "module_ref-config-version.cmake"] {
+        let from = templates.join(format!("{name}.in"));
+        let mut text = fs::read_to_string(&from)
+            .map_err(|error| format!("cannot read {}: {error}", from.display()))?;
+        for (placeholder, value) in &values {
+            text = text.replace(placeholder, value);
+        }
+        let to = folder.join(name);
+        fs::write(&to, text).map_err(|error| format!("cannot write {}: {error}", to.display()))?;
+    }
+    Ok(())
 }
