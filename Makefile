@@ -59,18 +59,18 @@ BINDIR     ?= $(PREFIX)/bin
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 DATADIR    ?= $(PREFIX)/share
-INSTALL = PREFIX="$(PREFIX)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" INCLUDEDIR="$(INCLUDEDIR)" \
+INSTALLER = PREFIX="$(PREFIX)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" INCLUDEDIR="$(INCLUDEDIR)" \
 	DATADIR="$(DATADIR)" DESTDIR="$(DESTDIR)" CARGO="$(CARGO)" CC="$(CC)" ci/install
 
 .PHONY: stage install uninstall
 stage: ## what install puts in its place, for a user without Rust to do that: PREFIX=
-	@$(INSTALL) stage
+	@$(INSTALLER) stage
 
 install: ## the C library, headers, pkg-config, CMake, the stress program: PREFIX= DESTDIR= LIBDIR=
-	@$(INSTALL) install
+	@$(INSTALLER) install
 
 uninstall: ## remove it, with the same PREFIX, DESTDIR and LIBDIR
-	@$(INSTALL) uninstall
+	@$(INSTALLER) uninstall
 
 # ---- run -----------------------------------------------------------------------
 

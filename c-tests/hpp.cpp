@@ -343,7 +343,8 @@ void handles()
 void hosts()
 {
 	modref::host host;
-	const modref::handle a = host.load(plugin("plain.so"), "a"), b = host.load(plugin("hooked.so"), "b");
+	const modref::handle a = host.load(plugin("plain.so"), "a");
+	const modref::handle b = host.load(plugin("hooked.so"), "b");
 	const std::string list = host.list();
 
 	ok(list.compare(0, 2, "b ") == 0 && list.find("\na ") != std::string::npos && list.back() == '\n',
@@ -474,6 +475,16 @@ void in_a_plugin()
 
 	host.load(plugin("guarded.so"));
 	is(host.find("guarded").symbol<long()>("answer")(), 42, "a plugin uses the header");
+	{
+		unsigned told = 0;
+		modref::notifier notifier = host.on_event(
+			[&told](const modref::module_view &, modref::state) { told++; });
+
+		host.find("guarded").symbol<void(modref::notifier &)>("end")(notifier);
+		host.load(plugin("plain.so"));
+		ok(!notifier && told == 0, "and ends the program's notifier");
+		host.unload("plain");
+	}
 	ok(host.unload("guarded", 1s), "and is unmapped: %s", host.last_unloaded().c_str());
 	ok(!is_mapped("guarded.so"), "really");
 }

@@ -35,9 +35,9 @@
 // shared, of course.
 //
 // Plugins may include this header, and stay unloadable: nothing in it makes a unique symbol or
-// a thread-local. As in C, the last reference to a module must not be given back by the module's own
-// code, and this header's functions are compiled into what includes it: a guard or reference in
-// a plugin's code is not what keeps that plugin.
+// a thread-local. As in C, the last reference to a module must not be given back by the
+// module's own code, and this header's functions are compiled into what includes it: a guard or
+// reference in a plugin's code is not what keeps that plugin.
 //
 // For C++17 and later, by gcc and clang, with exceptions.
 
@@ -180,7 +180,9 @@ public:
 
 	guard &operator=(guard &&other) noexcept
 	{
-		guard(std::move(other)).swap(*this);
+		guard taken(std::move(other));
+
+		swap(taken);
 		return *this;
 	}
 
@@ -515,7 +517,9 @@ public:
 
 	reference &operator=(reference &&other) noexcept
 	{
-		reference(std::move(other)).swap(*this);
+		reference taken(std::move(other));
+
+		swap(taken);
 		return *this;
 	}
 
@@ -795,6 +799,7 @@ public:
 
 		std::swap(host_, taken.host_);
 		std::swap(event_, taken.event_);
+		std::swap(call_, taken.call_);
 		return *this;
 	}
 
@@ -811,7 +816,7 @@ public:
 	void reset() noexcept
 	{
 		if (event_)
-			::module_notifier_unregister(host_->get(), detail::modref_notify, event_.get());
+			::module_notifier_unregister(host_->get(), call_, event_.get());
 		event_.reset();
 		host_.reset();
 	}
@@ -826,15 +831,17 @@ private:
 
 	notifier(std::shared_ptr<detail::owned_host> host, std::shared_ptr<detail::event> event,
 		 int priority)
-		: host_(std::move(host))
+		: host_(std::move(host)), call_(detail::modref_notify)
 	{
-		detail::checked(::module_notifier_register(host_->get(), detail::modref_notify,
-							   event.get(), priority));
+		detail::checked(
+			::module_notifier_register(host_->get(), call_, event.get(), priority));
 		event_ = std::move(event);
 	}
 
 	std::shared_ptr<detail::owned_host> host_;
 	std::shared_ptr<detail::event> event_;
+	// As it was registered: this may end in another object's code, which has its own.
+	::module_notifier_fn call_ = nullptr;
 };
 
 /// A table of modules, and the means to load, find, unload and replace them. Movable, and not
@@ -916,8 +923,8 @@ public:
 	/// Unloads a module that nobody holds, or waits until nobody does. The caller holds no
 	/// reference to it, and is not its code. As module_unload().
 	///
-	/// @return true if it is gone from memory; false if it is unloaded and still mapped: last_unloaded()
-	/// says why.
+	/// @return true if it is gone from memory; false if it is unloaded and still mapped:
+	/// last_unloaded() says why.
 	///
 	/// @throw std::system_error with the module as it was: no_such_file_or_directory;
 	/// operation_would_block if it is held or others depend on it; timed_out;
@@ -971,7 +978,8 @@ public:
 	/// not_enough_memory, all others with operation_canceled. For a module that is live or
 	/// going, whatever it returns or throws is ignored.
 	///
-	/// @return what has it called, for as long as that exists.
+	/// @return what has it called, for as long as that exists. A plugin that registers one ends
+	/// it before it is unloaded, in its exit function.
 	///
 	/// @throw std::system_error invalid_argument if the host is closed; std::bad_alloc.
 	template <class Function> notifier on_event(Function &&function, int priority = 0)

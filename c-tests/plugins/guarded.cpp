@@ -39,3 +39,8 @@ extern "C" long answer()
 
 	return guard && !counter.drain(1us) && errors() == 2 ? 42 : 0;
 }
+
+extern "C" void end(modref::notifier &notifier)
+{
+	const modref::notifier taken = std::move(notifier);
+}
