@@ -62,9 +62,9 @@ extern "C" {
 /* ---- The module that this code belongs to ---- */
 
 /* THIS_MODULE: the module that this code is in, or NULL (which try_module_get() takes for a
- * module that is always there) in code that is built in.
- *
- * The host looks for __this_module and writes the module's address to its beginning.
+ * module that is always there) in code that is built in. Linux: THIS_MODULE. */
+
+/* The host looks for __this_module and writes the module's address to its beginning.
  * THIS_MODULE is a place 8 bytes into that, at which no struct module can be: the library's
  * functions know it by that, and look up what was written.
  *
@@ -73,9 +73,7 @@ extern "C" {
  * bound to another definition that the program or a preloaded library has. (Visibility
  * "protected" would do the same in one name; the linkers of binutils before 2.39 refuse what
  * clang makes of that.) It is exported also with -fvisibility=hidden. A version script must not
- * make it local.
- *
- * Linux: THIS_MODULE. */
+ * make it local. */
 #ifdef MODULE
 struct linux_this_module {
 	struct module *module;
@@ -91,9 +89,9 @@ extern struct linux_this_module linux_this_module
 #define THIS_MODULE ((struct module *)0)
 #endif
 
-/* The host that the functions without a host argument mean: for a driver the one that has
- * loaded it, for other code the process's own. Define it before including this header to
- * have another; it is an expression, evaluated at each use. */
+/* LINUX_MODULE_HOST: the host that the functions without a host argument mean: for a driver the
+ * one that has loaded it, for other code the process's own. Define it before including this
+ * header to have another; it is an expression, evaluated at each use. */
 #ifndef LINUX_MODULE_HOST
 #ifdef MODULE
 #define LINUX_MODULE_HOST module_host_of(THIS_MODULE)
@@ -376,8 +374,8 @@ static inline int linux_delete_module(const char *name, unsigned int flags)
 
 /* ---- Beginning and end ---- */
 
-/* module_init(fn): int fn(void) is the init function: it returns 0, or a negative errno,
- * which fails the load. module_exit(fn): void fn(void) is the exit function; a module with
+/* module_init(fn), module_exit(fn): int fn(void) is the init function: it returns 0, or a
+ * negative errno, which fails the load. void fn(void) is the exit function; a module with
  * the first and without the second cannot be unloaded but by force. Once for each driver, at
  * file scope, after the definition of fn, which may be static. A driver that defines
  * init_module() and cleanup_module() itself needs neither.
@@ -451,7 +449,9 @@ void cleanup_module(void) __attribute__((visibility("default")));
  *
  *     readelf -p .modinfo driver.so
  *
- * A driver that is linked with -Wl,--gc-sections loses it.
+ * A driver that is linked with -Wl,--gc-sections loses it. MODULE_LICENSE(), MODULE_AUTHOR(),
+ * MODULE_DESCRIPTION(), MODULE_VERSION(), MODULE_ALIAS(), MODULE_SOFTDEP() and
+ * MODULE_FIRMWARE() take the info alone, and have the tag in their name.
  *
  * Linux: MODULE_INFO(), and the others, in <linux/module.h>.
  */

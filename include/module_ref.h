@@ -4,6 +4,10 @@
  * thread: reference counters that can be shut, and a host that loads, unloads and replaces
  * shared objects by them.
  *
+ * Functions that can fail return a negative errno, or NULL. NULL where something is needed is
+ * -EINVAL; NULL for a counter or a module to get and to put stands for code that is always
+ * there. Times are in nanoseconds.
+ *
  * For C99, C++11 and later, by gcc and clang. This file is generated from the library's
  * source. Do not edit it.
  */
@@ -130,9 +134,9 @@ enum module_state {
  * A plugin is any shared object. These are looked for among the symbols it exports itself, and
  * may all be missing:
  *
- *     int init_module(void);               0 or a negative errno, which fails the load
- *     void cleanup_module(void);           called before it is unmapped
- *     struct module *__this_module;        filled in before init_module()
+ *     int init_module(void);          0 or a negative errno, to fail
+ *     void cleanup_module(void);      called before it is unmapped
+ *     struct module *__this_module;   filled in before init_module()
  *
  * They may not throw, longjmp() out, or end their thread. The last reference to a module
  * must not be put by the module's own code, which may be gone before the put returns:
@@ -148,7 +152,7 @@ struct module;
  * other functions may be called from any thread, also from the init and exit functions of
  * modules and from notifiers: no lock is held while those run. None is
  * async-signal-safe unless it says so, and none is a cancellation point: a thread that is
- * cancelled (pthread_cancel) in a load or an unload ends it first.
+ * cancelled (pthread_cancel(3)) in a load or an unload ends it first.
  *
  * The host allocates. Where a plugin or what it needs finds no memory, that is -ENOMEM; where the
  * host's own small records find none, the process ends, as programs in Rust do. Getting, putting
@@ -218,60 +222,69 @@ extern "C" {
  * before its users.
  *
  * A counter that was initialised at this address before and is held now, or is being
- * released, is refused, so that no reference is forgotten. What a held counter has left
- * in memory that was freed without module_ref_destroy() looks the same; clear such memory
- * first.
+ * released, is refused, so that no reference is forgotten. What a held counter has
+ * left in memory that was freed without module_ref_destroy() looks the same; clear
+ * such memory first.
  *
- * @return 0; -EINVAL if ref is NULL; -EBUSY if it is a counter in use.
+ * @return 0, or a negative errno.
+ * @retval -EINVAL ref is NULL.
+ * @retval -EBUSY ref is a counter in use.
  *
- * Thread safety: only one thread may use *ref during the call. Async-signal-safe.
+ * Memory ordering: none. Thread safety: only one thread may use *ref during the call.
+ * Async-signal-safe.
  */
 int module_ref_init(struct module_ref *ref);
 
 /**
- * As module_ref_init(), in per-CPU mode if this system can: a get and a put are then one
- * plain add on a cache line of the CPU they run on, however many threads share the
- * counter. Ask module_ref_mode() what it became: without restartable sequences (glibc
- * before 2.35, valgrind, not x86-64), without membarrier(2), or without a list of the
- * possible CPUs it is in shared-word mode.
+ * Does as module_ref_init(), in per-CPU mode if this system can: a get and a put are
+ * then one plain add on a cache line of the CPU they run on, however many threads
+ * share the counter. Ask module_ref_mode() what it became: without restartable
+ * sequences (glibc before 2.35, valgrind, not x86-64), without membarrier(2), or
+ * without a list of the possible CPUs it is in shared-word mode.
  *
  * The counter has 8 bytes per possible CPU beside its own, which module_ref_destroy()
  * gives back. Not supported in this mode: a child that shares its parent's memory and
  * thread-local storage, as vfork(2) makes it, may not get or put.
  *
- * @return as module_ref_init(); -ENOMEM if there is no memory for the slots, and the
- * counter is untouched.
+ * @return as module_ref_init(); and
+ * @retval -ENOMEM there is no memory for the slots; the counter is untouched.
  *
- * Thread safety: only one thread may use *ref during the call.
+ * Memory ordering: none. Thread safety: only one thread may use *ref during the call.
+ * Not async-signal-safe.
  */
 int module_ref_init_percpu(struct module_ref *ref);
 
 /**
- * Makes a released counter live again, in the mode it had. Only for the caller to
- * whom module_ref_try_release() or module_ref_drain() returned 0.
+ * Makes a released counter live again, in the mode it had. Only for the caller to whom
+ * module_ref_try_release() or module_ref_drain() returned 0.
  *
- * @return 0; -EBUSY unless it is released; -EINVAL if ref is NULL or destroyed.
+ * @return 0, or a negative errno.
+ * @retval -EBUSY ref is not released.
+ * @retval -EINVAL ref is NULL or destroyed.
  *
- * Memory ordering: release. What the caller did before happens before what any later
+ * Memory ordering: release: what the caller did before happens before what any later
  * holder does. Thread-safe. Async-signal-safe.
  */
 int module_ref_reinit(struct module_ref *ref);
 
 /**
  * Ends the life of a counter that is released (by its winner) or that nobody holds.
- * Its memory may then be freed or initialised again; any other use is refused as
- * long as the memory stays. A counter that is held stays as it is, and the misuse
- * handler is told of the leak. NULL is ignored.
+ * Its memory may then be freed or initialised again; any other use is refused as long
+ * as the memory stays. A counter that is held stays as it is, and the misuse handler
+ * is told of the leak. NULL is ignored.
  *
- * Thread safety: no other thread may use *ref, but for puts on their way back.
+ * Memory ordering: as module_ref_try_release(). Thread safety: no other thread may use
+ * *ref, but for puts on their way back. Not async-signal-safe.
  */
 void module_ref_destroy(struct module_ref *ref);
 
 /**
- * How the counter counts: what its initialisation got, which may be less than was
- * asked for. MODULE_REF_ATOMIC if ref is NULL.
+ * Says how the counter counts: what its initialisation got, which may be less than was
+ * asked for.
  *
- * Thread-safe. Async-signal-safe.
+ * @return the mode; MODULE_REF_ATOMIC if ref is NULL.
+ *
+ * Memory ordering: none. Thread-safe. Async-signal-safe.
  */
 enum module_ref_mode module_ref_mode(const struct module_ref *ref);
 
@@ -298,12 +311,13 @@ bool module_ref_try_get(struct module_ref *ref);
 void module_ref_get(struct module_ref *ref);
 
 /**
- * Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is
- * touched once the reference is gone. NULL is ignored.
+ * Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is touched
+ * once the reference is gone. NULL is ignored.
  *
- * A put without a get is undone, and the misuse handler is told. That is exact only where
- * no other thread gets or puts in that moment: otherwise another thread's reference may be
- * given back in its stead, or be left over for good, and the report may name that thread.
+ * A put without a get is undone, and the misuse handler is told. That is exact only
+ * where no other thread gets or puts in that moment: otherwise another thread's
+ * reference may be given back in its stead, or be left over for good, and the report
+ * may name that thread.
  *
  * A thread that runs code which is to be unloaded makes its last put from code that
  * stays: after it, the code that called it may be gone.
@@ -315,11 +329,12 @@ void module_ref_get(struct module_ref *ref);
 void module_ref_put(struct module_ref *ref);
 
 /**
- * References held, without the loader's own. Stale as soon as it is read, and
- * approximate in per-CPU mode: for people and logs, never to decide whether something
- * may go.
+ * Counts the references held, without the loader's own. Stale as soon as it is read,
+ * and approximate in per-CPU mode: for people and logs, never to decide whether
+ * something may go.
  *
- * @return the count, 0 or more; -1 if released or destroyed; -EINVAL if ref is NULL.
+ * @return the count, 0 or more; -1 if released or destroyed.
+ * @retval -EINVAL ref is NULL.
  *
  * Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
  */
@@ -330,30 +345,37 @@ int64_t module_ref_count(const struct module_ref *ref);
  * somebody does. Does not wait, and does not shut the door while it looks: under
  * steady traffic it may never succeed, where module_ref_drain() does.
  *
- * @return 0 to the one caller who has released it; -EWOULDBLOCK if references are
- * held; -EBUSY while another thread's release or drain is under way; -EALREADY if it
- * has been released before, which entitles the caller to nothing; -EINVAL if ref is
- * NULL or destroyed; in per-CPU mode, the errno of membarrier(2) if that is refused.
+ * In per-CPU mode it makes one membarrier(2) when nobody seems to hold a reference,
+ * and no system call when somebody does.
+ *
+ * @return 0 to the one caller who has released it, or a negative errno.
+ * @retval -EWOULDBLOCK references are held.
+ * @retval -EBUSY another thread's release or drain is under way.
+ * @retval -EALREADY it has been released before, which entitles the caller to nothing.
+ * @retval -EINVAL ref is NULL or destroyed.
+ * @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
  *
  * Memory ordering: acquire, on success: everything that holders did happens before
- * what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref(). In
- * per-CPU mode one membarrier(2) when nobody seems to hold a reference, and no system
- * call when somebody does.
+ * what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
  */
 int module_ref_try_release(struct module_ref *ref);
 
 /**
- * Shuts the door, so that nobody gets a new reference, and sleeps until the last one is
- * put. If that takes longer than timeout_ns nanoseconds the counter becomes live again,
- * as before; a negative timeout waits for ever, 0 does not wait. If the last reference
- * goes in the moment in which time runs out, the release succeeds.
+ * Shuts the door, so that nobody gets a new reference, and sleeps until the last one
+ * is put. If that takes longer than timeout_ns nanoseconds the counter becomes live
+ * again, as before; a negative timeout waits for ever, 0 does not wait. If the last
+ * reference goes in the moment in which time runs out, the release succeeds.
  *
  * The caller must not hold a reference: it would wait for itself. Signals do not
- * interrupt it, and it is not a cancellation point. A count that is pinned after an
- * overflow is not waited for: -ETIMEDOUT at once, and the misuse handler is told.
+ * interrupt it, and it is not a cancellation point.
  *
- * @return 0 to the one caller who has released it; -ETIMEDOUT; otherwise as
- * module_ref_try_release().
+ * @return 0 to the one caller who has released it, or a negative errno.
+ * @retval -ETIMEDOUT references are held, and the time is up. At once, and with a word
+ *     to the misuse handler, if the count is pinned after an overflow.
+ * @retval -EBUSY another thread's release or drain is under way.
+ * @retval -EALREADY it has been released before, which entitles the caller to nothing.
+ * @retval -EINVAL ref is NULL or destroyed.
+ * @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
  *
  * Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
  * waits.
@@ -362,49 +384,55 @@ int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
  * Installs a misuse handler for all counters of this library; NULL installs the
- * default, which writes one line to standard error and goes on; it asks the dynamic linker
- * for the caller's name, which is not async-signal-safe. A handler that wants the program
- * to stop calls abort(3).
+ * default, which writes one line to standard error and goes on; it asks the dynamic
+ * linker for the caller's name, which is not async-signal-safe. A handler that wants
+ * the program to stop calls abort(3).
  *
  * @return the handler before, NULL for the default.
  *
  * Memory ordering: what the caller did before happens before the handler runs.
- * Thread-safe.
+ * Thread-safe. Not async-signal-safe.
  */
 module_ref_misuse_fn module_ref_set_misuse_handler(module_ref_misuse_fn fn);
 
 /**
- * The version of the library at run time, as "1.2.3"; MODULE_REF_VERSION_MAJOR and its
- * companions are those of the header. Static; do not free.
+ * Says the version of the library at run time; MODULE_REF_VERSION_MAJOR,
+ * MODULE_REF_VERSION_MINOR and MODULE_REF_VERSION_PATCH are those of the header.
  *
- * Thread-safe. Async-signal-safe.
+ * @return the version, as "1.2.3". Static; do not free.
+ *
+ * Memory ordering: none. Thread-safe. Async-signal-safe.
  */
 const char *module_ref_version(void);
 
 /**
- * A host without modules.
+ * Makes a host without modules.
  *
  * @return the host, for module_host_free().
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 struct module_host *module_host_new(void);
 
 /**
- * The process's own host, made when it is first asked for. It cannot be freed.
+ * Gives the process's own host, made when it is first asked for. It cannot be freed.
  *
- * Thread-safe.
+ * @return the host, always the same.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 struct module_host *module_host_default(void);
 
 /**
- * Ends a host. Nobody may use the pointer any more; handles to modules it once had stay
- * valid.
+ * Ends a host. Nobody may use the pointer any more; handles to modules it once had stay valid.
  *
- * @return 0; -EBUSY while it has modules, or such as were unloaded by force or replaced and
- * are still held, and for the process's own host; -EINVAL if host is NULL.
+ * @return 0, or a negative errno.
+ * @retval -EBUSY it has modules, or such as were unloaded by force or replaced and are still
+ *     held; or it is the process's own host.
+ * @retval -EINVAL host is NULL.
  *
- * Thread safety: no other thread may use the host during or after the call.
+ * Memory ordering: none. Thread safety: no other thread may use the host during or after the
+ * call. Not async-signal-safe.
  */
 int module_host_free(struct module_host *host);
 
@@ -414,10 +442,10 @@ int module_host_free(struct module_host *host);
  * CPU, where the system can; module_load_flags() chooses.
  *
  * A path without a slash is a file in the working directory if there is one, and else a
- * library that the dynamic linker finds. A file that is a module already is loaded once
- * more, as an object of its own with its own variables. Later objects do not see its symbols
- * (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another
- * one's soname depends on it.
+ * library that the dynamic linker finds. A file that is a module already is loaded once more,
+ * as an object of its own with its own variables. Later objects do not see its symbols
+ * (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another one's
+ * soname depends on it.
  *
  * The order is Linux's: UNFORMED, dependencies, COMING, notifiers, init_module(), LIVE,
  * notifiers. During init the module holds one reference to itself. A positive result of
@@ -426,16 +454,24 @@ int module_host_free(struct module_host *host);
  * @param out where a handle to the module goes, for module_handle_put(); NULL if none is
  * wanted. NULL is written on failure.
  *
- * @return 0; -EEXIST if there is a live module of that name (one that is being loaded is
- * waited for first, and is -EBUSY if that fails); -EBUSY if there is one that is going;
- * -EDEADLK if waiting would wait for this thread; -ENOENT for a missing file, library or
- * symbol, or a provider that is going; -ENOEXEC if the file is not a shared object of
- * this machine; -EISDIR, -EACCES and so on for a file that cannot be read; -ENAMETOOLONG
- * or -EINVAL for a name that a module cannot have (56 bytes with its NUL; no spaces, commas,
- * slashes); -ENOMEM; or whatever a notifier or init_module() returned. Words are in
- * module_last_error().
+ * @return 0; or a negative errno, with words in module_last_error().
+ * @retval -EEXIST there is a live module of that name. (One that is being loaded is waited for
+ *     first.)
+ * @retval -EBUSY there is a module of that name that is going, or was being loaded and has
+ *     failed.
+ * @retval -EDEADLK waiting for a module of that name would wait for this thread.
+ * @retval -ENOENT a file, library or symbol is missing, or a provider is going.
+ * @retval -ENOEXEC the file is not a shared object of this machine.
+ * @retval -EISDIR, -EACCES and so on: the file cannot be read.
+ * @retval -ENAMETOOLONG, -EINVAL a module cannot have that name: 56 bytes with its NUL; no
+ *     spaces, commas, slashes.
+ * @retval -EINVAL host or path is NULL.
+ * @retval -ENOMEM there is no memory for the object.
+ * @retval -errno what a notifier or init_module() returned.
  *
- * Thread-safe. Linux: load_module().
+ * Memory ordering: release: what init_module() did happens before what users do, as
+ * module_try_get() and module_state() say. Thread-safe. Not async-signal-safe. Linux:
+ * load_module().
  */
 int module_load(struct module_host *host,
                 const char *path,
@@ -443,11 +479,12 @@ int module_load(struct module_host *host,
                 struct module **out);
 
 /**
- * As module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
+ * Does as module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
  *
- * @return as module_load(); -EINVAL for unknown flags.
+ * @return as module_load(); and
+ * @retval -EINVAL there are unknown flags.
  *
- * Thread-safe.
+ * Memory ordering: as module_load(). Thread-safe. Not async-signal-safe.
  */
 int module_load_flags(struct module_host *host,
                       const char *path,
@@ -456,55 +493,60 @@ int module_load_flags(struct module_host *host,
                       struct module **out);
 
 /**
- * One more handle to a module, for module_handle_put(). The caller has a handle or a
+ * Takes one more handle to a module, for module_handle_put(). The caller has a handle or a
  * reference.
  *
  * @return mod.
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 struct module *module_handle_get(struct module *mod);
 
 /**
  * Gives a handle back. NULL is ignored. It does not touch the module's code.
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 void module_handle_put(struct module *mod);
 
 /**
- * Unmaps modules that were unloaded by force, or replaced, while they were held, and are
- * not any more. Every load, unload and replace does so first.
+ * Unmaps modules that were unloaded by force, or replaced, while they were held, and are not
+ * any more. Every load, unload and replace does so first.
  *
- * @return how many are gone from memory; -EINVAL if host is NULL.
+ * @return how many are gone from memory, or a negative errno.
+ * @retval -EINVAL host is NULL.
  *
- * Thread-safe.
+ * Memory ordering: everything that holders did happens before the unmapping. Thread-safe. Not
+ * async-signal-safe.
  */
 int module_host_reap(struct module_host *host);
 
 /**
- * Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are
- * given up, its object is closed, and it is looked whether that is gone from memory.
+ * Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are given
+ * up, its object is closed, and it is looked whether that is gone from memory.
  *
- * With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is
- * shut first, and references run out; after timeout_ns nanoseconds the module is live again;
- * a negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after
- * that also if it is held: no code is unmapped under a holder, but cleanup_module() runs, the
- * module is gone from the table, the host is tainted, and the code goes with a later call
- * once the last reference is put.
+ * With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is shut
+ * first, and references run out; after timeout_ns nanoseconds the module is live again; a
+ * negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after that also if
+ * it is held: no code is unmapped under a holder, but cleanup_module() runs, the module is
+ * gone from the table, the host is tainted, and the code goes with a later call once the last
+ * reference is put.
  *
  * The caller holds no reference to it, and is not code of the module.
  *
- * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped,
- * with the reason in module_last_error() and module_host_last_unloaded(); or, with the
- * module as it was, checked in this order: -ENOENT if there is none; -EWOULDBLOCK if other
- * modules depend on it (not forceable); -EBUSY if it is not live (not forceable) or has an
- * init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
- * are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
+ * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, with
+ * the reason in module_last_error() and module_host_last_unloaded(); or, with the module as it
+ * was, a negative errno, checked in the order below.
+ * @retval -EINVAL host or name is NULL, or there are unknown flags.
+ * @retval -ENOENT there is no such module.
+ * @retval -EWOULDBLOCK other modules depend on it (not forceable).
+ * @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
+ * @retval -EWOULDBLOCK references are held, and timeout_ns is 0.
+ * @retval -ETIMEDOUT references are held, and the time is up.
+ * @retval -errno that of membarrier(2) if that is refused.
  *
- * Memory ordering: everything that holders did happens before cleanup_module(), but by
- * force.
- * Thread-safe. Linux: delete_module().
+ * Memory ordering: everything that holders did happens before cleanup_module(), but by force.
+ * Thread-safe. Not async-signal-safe. Linux: delete_module().
  */
 int module_unload(struct module_host *host,
                   const char *name,
@@ -513,24 +555,26 @@ int module_unload(struct module_host *host,
 
 /**
  * Puts the object at path in the place of module name, which may have the same path and
- * soname, with other content. The new one is loaded and initialised first, and then
- * published in one step: whoever looks the name up finds the one or the other. Then the old
- * one is shut, waited for as timeout_ns says (0: not at all; negative: for ever), and
+ * soname, with other content. The new one is loaded and initialised first, and then published
+ * in one step: whoever looks the name up finds the one or the other. Then the old one is shut,
+ * waited for as timeout_ns says (in nanoseconds; 0: not at all; negative: for ever), and
  * unloaded.
  *
- * References to the old module stay good until they are put; a handle to it gives no new
- * ones. The flags that the old one was loaded with are the new one's. A file that is mapped must
- * not be written over in place, which changes running code: rename the new one to its
- * name, or load with MODULE_LOAD_COPY.
+ * References to the old module stay good until they are put; a handle to it gives no new ones.
+ * The flags that the old one was loaded with are the new one's. A file that is mapped must not
+ * be written over in place, which changes running code: rename the new one to its name, or
+ * load with MODULE_LOAD_COPY.
  *
- * @return 0 if the old one is gone from memory; 1 if the new one is in service and the old
- * one still mapped, with the reason in module_last_error() (if it is held, its
- * cleanup_module() runs and its code goes with a later call, once the last reference is put);
- * or, with the old one in service as before: as module_load(), and -ENOENT if there is no
- * module of that name, -EWOULDBLOCK if others depend on it, -EBUSY if it is not live, is being
- * replaced, or has an init and no exit function.
+ * @return 0 if the old one is gone from memory; 1 if the new one is in service and the old one
+ * still mapped, with the reason in module_last_error() (if it is held, its cleanup_module()
+ * runs and its code goes with a later call, once the last reference is put); or, with the old
+ * one in service as before, a negative errno: as module_load(), and
+ * @retval -ENOENT there is no module of that name.
+ * @retval -EWOULDBLOCK others depend on it.
+ * @retval -EBUSY it is not live, is being replaced, or has an init and no exit function.
  *
- * Thread-safe.
+ * Memory ordering: as module_load() for the new one, and as module_unload() for the old one.
+ * Thread-safe. Not async-signal-safe.
  */
 int module_replace(struct module_host *host,
                    const char *name,
@@ -538,15 +582,16 @@ int module_replace(struct module_host *host,
                    int64_t timeout_ns);
 
 /**
- * The module of that name, with a reference to put. It may be COMING: its init function
- * may not have returned.
- *
- * @return NULL if there is none, or if it is being unloaded.
+ * Finds the module of that name, and takes a reference to put. It may be COMING: its init
+ * function may not have returned.
  *
  * Takes no lock and never waits for a load; but a thread's first lookup registers a
  * thread-local with the C library, which can wait there while another thread is in dlopen(3).
- * Memory ordering: as module_try_get(). Thread-safe. Linux: find_module() and
- * try_module_get().
+ *
+ * @return the module; NULL if there is none, or if it is being unloaded.
+ *
+ * Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
+ * find_module() and try_module_get().
  */
 struct module *module_find_get(struct module_host *host,
                                const char *name);
@@ -557,15 +602,16 @@ struct module *module_find_get(struct module_host *host,
  * @return whether there is now a reference to put; true for NULL, which stands for code that
  * is not a module.
  *
- * Memory ordering: acquire, on success: what init_module() did happens before what
- * follows, if it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
+ * Memory ordering: acquire, on success: what init_module() did happens before what follows, if
+ * it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
  */
 bool module_try_get(struct module *mod);
 
 /**
  * Takes one more reference. The caller holds one already. NULL is ignored.
  *
- * Thread-safe. Async-signal-safe. Linux: __module_get().
+ * Memory ordering: none needed, the caller's own reference has it. Thread-safe.
+ * Async-signal-safe. Linux: __module_get().
  */
 void module_get(struct module *mod);
 
@@ -573,32 +619,38 @@ void module_get(struct module *mod);
  * Gives a reference back, from whichever thread; not from the module's own code if it is the
  * last. Wait-free. NULL is ignored.
  *
- * Memory ordering: release. Thread-safe. Async-signal-safe. Linux: module_put().
+ * Memory ordering: release: everything before it happens before the module's code is unmapped,
+ * and before cleanup_module(), but by force. Thread-safe. Async-signal-safe; errno is
+ * preserved. Linux: module_put().
  */
 void module_put(struct module *mod);
 
 /**
- * Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when
- * no code of the module can be running in it any more: after its stack is unwound and the
+ * Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when no
+ * code of the module can be running in it any more: after its stack is unwound and the
  * destructors of its thread-locals and thread-specific values have run. So a thread may call
- * this from the module's own code. In a thread that module_thread_create() has
- * started for this module, the reference is the one that it was started with. NULL: no
- * reference.
+ * this from the module's own code. In a thread that module_thread_create() has started for
+ * this module, the reference is the one that it was started with. NULL: no reference. Does not
+ * return.
  *
- * Linux: module_put_and_kthread_exit().
+ * Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux:
+ * module_put_and_kthread_exit().
  */
 void module_put_and_exit(struct module *mod,
                          void *retval) MODULE_REF_NORETURN;
 
 /**
  * Starts a thread that runs start(arg), as pthread_create(3), and holds a reference to the
- * module from now until no code of the module can be running in it any more, however
- * it ends: by returning, pthread_exit(3) or cancellation.
+ * module from now until no code of the module can be running in it any more, however it ends:
+ * by returning, pthread_exit(3) or cancellation.
  *
- * @return 0; -ENODEV if the module is being unloaded; -EINVAL if thread, mod or start is
- * NULL; the negative errno of pthread_create(3).
+ * @return 0, or a negative errno.
+ * @retval -ENODEV the module is being unloaded.
+ * @retval -EINVAL thread, mod or start is NULL.
+ * @retval -errno that of pthread_create(3).
  *
- * Thread-safe.
+ * Memory ordering: as pthread_create(3), and as module_put() at its end. Thread-safe. Not
+ * async-signal-safe.
  */
 int module_thread_create(pthread_t *thread,
                          const pthread_attr_t *attr,
@@ -614,69 +666,78 @@ int module_thread_create(pthread_t *thread,
  *
  * @return the address; NULL if there is none, with words in module_last_error().
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 void *module_symbol(struct module *mod,
                     const char *symbol);
 
 /**
- * The address of a symbol that a live module of the host defines itself, with a reference on
- * that module; of several modules, the one that was loaded first.
- * module_symbol_put() gives the reference back.
+ * Looks up a symbol that a live module of the host defines itself, and takes a reference on
+ * that module; of several modules, the one that was loaded first. module_symbol_put() gives
+ * the reference back.
  *
  * @return the address; NULL if there is none.
  *
- * Thread-safe. Linux: symbol_get().
+ * Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
+ * symbol_get().
  */
 void *module_symbol_get(struct module_host *host,
                         const char *symbol);
 
 /**
- * Gives back what module_symbol_get() returned for symbol; of several, what it returned
- * first.
+ * Gives back what module_symbol_get() returned for symbol; of several, what it returned first.
  *
- * @return 0; -EINVAL if it was not given out, or was given back.
+ * @return 0, or a negative errno.
+ * @retval -EINVAL it was not given out, or was given back; or host or symbol is NULL.
  *
- * Thread-safe. Linux: symbol_put().
+ * Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux: symbol_put().
  */
-int module_symbol_put(struct module_host *host, const char *symbol);
+int module_symbol_put(struct module_host *host,
+                      const char *symbol);
 
 /**
- * As module_symbol_put(), by the address that module_symbol_get() returned.
+ * Gives back as module_symbol_put(), by the address that module_symbol_get() returned.
  *
- * @return as module_symbol_put().
+ * @return 0, or a negative errno.
+ * @retval -EINVAL it was not given out, or was given back; or host or addr is NULL.
  *
- * Thread-safe. Linux: symbol_put_addr().
+ * Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux:
+ * symbol_put_addr().
  */
 int module_symbol_put_addr(struct module_host *host, const void *addr);
 
 /**
  * Makes user depend on provider until user is unloaded: one reference on the provider, once
- * per pair, and the provider cannot be unloaded, nor by force. The caller has a handle
- * or a reference to both. What DT_NEEDED says is found without this.
+ * per pair, and the provider cannot be unloaded, nor by force. The caller has a handle or a
+ * reference to both. What DT_NEEDED says is found without this.
  *
- * @return 0, also if it depends on it already; -EDEADLK if provider depends on user;
- * -ENOENT if either is being unloaded; -EXDEV if they are of different hosts; -EINVAL if
- * either is NULL.
+ * @return 0, also if it depends on it already; or a negative errno.
+ * @retval -EDEADLK provider depends on user.
+ * @retval -ENOENT either is being unloaded.
+ * @retval -EXDEV they are of different hosts.
+ * @retval -EINVAL either is NULL.
  *
- * Thread-safe. Linux: ref_module().
+ * Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: ref_module().
  */
 int module_add_dependency(struct module *user,
                           struct module *provider);
 
 /**
- * References held: by users, by modules that depend on it, and one while it is loaded.
- * Stale as soon as it is read, and approximate: for people and logs.
+ * Counts the references held: by users, by modules that depend on it, and one while it is
+ * loaded. Stale as soon as it is read, and approximate: for people and logs.
  *
- * @return the count; -1 once it is unloaded; -EINVAL if mod is NULL.
+ * @return the count, 0 or more; -1 once it is unloaded.
+ * @retval -EINVAL mod is NULL.
  *
- * Thread-safe. Async-signal-safe. Linux: module_refcount().
+ * Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
  */
 int64_t module_refcount(const struct module *mod);
 
 /**
- * Where the module is between its load and its end. MODULE_STATE_GOING once it is unloaded,
- * for ever. MODULE_STATE_LIVE for NULL, which stands for code that is not a module.
+ * Says where the module is between its load and its end.
+ *
+ * @return the state; MODULE_STATE_GOING once it is unloaded, for ever; MODULE_STATE_LIVE for
+ * NULL, which stands for code that is not a module.
  *
  * Memory ordering: acquire: what init_module() did happens before what follows LIVE.
  * Thread-safe. Async-signal-safe.
@@ -684,16 +745,20 @@ int64_t module_refcount(const struct module *mod);
 enum module_state module_state(const struct module *mod);
 
 /**
- * The module's name, for as long as the pointer is valid; "" for NULL.
+ * Gives the module's name.
  *
- * Thread-safe. Async-signal-safe.
+ * @return the name, for as long as the pointer is valid; "" for NULL.
+ *
+ * Memory ordering: none. Thread-safe. Async-signal-safe.
  */
 const char *module_name(const struct module *mod);
 
 /**
- * The host that has loaded the module; NULL for NULL, and once that host is freed.
+ * Gives the host that has loaded the module.
  *
- * Thread-safe.
+ * @return the host; NULL for NULL, and once that host is freed.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 struct module_host *module_host_of(const struct module *mod);
 
@@ -701,10 +766,12 @@ struct module_host *module_host_of(const struct module *mod);
  * Has fn called with data for every module that comes, is live, or goes; higher priorities
  * first, and among equal ones the first that was registered.
  *
- * @return 0; -EEXIST if fn is registered with this data already; -EINVAL if host or fn is
- * NULL.
+ * @return 0, or a negative errno.
+ * @retval -EEXIST fn is registered with this data already.
+ * @retval -EINVAL host or fn is NULL.
  *
- * Thread-safe. Linux: register_module_notifier().
+ * Memory ordering: what the caller did before happens before fn is called. Thread-safe. Not
+ * async-signal-safe. Linux: register_module_notifier().
  */
 int module_notifier_register(struct module_host *host,
                              module_notifier_fn fn,
@@ -712,62 +779,71 @@ int module_notifier_register(struct module_host *host,
                              int priority);
 
 /**
- * Takes a notifier back. When this returns no other thread is in it, and none will be; it
- * may be called from the notifier itself.
+ * Takes a notifier back. When this returns no other thread is in it, and none will be; it may
+ * be called from the notifier itself.
  *
- * @return 0; -ENOENT if fn is not registered with this data; -EINVAL if host or fn is NULL.
+ * @return 0, or a negative errno.
+ * @retval -ENOENT fn is not registered with this data.
+ * @retval -EINVAL host or fn is NULL.
  *
- * Thread-safe. Linux: unregister_module_notifier().
+ * Memory ordering: what other threads did in fn happens before this returns. Thread-safe. Not
+ * async-signal-safe. Linux: unregister_module_notifier().
  */
 int module_notifier_unregister(struct module_host *host,
                                module_notifier_fn fn,
                                void *data);
 
 /**
- * The modules as text in the format of /proc/modules, newest first, one line each:
+ * Writes the modules as text in the format of /proc/modules, newest first, one line each:
  *
  *     name size refcnt deps state 0xaddress[ (taints)]
  *
- * deps: the modules that depend on it, newest first, each with a comma, and "[permanent],"
- * if it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
+ * deps: the modules that depend on it, newest first, each with a comma, and "[permanent]," if
+ * it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
  * Unloading. taints: R while it is being removed by force.
  *
  * As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
  *
- * @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+ * @return the length of the whole text, without its NUL; or a negative errno.
+ * @retval -EINVAL host is NULL.
  *
- * Thread-safe. Linux: /proc/modules.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: /proc/modules.
  */
 int64_t module_host_list(struct module_host *host,
                          char *buf,
                          uintptr_t len);
 
 /**
- * What was unloaded last, as text: "name unmapped", or "name resident: " and the reason; ""
- * before the first unload. Written to buf as by module_host_list().
+ * Writes what was unloaded last, as text: "name unmapped", or "name resident: " and the
+ * reason; "" before the first unload. It goes to buf as by module_host_list().
  *
- * @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+ * @return the length of the whole text, without its NUL; or a negative errno.
+ * @retval -EINVAL host is NULL.
  *
- * Thread-safe. Linux: [last unloaded: name].
+ * Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: [last unloaded: name].
  */
 int64_t module_host_last_unloaded(struct module_host *host,
                                   char *buf,
                                   uintptr_t len);
 
 /**
- * Whether an unload was ever forced: upon holders, or upon a module without an exit
- * function. false for NULL.
+ * Says whether an unload was ever forced: upon holders, or upon a module without an exit
+ * function.
  *
- * Thread-safe.
+ * @return whether one was; false for NULL.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 bool module_host_tainted(struct module_host *host);
 
 /**
- * The last failure of a function of the host on this thread, in words: what was tried, on
- * what, and what to do. Also why a module that was unloaded is still mapped. "" if there was
- * none. The text is the thread's, and the next failure on this thread overwrites it.
+ * Says the last failure of a function of the host on this thread in words: what was tried, on
+ * what, and what to do. Also why a module that was unloaded is still mapped.
  *
- * Thread-safe.
+ * @return the words; "" if there was no failure. They are the thread's, and its next failure
+ * writes over them.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 const char *module_last_error(void);
 

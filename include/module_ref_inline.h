@@ -2,7 +2,7 @@
  *
  * module_ref_inline.h - get and put of a per-CPU counter without a call.
  *
- * Include it instead of module_ref.h. It adds
+ * Include this header instead of module_ref.h. It adds
  *
  *     bool module_ref_try_get_inline(struct module_ref *ref);
  *     void module_ref_put_inline(struct module_ref *ref);
@@ -16,8 +16,8 @@
  * they call the library. They may be used in plugins that are unloaded later: nothing
  * refers to their code once they have returned.
  *
- * The layout of struct module_ref and the sequence below are part of the ABI: programs
- * that were compiled with this header and the library count on the same counters.
+ * The layout of struct module_ref and the sequence in this header are part of the
+ * ABI: programs that were compiled with it and the library count on the same counters.
  *
  * For C99, C++11 and later, by gcc and clang.
  */
@@ -110,13 +110,23 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 
 #endif
 
-/* As module_ref_try_get(). */
+/**
+ * Does as module_ref_try_get().
+ *
+ * @return as module_ref_try_get().
+ *
+ * Memory ordering: as module_ref_try_get(). Thread-safe. Async-signal-safe.
+ */
 static inline bool module_ref_try_get_inline(struct module_ref *ref)
 {
 	return (ref && module_ref_add_private(ref, 1)) || module_ref_try_get(ref);
 }
 
-/* As module_ref_put(). */
+/**
+ * Does as module_ref_put().
+ *
+ * Memory ordering: as module_ref_put(). Thread-safe. Async-signal-safe; errno is preserved.
+ */
 static inline void module_ref_put_inline(struct module_ref *ref)
 {
 	if (!ref || !module_ref_add_private(ref, -1))

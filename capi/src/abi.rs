@@ -1,4 +1,6 @@
 //! The exported functions, in the order of the header.
+//!
+//! The comments go into the header, and into the manual pages: ci/man says which parts they have.
 
 use crate::caller::{sequence_or, with_caller};
 use core::ffi::{c_char, c_int, c_void};
@@ -139,13 +141,16 @@ impl Errno for Result<(), InitError> {
 /// before its users.
 ///
 /// A counter that was initialised at this address before and is held now, or is being
-/// released, is refused, so that no reference is forgotten. What a held counter has left
-/// in memory that was freed without module_ref_destroy() looks the same; clear such memory
-/// first.
+/// released, is refused, so that no reference is forgotten. What a held counter has
+/// left in memory that was freed without module_ref_destroy() looks the same; clear
+/// such memory first.
 ///
-/// @return 0; -EINVAL if ref is NULL; -EBUSY if it is a counter in use.
+/// @return 0, or a negative errno.
+/// @retval -EINVAL ref is NULL.
+/// @retval -EBUSY ref is a counter in use.
 ///
-/// Thread safety: only one thread may use *ref during the call. Async-signal-safe.
+/// Memory ordering: none. Thread safety: only one thread may use *ref during the call.
+/// Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
     if r#ref.is_null() {
@@ -155,20 +160,21 @@ pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
     unsafe { Counter::init(r#ref.cast()) }.errno()
 }
 
-/// As module_ref_init(), in per-CPU mode if this system can: a get and a put are then one
-/// plain add on a cache line of the CPU they run on, however many threads share the
-/// counter. Ask module_ref_mode() what it became: without restartable sequences (glibc
-/// before 2.35, valgrind, not x86-64), without membarrier(2), or without a list of the
-/// possible CPUs it is in shared-word mode.
+/// Does as module_ref_init(), in per-CPU mode if this system can: a get and a put are
+/// then one plain add on a cache line of the CPU they run on, however many threads
+/// share the counter. Ask module_ref_mode() what it became: without restartable
+/// sequences (glibc before 2.35, valgrind, not x86-64), without membarrier(2), or
+/// without a list of the possible CPUs it is in shared-word mode.
 ///
 /// The counter has 8 bytes per possible CPU beside its own, which module_ref_destroy()
 /// gives back. Not supported in this mode: a child that shares its parent's memory and
 /// thread-local storage, as vfork(2) makes it, may not get or put.
 ///
-/// @return as module_ref_init(); -ENOMEM if there is no memory for the slots, and the
-/// counter is untouched.
+/// @return as module_ref_init(); and
+/// @retval -ENOMEM there is no memory for the slots; the counter is untouched.
 ///
-/// Thread safety: only one thread may use *ref during the call.
+/// Memory ordering: none. Thread safety: only one thread may use *ref during the call.
+/// Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int {
     if r#ref.is_null() {
@@ -178,12 +184,14 @@ pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int
     unsafe { Counter::init_percpu(r#ref.cast()) }.errno()
 }
 
-/// Makes a released counter live again, in the mode it had. Only for the caller to
-/// whom module_ref_try_release() or module_ref_drain() returned 0.
+/// Makes a released counter live again, in the mode it had. Only for the caller to whom
+/// module_ref_try_release() or module_ref_drain() returned 0.
 ///
-/// @return 0; -EBUSY unless it is released; -EINVAL if ref is NULL or destroyed.
+/// @return 0, or a negative errno.
+/// @retval -EBUSY ref is not released.
+/// @retval -EINVAL ref is NULL or destroyed.
 ///
-/// Memory ordering: release. What the caller did before happens before what any later
+/// Memory ordering: release: what the caller did before happens before what any later
 /// holder does. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_reinit(r#ref: *mut module_ref) -> c_int {
@@ -192,11 +200,12 @@ pub unsafe extern "C" fn module_ref_reinit(r#ref: *mut module_ref) -> c_int {
 }
 
 /// Ends the life of a counter that is released (by its winner) or that nobody holds.
-/// Its memory may then be freed or initialised again; any other use is refused as
-/// long as the memory stays. A counter that is held stays as it is, and the misuse
-/// handler is told of the leak. NULL is ignored.
+/// Its memory may then be freed or initialised again; any other use is refused as long
+/// as the memory stays. A counter that is held stays as it is, and the misuse handler
+/// is told of the leak. NULL is ignored.
 ///
-/// Thread safety: no other thread may use *ref, but for puts on their way back.
+/// Memory ordering: as module_ref_try_release(). Thread safety: no other thread may use
+/// *ref, but for puts on their way back. Not async-signal-safe.
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_destroy(r#ref: *mut module_ref) {
@@ -210,10 +219,12 @@ unsafe extern "C" fn destroy(of: *mut module_ref, caller: Caller) {
     unsafe { counter.destroy(caller) };
 }
 
-/// How the counter counts: what its initialisation got, which may be less than was
-/// asked for. MODULE_REF_ATOMIC if ref is NULL.
+/// Says how the counter counts: what its initialisation got, which may be less than was
+/// asked for.
 ///
-/// Thread-safe. Async-signal-safe.
+/// @return the mode; MODULE_REF_ATOMIC if ref is NULL.
+///
+/// Memory ordering: none. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref_mode {
     // SAFETY: the pointer is C's to keep valid.
@@ -261,12 +272,13 @@ pub(crate) unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
     unsafe { counter.get(caller) };
 }
 
-/// Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is
-/// touched once the reference is gone. NULL is ignored.
+/// Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is touched
+/// once the reference is gone. NULL is ignored.
 ///
-/// A put without a get is undone, and the misuse handler is told. That is exact only where
-/// no other thread gets or puts in that moment: otherwise another thread's reference may be
-/// given back in its stead, or be left over for good, and the report may name that thread.
+/// A put without a get is undone, and the misuse handler is told. That is exact only
+/// where no other thread gets or puts in that moment: otherwise another thread's
+/// reference may be given back in its stead, or be left over for good, and the report
+/// may name that thread.
 ///
 /// A thread that runs code which is to be unloaded makes its last put from code that
 /// stays: after it, the code that called it may be gone.
@@ -287,11 +299,12 @@ pub(crate) unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller)
     unsafe { counter.give_back(caller) };
 }
 
-/// References held, without the loader's own. Stale as soon as it is read, and
-/// approximate in per-CPU mode: for people and logs, never to decide whether something
-/// may go.
+/// Counts the references held, without the loader's own. Stale as soon as it is read,
+/// and approximate in per-CPU mode: for people and logs, never to decide whether
+/// something may go.
 ///
-/// @return the count, 0 or more; -1 if released or destroyed; -EINVAL if ref is NULL.
+/// @return the count, 0 or more; -1 if released or destroyed.
+/// @retval -EINVAL ref is NULL.
 ///
 /// Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
 #[unsafe(no_mangle)]
@@ -304,15 +317,18 @@ pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
 /// somebody does. Does not wait, and does not shut the door while it looks: under
 /// steady traffic it may never succeed, where module_ref_drain() does.
 ///
-/// @return 0 to the one caller who has released it; -EWOULDBLOCK if references are
-/// held; -EBUSY while another thread's release or drain is under way; -EALREADY if it
-/// has been released before, which entitles the caller to nothing; -EINVAL if ref is
-/// NULL or destroyed; in per-CPU mode, the errno of membarrier(2) if that is refused.
+/// In per-CPU mode it makes one membarrier(2) when nobody seems to hold a reference,
+/// and no system call when somebody does.
+///
+/// @return 0 to the one caller who has released it, or a negative errno.
+/// @retval -EWOULDBLOCK references are held.
+/// @retval -EBUSY another thread's release or drain is under way.
+/// @retval -EALREADY it has been released before, which entitles the caller to nothing.
+/// @retval -EINVAL ref is NULL or destroyed.
+/// @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
 ///
 /// Memory ordering: acquire, on success: everything that holders did happens before
-/// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref(). In
-/// per-CPU mode one membarrier(2) when nobody seems to hold a reference, and no system
-/// call when somebody does.
+/// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_try_release(r#ref: *mut module_ref) -> c_int {
@@ -324,17 +340,21 @@ unsafe extern "C" fn try_release(of: *mut module_ref, caller: Caller) -> c_int {
     unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.try_release(caller).errno())
 }
 
-/// Shuts the door, so that nobody gets a new reference, and sleeps until the last one is
-/// put. If that takes longer than timeout_ns nanoseconds the counter becomes live again,
-/// as before; a negative timeout waits for ever, 0 does not wait. If the last reference
-/// goes in the moment in which time runs out, the release succeeds.
+/// Shuts the door, so that nobody gets a new reference, and sleeps until the last one
+/// is put. If that takes longer than timeout_ns nanoseconds the counter becomes live
+/// again, as before; a negative timeout waits for ever, 0 does not wait. If the last
+/// reference goes in the moment in which time runs out, the release succeeds.
 ///
 /// The caller must not hold a reference: it would wait for itself. Signals do not
-/// interrupt it, and it is not a cancellation point. A count that is pinned after an
-/// overflow is not waited for: -ETIMEDOUT at once, and the misuse handler is told.
+/// interrupt it, and it is not a cancellation point.
 ///
-/// @return 0 to the one caller who has released it; -ETIMEDOUT; otherwise as
-/// module_ref_try_release().
+/// @return 0 to the one caller who has released it, or a negative errno.
+/// @retval -ETIMEDOUT references are held, and the time is up. At once, and with a word
+///     to the misuse handler, if the count is pinned after an overflow.
+/// @retval -EBUSY another thread's release or drain is under way.
+/// @retval -EALREADY it has been released before, which entitles the caller to nothing.
+/// @retval -EINVAL ref is NULL or destroyed.
+/// @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
 ///
 /// Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
 /// waits.
@@ -351,14 +371,14 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
 }
 
 /// Installs a misuse handler for all counters of this library; NULL installs the
-/// default, which writes one line to standard error and goes on; it asks the dynamic linker
-/// for the caller's name, which is not async-signal-safe. A handler that wants the program
-/// to stop calls abort(3).
+/// default, which writes one line to standard error and goes on; it asks the dynamic
+/// linker for the caller's name, which is not async-signal-safe. A handler that wants
+/// the program to stop calls abort(3).
 ///
 /// @return the handler before, NULL for the default.
 ///
 /// Memory ordering: what the caller did before happens before the handler runs.
-/// Thread-safe.
+/// Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn module_ref_set_misuse_handler(
     r#fn: module_ref_misuse_fn,
@@ -373,10 +393,12 @@ pub extern "C" fn module_ref_set_misuse_handler(
     }
 }
 
-/// The version of the library at run time, as "1.2.3"; MODULE_REF_VERSION_MAJOR and its
-/// companions are those of the header. Static; do not free.
+/// Says the version of the library at run time; MODULE_REF_VERSION_MAJOR,
+/// MODULE_REF_VERSION_MINOR and MODULE_REF_VERSION_PATCH are those of the header.
 ///
-/// Thread-safe. Async-signal-safe.
+/// @return the version, as "1.2.3". Static; do not free.
+///
+/// Memory ordering: none. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn module_ref_version() -> *const c_char {
     const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");

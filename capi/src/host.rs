@@ -31,7 +31,7 @@ const MODULE_UNLOAD_FORCE: c_uint = 1;
 /// other functions may be called from any thread, also from the init and exit functions of
 /// modules and from notifiers: no lock is held while those run. None is
 /// async-signal-safe unless it says so, and none is a cancellation point: a thread that is
-/// cancelled (pthread_cancel) in a load or an unload ends it first.
+/// cancelled (pthread_cancel(3)) in a load or an unload ends it first.
 ///
 /// The host allocates. Where a plugin or what it needs finds no memory, that is -ENOMEM; where the
 /// host's own small records find none, the process ends, as programs in Rust do. Getting, putting
@@ -57,9 +57,9 @@ pub struct module_host {
 /// A plugin is any shared object. These are looked for among the symbols it exports itself, and
 /// may all be missing:
 ///
-///     int init_module(void);               0 or a negative errno, which fails the load
-///     void cleanup_module(void);           called before it is unmapped
-///     struct module *__this_module;        filled in before init_module()
+///     int init_module(void);          0 or a negative errno, to fail
+///     void cleanup_module(void);      called before it is unmapped
+///     struct module *__this_module;   filled in before init_module()
 ///
 /// They may not throw, longjmp() out, or end their thread. The last reference to a module
 /// must not be put by the module's own code, which may be gone before the put returns:
@@ -271,31 +271,35 @@ impl Drop for NotCancelled {
     }
 }
 
-/// A host without modules.
+/// Makes a host without modules.
 ///
 /// @return the host, for module_host_free().
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn module_host_new() -> *mut module_host {
     Host::new().into_raw().cast_mut().cast()
 }
 
-/// The process's own host, made when it is first asked for. It cannot be freed.
+/// Gives the process's own host, made when it is first asked for. It cannot be freed.
 ///
-/// Thread-safe.
+/// @return the host, always the same.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn module_host_default() -> *mut module_host {
     Host::of_process().as_raw().cast_mut().cast()
 }
 
-/// Ends a host. Nobody may use the pointer any more; handles to modules it once had stay
-/// valid.
+/// Ends a host. Nobody may use the pointer any more; handles to modules it once had stay valid.
 ///
-/// @return 0; -EBUSY while it has modules, or such as were unloaded by force or replaced and
-/// are still held, and for the process's own host; -EINVAL if host is NULL.
+/// @return 0, or a negative errno.
+/// @retval -EBUSY it has modules, or such as were unloaded by force or replaced and are still
+///     held; or it is the process's own host.
+/// @retval -EINVAL host is NULL.
 ///
-/// Thread safety: no other thread may use the host during or after the call.
+/// Memory ordering: none. Thread safety: no other thread may use the host during or after the
+/// call. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
     let _whole = NotCancelled::until_dropped();
@@ -321,10 +325,10 @@ pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
 /// CPU, where the system can; module_load_flags() chooses.
 ///
 /// A path without a slash is a file in the working directory if there is one, and else a
-/// library that the dynamic linker finds. A file that is a module already is loaded once
-/// more, as an object of its own with its own variables. Later objects do not see its symbols
-/// (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another
-/// one's soname depends on it.
+/// library that the dynamic linker finds. A file that is a module already is loaded once more,
+/// as an object of its own with its own variables. Later objects do not see its symbols
+/// (RTLD_LOCAL), but for what DT_NEEDED names: a module that is linked against another one's
+/// soname depends on it.
 ///
 /// The order is Linux's: UNFORMED, dependencies, COMING, notifiers, init_module(), LIVE,
 /// notifiers. During init the module holds one reference to itself. A positive result of
@@ -333,16 +337,24 @@ pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
 /// @param out where a handle to the module goes, for module_handle_put(); NULL if none is
 /// wanted. NULL is written on failure.
 ///
-/// @return 0; -EEXIST if there is a live module of that name (one that is being loaded is
-/// waited for first, and is -EBUSY if that fails); -EBUSY if there is one that is going;
-/// -EDEADLK if waiting would wait for this thread; -ENOENT for a missing file, library or
-/// symbol, or a provider that is going; -ENOEXEC if the file is not a shared object of
-/// this machine; -EISDIR, -EACCES and so on for a file that cannot be read; -ENAMETOOLONG
-/// or -EINVAL for a name that a module cannot have (56 bytes with its NUL; no spaces, commas,
-/// slashes); -ENOMEM; or whatever a notifier or init_module() returned. Words are in
-/// module_last_error().
+/// @return 0; or a negative errno, with words in module_last_error().
+/// @retval -EEXIST there is a live module of that name. (One that is being loaded is waited for
+///     first.)
+/// @retval -EBUSY there is a module of that name that is going, or was being loaded and has
+///     failed.
+/// @retval -EDEADLK waiting for a module of that name would wait for this thread.
+/// @retval -ENOENT a file, library or symbol is missing, or a provider is going.
+/// @retval -ENOEXEC the file is not a shared object of this machine.
+/// @retval -EISDIR, -EACCES and so on: the file cannot be read.
+/// @retval -ENAMETOOLONG, -EINVAL a module cannot have that name: 56 bytes with its NUL; no
+///     spaces, commas, slashes.
+/// @retval -EINVAL host or path is NULL.
+/// @retval -ENOMEM there is no memory for the object.
+/// @retval -errno what a notifier or init_module() returned.
 ///
-/// Thread-safe. Linux: load_module().
+/// Memory ordering: release: what init_module() did happens before what users do, as
+/// module_try_get() and module_state() say. Thread-safe. Not async-signal-safe. Linux:
+/// load_module().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_load(
     host: *mut module_host,
@@ -354,11 +366,12 @@ pub unsafe extern "C" fn module_load(
     unsafe { load("module_load", host, path, name, 0, out) }
 }
 
-/// As module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
+/// Does as module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
 ///
-/// @return as module_load(); -EINVAL for unknown flags.
+/// @return as module_load(); and
+/// @retval -EINVAL there are unknown flags.
 ///
-/// Thread-safe.
+/// Memory ordering: as module_load(). Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_load_flags(
     host: *mut module_host,
@@ -414,12 +427,12 @@ unsafe fn load(
     rc
 }
 
-/// One more handle to a module, for module_handle_put(). The caller has a handle or a
+/// Takes one more handle to a module, for module_handle_put(). The caller has a handle or a
 /// reference.
 ///
 /// @return mod.
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
     // SAFETY: the pointer is C's to keep valid.
@@ -431,19 +444,21 @@ pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
 
 /// Gives a handle back. NULL is ignored. It does not touch the module's code.
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
     // SAFETY: the handle is C's to give back, once.
     drop(unsafe { core(r#mod).map(|core| Module::from_raw(core)) });
 }
 
-/// Unmaps modules that were unloaded by force, or replaced, while they were held, and are
-/// not any more. Every load, unload and replace does so first.
+/// Unmaps modules that were unloaded by force, or replaced, while they were held, and are not
+/// any more. Every load, unload and replace does so first.
 ///
-/// @return how many are gone from memory; -EINVAL if host is NULL.
+/// @return how many are gone from memory, or a negative errno.
+/// @retval -EINVAL host is NULL.
 ///
-/// Thread-safe.
+/// Memory ordering: everything that holders did happens before the unmapping. Thread-safe. Not
+/// async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
     let _whole = NotCancelled::until_dropped();
@@ -454,28 +469,31 @@ pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
     }
 }
 
-/// Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are
-/// given up, its object is closed, and it is looked whether that is gone from memory.
+/// Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are given
+/// up, its object is closed, and it is looked whether that is gone from memory.
 ///
-/// With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is
-/// shut first, and references run out; after timeout_ns nanoseconds the module is live again;
-/// a negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after
-/// that also if it is held: no code is unmapped under a holder, but cleanup_module() runs, the
-/// module is gone from the table, the host is tainted, and the code goes with a later call
-/// once the last reference is put.
+/// With timeout_ns 0 this succeeds only if nobody holds a reference. Otherwise the door is shut
+/// first, and references run out; after timeout_ns nanoseconds the module is live again; a
+/// negative timeout waits for ever. With MODULE_UNLOAD_FORCE it is unloaded after that also if
+/// it is held: no code is unmapped under a holder, but cleanup_module() runs, the module is
+/// gone from the table, the host is tainted, and the code goes with a later call once the last
+/// reference is put.
 ///
 /// The caller holds no reference to it, and is not code of the module.
 ///
-/// @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped,
-/// with the reason in module_last_error() and module_host_last_unloaded(); or, with the
-/// module as it was, checked in this order: -ENOENT if there is none; -EWOULDBLOCK if other
-/// modules depend on it (not forceable); -EBUSY if it is not live (not forceable) or has an
-/// init and no exit function; -EWOULDBLOCK, or -ETIMEDOUT when the time was up, if references
-/// are held; the errno of membarrier(2) if that is refused. -EINVAL for NULL and unknown flags.
+/// @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, with
+/// the reason in module_last_error() and module_host_last_unloaded(); or, with the module as it
+/// was, a negative errno, checked in the order below.
+/// @retval -EINVAL host or name is NULL, or there are unknown flags.
+/// @retval -ENOENT there is no such module.
+/// @retval -EWOULDBLOCK other modules depend on it (not forceable).
+/// @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
+/// @retval -EWOULDBLOCK references are held, and timeout_ns is 0.
+/// @retval -ETIMEDOUT references are held, and the time is up.
+/// @retval -errno that of membarrier(2) if that is refused.
 ///
-/// Memory ordering: everything that holders did happens before cleanup_module(), but by
-/// force.
-/// Thread-safe. Linux: delete_module().
+/// Memory ordering: everything that holders did happens before cleanup_module(), but by force.
+/// Thread-safe. Not async-signal-safe. Linux: delete_module().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_unload(
     host: *mut module_host,
@@ -506,24 +524,26 @@ pub unsafe extern "C" fn module_unload(
 }
 
 /// Puts the object at path in the place of module name, which may have the same path and
-/// soname, with other content. The new one is loaded and initialised first, and then
-/// published in one step: whoever looks the name up finds the one or the other. Then the old
-/// one is shut, waited for as timeout_ns says (0: not at all; negative: for ever), and
+/// soname, with other content. The new one is loaded and initialised first, and then published
+/// in one step: whoever looks the name up finds the one or the other. Then the old one is shut,
+/// waited for as timeout_ns says (in nanoseconds; 0: not at all; negative: for ever), and
 /// unloaded.
 ///
-/// References to the old module stay good until they are put; a handle to it gives no new
-/// ones. The flags that the old one was loaded with are the new one's. A file that is mapped must
-/// not be written over in place, which changes running code: rename the new one to its
-/// name, or load with MODULE_LOAD_COPY.
+/// References to the old module stay good until they are put; a handle to it gives no new ones.
+/// The flags that the old one was loaded with are the new one's. A file that is mapped must not
+/// be written over in place, which changes running code: rename the new one to its name, or
+/// load with MODULE_LOAD_COPY.
 ///
-/// @return 0 if the old one is gone from memory; 1 if the new one is in service and the old
-/// one still mapped, with the reason in module_last_error() (if it is held, its
-/// cleanup_module() runs and its code goes with a later call, once the last reference is put);
-/// or, with the old one in service as before: as module_load(), and -ENOENT if there is no
-/// module of that name, -EWOULDBLOCK if others depend on it, -EBUSY if it is not live, is being
-/// replaced, or has an init and no exit function.
+/// @return 0 if the old one is gone from memory; 1 if the new one is in service and the old one
+/// still mapped, with the reason in module_last_error() (if it is held, its cleanup_module()
+/// runs and its code goes with a later call, once the last reference is put); or, with the old
+/// one in service as before, a negative errno: as module_load(), and
+/// @retval -ENOENT there is no module of that name.
+/// @retval -EWOULDBLOCK others depend on it.
+/// @retval -EBUSY it is not live, is being replaced, or has an init and no exit function.
 ///
-/// Thread-safe.
+/// Memory ordering: as module_load() for the new one, and as module_unload() for the old one.
+/// Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_replace(
     host: *mut module_host,
@@ -552,15 +572,16 @@ pub unsafe extern "C" fn module_replace(
     }
 }
 
-/// The module of that name, with a reference to put. It may be COMING: its init function
-/// may not have returned.
-///
-/// @return NULL if there is none, or if it is being unloaded.
+/// Finds the module of that name, and takes a reference to put. It may be COMING: its init
+/// function may not have returned.
 ///
 /// Takes no lock and never waits for a load; but a thread's first lookup registers a
 /// thread-local with the C library, which can wait there while another thread is in dlopen(3).
-/// Memory ordering: as module_try_get(). Thread-safe. Linux: find_module() and
-/// try_module_get().
+///
+/// @return the module; NULL if there is none, or if it is being unloaded.
+///
+/// Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
+/// find_module() and try_module_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_find_get(
     host: *mut module_host,
@@ -580,8 +601,8 @@ pub unsafe extern "C" fn module_find_get(
 /// @return whether there is now a reference to put; true for NULL, which stands for code that
 /// is not a module.
 ///
-/// Memory ordering: acquire, on success: what init_module() did happens before what
-/// follows, if it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
+/// Memory ordering: acquire, on success: what init_module() did happens before what follows, if
+/// it has returned. Thread-safe. Async-signal-safe. Linux: try_module_get().
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_try_get(r#mod: *mut module) -> bool {
@@ -595,7 +616,8 @@ unsafe extern "C" fn try_get_of_record(of: *mut module, caller: Caller) -> bool 
 
 /// Takes one more reference. The caller holds one already. NULL is ignored.
 ///
-/// Thread-safe. Async-signal-safe. Linux: __module_get().
+/// Memory ordering: none needed, the caller's own reference has it. Thread-safe.
+/// Async-signal-safe. Linux: __module_get().
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_get(r#mod: *mut module) {
@@ -610,7 +632,9 @@ unsafe extern "C" fn get_of_record(of: *mut module, caller: Caller) {
 /// Gives a reference back, from whichever thread; not from the module's own code if it is the
 /// last. Wait-free. NULL is ignored.
 ///
-/// Memory ordering: release. Thread-safe. Async-signal-safe. Linux: module_put().
+/// Memory ordering: release: everything before it happens before the module's code is unmapped,
+/// and before cleanup_module(), but by force. Thread-safe. Async-signal-safe; errno is
+/// preserved. Linux: module_put().
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_put(r#mod: *mut module) {
@@ -622,14 +646,15 @@ unsafe extern "C" fn put_of_record(of: *mut module, caller: Caller) {
     unsafe { put_in_word(record(of).cast_mut().cast(), caller) }
 }
 
-/// Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when
-/// no code of the module can be running in it any more: after its stack is unwound and the
+/// Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when no
+/// code of the module can be running in it any more: after its stack is unwound and the
 /// destructors of its thread-locals and thread-specific values have run. So a thread may call
-/// this from the module's own code. In a thread that module_thread_create() has
-/// started for this module, the reference is the one that it was started with. NULL: no
-/// reference.
+/// this from the module's own code. In a thread that module_thread_create() has started for
+/// this module, the reference is the one that it was started with. NULL: no reference. Does not
+/// return.
 ///
-/// Linux: module_put_and_kthread_exit().
+/// Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux:
+/// module_put_and_kthread_exit().
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn module_put_and_exit(r#mod: *mut module, retval: *mut c_void) -> ! {
     // SAFETY: the reference is C's.
@@ -643,13 +668,16 @@ pub unsafe extern "C-unwind" fn module_put_and_exit(r#mod: *mut module, retval: 
 }
 
 /// Starts a thread that runs start(arg), as pthread_create(3), and holds a reference to the
-/// module from now until no code of the module can be running in it any more, however
-/// it ends: by returning, pthread_exit(3) or cancellation.
+/// module from now until no code of the module can be running in it any more, however it ends:
+/// by returning, pthread_exit(3) or cancellation.
 ///
-/// @return 0; -ENODEV if the module is being unloaded; -EINVAL if thread, mod or start is
-/// NULL; the negative errno of pthread_create(3).
+/// @return 0, or a negative errno.
+/// @retval -ENODEV the module is being unloaded.
+/// @retval -EINVAL thread, mod or start is NULL.
+/// @retval -errno that of pthread_create(3).
 ///
-/// Thread-safe.
+/// Memory ordering: as pthread_create(3), and as module_put() at its end. Thread-safe. Not
+/// async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_thread_create(
     thread: *mut pthread_t,
@@ -682,7 +710,7 @@ pub unsafe extern "C" fn module_thread_create(
 ///
 /// @return the address; NULL if there is none, with words in module_last_error().
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char) -> *mut c_void {
     const FUNCTION: &str = "module_symbol";
@@ -699,13 +727,14 @@ pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char
     found.unwrap_or(core::ptr::null_mut())
 }
 
-/// The address of a symbol that a live module of the host defines itself, with a reference on
-/// that module; of several modules, the one that was loaded first.
-/// module_symbol_put() gives the reference back.
+/// Looks up a symbol that a live module of the host defines itself, and takes a reference on
+/// that module; of several modules, the one that was loaded first. module_symbol_put() gives
+/// the reference back.
 ///
 /// @return the address; NULL if there is none.
 ///
-/// Thread-safe. Linux: symbol_get().
+/// Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
+/// symbol_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol_get(
     host: *mut module_host,
@@ -721,12 +750,12 @@ pub unsafe extern "C" fn module_symbol_get(
     .unwrap_or(core::ptr::null_mut())
 }
 
-/// Gives back what module_symbol_get() returned for symbol; of several, what it returned
-/// first.
+/// Gives back what module_symbol_get() returned for symbol; of several, what it returned first.
 ///
-/// @return 0; -EINVAL if it was not given out, or was given back.
+/// @return 0, or a negative errno.
+/// @retval -EINVAL it was not given out, or was given back; or host or symbol is NULL.
 ///
-/// Thread-safe. Linux: symbol_put().
+/// Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux: symbol_put().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol_put(host: *mut module_host, symbol: *const c_char) -> c_int {
     const FUNCTION: &str = "module_symbol_put";
@@ -741,11 +770,13 @@ pub unsafe extern "C" fn module_symbol_put(host: *mut module_host, symbol: *cons
     result.map_or_else(|error| fail(&error), |()| 0)
 }
 
-/// As module_symbol_put(), by the address that module_symbol_get() returned.
+/// Gives back as module_symbol_put(), by the address that module_symbol_get() returned.
 ///
-/// @return as module_symbol_put().
+/// @return 0, or a negative errno.
+/// @retval -EINVAL it was not given out, or was given back; or host or addr is NULL.
 ///
-/// Thread-safe. Linux: symbol_put_addr().
+/// Memory ordering: as module_put(). Thread-safe. Not async-signal-safe. Linux:
+/// symbol_put_addr().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol_put_addr(
     host: *mut module_host,
@@ -759,14 +790,16 @@ pub unsafe extern "C" fn module_symbol_put_addr(
 }
 
 /// Makes user depend on provider until user is unloaded: one reference on the provider, once
-/// per pair, and the provider cannot be unloaded, nor by force. The caller has a handle
-/// or a reference to both. What DT_NEEDED says is found without this.
+/// per pair, and the provider cannot be unloaded, nor by force. The caller has a handle or a
+/// reference to both. What DT_NEEDED says is found without this.
 ///
-/// @return 0, also if it depends on it already; -EDEADLK if provider depends on user;
-/// -ENOENT if either is being unloaded; -EXDEV if they are of different hosts; -EINVAL if
-/// either is NULL.
+/// @return 0, also if it depends on it already; or a negative errno.
+/// @retval -EDEADLK provider depends on user.
+/// @retval -ENOENT either is being unloaded.
+/// @retval -EXDEV they are of different hosts.
+/// @retval -EINVAL either is NULL.
 ///
-/// Thread-safe. Linux: ref_module().
+/// Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: ref_module().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut module) -> c_int {
     // SAFETY: the pointers are C's to keep valid.
@@ -777,20 +810,23 @@ pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut
     Host::add_dependency(&user, &provider).map_or_else(|error| fail(&error), |()| 0)
 }
 
-/// References held: by users, by modules that depend on it, and one while it is loaded.
-/// Stale as soon as it is read, and approximate: for people and logs.
+/// Counts the references held: by users, by modules that depend on it, and one while it is
+/// loaded. Stale as soon as it is read, and approximate: for people and logs.
 ///
-/// @return the count; -1 once it is unloaded; -EINVAL if mod is NULL.
+/// @return the count, 0 or more; -1 once it is unloaded.
+/// @retval -EINVAL mod is NULL.
 ///
-/// Thread-safe. Async-signal-safe. Linux: module_refcount().
+/// Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
     // SAFETY: the pointer is C's to keep valid.
     unsafe { core(r#mod) }.map_or(i64::from(-libc::EINVAL), Core::refcount)
 }
 
-/// Where the module is between its load and its end. MODULE_STATE_GOING once it is unloaded,
-/// for ever. MODULE_STATE_LIVE for NULL, which stands for code that is not a module.
+/// Says where the module is between its load and its end.
+///
+/// @return the state; MODULE_STATE_GOING once it is unloaded, for ever; MODULE_STATE_LIVE for
+/// NULL, which stands for code that is not a module.
 ///
 /// Memory ordering: acquire: what init_module() did happens before what follows LIVE.
 /// Thread-safe. Async-signal-safe.
@@ -800,18 +836,22 @@ pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
     unsafe { core(r#mod) }.map_or(State::Live, Core::state).into()
 }
 
-/// The module's name, for as long as the pointer is valid; "" for NULL.
+/// Gives the module's name.
 ///
-/// Thread-safe. Async-signal-safe.
+/// @return the name, for as long as the pointer is valid; "" for NULL.
+///
+/// Memory ordering: none. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
     // SAFETY: the pointer is C's to keep valid.
     unsafe { core(r#mod) }.map_or(c"".as_ptr(), Core::c_name)
 }
 
-/// The host that has loaded the module; NULL for NULL, and once that host is freed.
+/// Gives the host that has loaded the module.
 ///
-/// Thread-safe.
+/// @return the host; NULL for NULL, and once that host is freed.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_of(r#mod: *const module) -> *mut module_host {
     // SAFETY: the pointer is C's to keep valid.
@@ -822,10 +862,12 @@ pub unsafe extern "C" fn module_host_of(r#mod: *const module) -> *mut module_hos
 /// Has fn called with data for every module that comes, is live, or goes; higher priorities
 /// first, and among equal ones the first that was registered.
 ///
-/// @return 0; -EEXIST if fn is registered with this data already; -EINVAL if host or fn is
-/// NULL.
+/// @return 0, or a negative errno.
+/// @retval -EEXIST fn is registered with this data already.
+/// @retval -EINVAL host or fn is NULL.
 ///
-/// Thread-safe. Linux: register_module_notifier().
+/// Memory ordering: what the caller did before happens before fn is called. Thread-safe. Not
+/// async-signal-safe. Linux: register_module_notifier().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_notifier_register(
     host: *mut module_host,
@@ -854,12 +896,15 @@ pub unsafe extern "C" fn module_notifier_register(
     host.on_event_with_id(id, priority, Box::new(tell)).map_or_else(|error| fail(&error), |()| 0)
 }
 
-/// Takes a notifier back. When this returns no other thread is in it, and none will be; it
-/// may be called from the notifier itself.
+/// Takes a notifier back. When this returns no other thread is in it, and none will be; it may
+/// be called from the notifier itself.
 ///
-/// @return 0; -ENOENT if fn is not registered with this data; -EINVAL if host or fn is NULL.
+/// @return 0, or a negative errno.
+/// @retval -ENOENT fn is not registered with this data.
+/// @retval -EINVAL host or fn is NULL.
 ///
-/// Thread-safe. Linux: unregister_module_notifier().
+/// Memory ordering: what other threads did in fn happens before this returns. Thread-safe. Not
+/// async-signal-safe. Linux: unregister_module_notifier().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_notifier_unregister(
     host: *mut module_host,
@@ -874,19 +919,20 @@ pub unsafe extern "C" fn module_notifier_unregister(
     host.remove_notifier(id).map_or_else(|error| fail(&error), |()| 0)
 }
 
-/// The modules as text in the format of /proc/modules, newest first, one line each:
+/// Writes the modules as text in the format of /proc/modules, newest first, one line each:
 ///
 ///     name size refcnt deps state 0xaddress[ (taints)]
 ///
-/// deps: the modules that depend on it, newest first, each with a comma, and "[permanent],"
-/// if it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
+/// deps: the modules that depend on it, newest first, each with a comma, and "[permanent]," if
+/// it has an init and no exit function; "-" if there is nothing. state: Live, Loading,
 /// Unloading. taints: R while it is being removed by force.
 ///
 /// As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
 ///
-/// @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+/// @return the length of the whole text, without its NUL; or a negative errno.
+/// @retval -EINVAL host is NULL.
 ///
-/// Thread-safe. Linux: /proc/modules.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: /proc/modules.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_list(
     host: *mut module_host,
@@ -902,12 +948,13 @@ pub unsafe extern "C" fn module_host_list(
     }
 }
 
-/// What was unloaded last, as text: "name unmapped", or "name resident: " and the reason; ""
-/// before the first unload. Written to buf as by module_host_list().
+/// Writes what was unloaded last, as text: "name unmapped", or "name resident: " and the
+/// reason; "" before the first unload. It goes to buf as by module_host_list().
 ///
-/// @return the length of the whole text, without its NUL; -EINVAL if host is NULL.
+/// @return the length of the whole text, without its NUL; or a negative errno.
+/// @retval -EINVAL host is NULL.
 ///
-/// Thread-safe. Linux: [last unloaded: name].
+/// Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: [last unloaded: name].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_last_unloaded(
     host: *mut module_host,
@@ -926,21 +973,25 @@ pub unsafe extern "C" fn module_host_last_unloaded(
     }
 }
 
-/// Whether an unload was ever forced: upon holders, or upon a module without an exit
-/// function. false for NULL.
+/// Says whether an unload was ever forced: upon holders, or upon a module without an exit
+/// function.
 ///
-/// Thread-safe.
+/// @return whether one was; false for NULL.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_tainted(host: *mut module_host) -> bool {
     // SAFETY: the pointer is C's to keep valid.
     unsafe { borrow(host) }.is_some_and(|host| host.tainted())
 }
 
-/// The last failure of a function of the host on this thread, in words: what was tried, on
-/// what, and what to do. Also why a module that was unloaded is still mapped. "" if there was
-/// none. The text is the thread's, and the next failure on this thread overwrites it.
+/// Says the last failure of a function of the host on this thread in words: what was tried, on
+/// what, and what to do. Also why a module that was unloaded is still mapped.
 ///
-/// Thread-safe.
+/// @return the words; "" if there was no failure. They are the thread's, and its next failure
+/// writes over them.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn module_last_error() -> *const c_char {
     LAST_ERROR.try_with(|last| last.borrow().as_ptr().cast()).unwrap_or(c"".as_ptr())
