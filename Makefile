@@ -11,7 +11,7 @@ VENV_READY := $(VENV)/.ready
 CC     ?= cc
 CXX    ?= c++
 
-SCRIPTS := python benches ci/mutants ci/readme ci/soak benches/run benches/compare
+SCRIPTS := python benches ci/man ci/mutants ci/readme ci/soak benches/run benches/compare
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
 # Everything is built here, whatever the user's own settings say.
@@ -42,12 +42,17 @@ $(VENV_READY): python/requirements-dev.txt | need-python
 
 # ---- build ---------------------------------------------------------------------
 
-.PHONY: build header venv
+.PHONY: build header man venv
 build: need-rust ## the Rust and C libraries, in target/release
 	$(CARGO) build --release
 
 header: need-rust ## write include/module_ref.h from the source
 	$(CARGO) build --release --package module-ref-capi
+
+# The stress program's page is its --help.
+man: need-cc need-python build ## write the manual pages from the headers
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
+	$(PYTHON) ci/man
 
 venv: $(VENV_READY) ## the project's own Python environment
 
@@ -102,7 +107,7 @@ report: bench ## bench, and a page with plots, in target/bench/report
 
 # ---- test ----------------------------------------------------------------------
 
-.PHONY: test test-abi test-lint test-header test-rust test-models test-loom test-interleave
+.PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom test-interleave
 .PHONY: test-c test-install test-readme test-bench test-python test-wheel mutants
 test: need-rust need-cc need-python ## everything below but test-install and mutants
 	@$(MAKE) --no-print-directory test-header
@@ -111,6 +116,7 @@ test: need-rust need-cc need-python ## everything below but test-install and mut
 	@$(MAKE) --no-print-directory test-rust
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-c
+	@$(MAKE) --no-print-directory test-man
 	@$(MAKE) --no-print-directory test-readme
 	@$(MAKE) --no-print-directory test-bench
 	@$(MAKE) --no-print-directory test-python
@@ -149,6 +155,10 @@ test-c: need-cc build ## the C tests and the stress program, by every compiler p
 
 test-install: need-cc ## install, build programs by pkg-config and CMake, uninstall
 	ci/test-install
+
+test-man: need-cc need-python build ## the manual pages: current, complete, clean; their examples run
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
+	CC="$(CC)" $(PYTHON) ci/man check
 
 test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
 	$(VENV)/bin/python ci/readme
