@@ -185,7 +185,7 @@ struct module_host;
  */
 struct MODULE_REF_ALIGNED(16) module_ref {
   uint64_t word;
-  uintptr_t slots;
+  size_t slots;
 };
 
 /**
@@ -811,7 +811,7 @@ int module_notifier_unregister(struct module_host *host,
  */
 int64_t module_host_list(struct module_host *host,
                          char *buf,
-                         uintptr_t len);
+                         size_t len);
 
 /**
  * Writes what was unloaded last, as text: "name unmapped", or "name resident: " and the
@@ -824,7 +824,7 @@ int64_t module_host_list(struct module_host *host,
  */
 int64_t module_host_last_unloaded(struct module_host *host,
                                   char *buf,
-                                  uintptr_t len);
+                                  size_t len);
 
 /**
  * Says whether an unload was ever forced: upon holders, or upon a module without an exit
