@@ -5,6 +5,13 @@ hold a reference while they use it, and whoever unloads it shuts the door and wa
 for the last one to leave.
 
 ModuleRef is the counter. Host loads, finds, lists, unloads and replaces shared objects.
+
+>>> ref = ModuleRef()
+>>> with ref.hold():  # a user: may I use this? it stays while I do
+...     ref.try_release()  # an unloader: may it go now?
+False
+>>> ref.drain(timeout=1.0)  # or it shuts the door, and waits for the last user
+True
 """
 
 from ._library import Function, HeldLibrary

@@ -23,6 +23,16 @@ class Function(_ctypes.CFuncPtr):
 
     Outside of the with block calling it raises Released. A call that is under way when the
     block ends keeps the module until it returns.
+
+    >>> plugin = Host().load("./plugin.so")
+    >>> with plugin.hold() as lib:
+    ...     lib.half.argtypes, lib.half.restype = [ctypes.c_double], ctypes.c_double
+    ...     lib.half(3)
+    1.5
+    >>> lib.half(3)
+    Traceback (most recent call last):
+        ...
+    module_ref.Released: module 'plugin' is not held: ...
     """
 
     # As for the functions of a CDLL: other Python threads run during a call.
@@ -42,6 +52,16 @@ class HeldLibrary:
     ``lib.name`` is a function, always the same object; ``lib["name"]`` is a new one each time,
     and works for every name. What the module does not have is an AttributeError, and
     outside of the block everything raises Released.
+
+    >>> plugin = Host().load("./plugin.so")
+    >>> with plugin.hold() as lib:
+    ...     lib.answer(), lib["answer"]()
+    ...     lib.question()
+    Traceback (most recent call last):
+        ...
+    AttributeError: ...
+    >>> lib
+    <module_ref.HeldLibrary 'plugin' not held>
     """
 
     _use: Use
@@ -68,6 +88,11 @@ class HeldLibrary:
         """A variable of the module, as ctypes has it: ``lib.data(ctypes.c_int, "count").value``.
 
         Nothing checks that it is used inside of the block only.
+
+        >>> plugin = Host().load("./plugin.so")
+        >>> with plugin.hold() as lib:
+        ...     lib.data(ctypes.c_int, "count").value
+        7
         """
         return typing.cast(_Data, ctype.from_address(self._use.address(name)))
 

@@ -104,7 +104,13 @@ _MOST_BINS = 200
 
 
 class ReportError(Exception):
-    """What is wrong, with which file, and what to do."""
+    """What is wrong, with which file, and what to do.
+
+    >>> load("nowhere.json")
+    Traceback (most recent call last):
+        ...
+    module_ref.report.ReportError: nowhere.json: ...
+    """
 
 
 class Figure(typing.NamedTuple):
@@ -182,7 +188,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Run:
-    """A benchmark run, as load() gives it."""
+    """A benchmark run, as load() gives it.
+
+    >>> run = load("run.json")
+    >>> run.version, run.file.name
+    ('0.1.0', 'run.json')
+    """
 
     file: Path
     version: str
@@ -198,7 +209,11 @@ class Run:
     ratios: list[Ratio]
 
     def select(self, question: str, **parameters: int | str) -> list[Cell]:
-        """The cells of a question that have these parameters, and figures."""
+        """The cells of a question that have these parameters, and figures.
+
+        >>> {cell.unit for cell in load("run.json").select("pairs", threads=1)}
+        {'ns per pair'}
+        """
         return [
             cell
             for cell in self.cells
@@ -215,6 +230,7 @@ class Run:
 
     @property
     def when(self) -> str:
+        """The date and the time, in words."""
         return self.date.replace("T", " ").replace("Z", " UTC")
 
 
@@ -310,7 +326,11 @@ class _Entry:
 
 
 def load(path: str | Path) -> Run:
-    """Read the file of a benchmark run; raises ReportError where it is not one."""
+    """Read the file of a benchmark run; raises ReportError where it is not one.
+
+    >>> load("run.json").command
+    'make bench ...'
+    """
     file = Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -482,6 +502,9 @@ def table(run: Run) -> str:
     """The ratios as Markdown tables, and a line that says where they come from.
 
     A row for each ratio, a column for each number of threads, workers, counters or modules.
+
+    >>> print(table(load("run.json")))
+    | ratio | 1 thread | 2 threads | ...
     """
     if not run.ratios:
         raise ReportError(f"{run.file}: no ratios in this run; `make bench` measures them")
@@ -516,6 +539,9 @@ def write(run: Run, directory: str | Path) -> Path:
     """Write report.html and the plots into a directory, and return the page's path.
 
     Raises ReportError without matplotlib, and OSError where it cannot write.
+
+    >>> write(load("run.json"), "report")
+    PosixPath('report/report.html')
     """
     from . import _report_page
 

@@ -1,6 +1,5 @@
 """The counter from Python: what it answers, and that it holds between threads."""
 
-import doctest
 import errno
 import functools
 import os
@@ -120,20 +119,6 @@ class TestAnswers:
 
     def test_version(self):
         assert module_ref.__version__.count(".") == 2
-
-    def test_docstrings(self):
-        from module_ref import _native
-
-        finder = doctest.DocTestFinder(exclude_empty=True)
-        runner = doctest.DocTestRunner()
-        tests = [
-            test
-            for name in ("ModuleRef",)
-            for test in finder.find(getattr(_native, name), name, globs=vars(module_ref).copy())
-        ]
-        assert any(test.examples for test in tests)
-        for test in tests:
-            assert runner.run(test).failed == 0
 
 
 class TestBadInput:

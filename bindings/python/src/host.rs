@@ -52,6 +52,18 @@ fn path_of(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
 /// It can be asked about the module for ever, also when the host is gone. To use the module's
 /// code takes a reference; once the module is unloaded there is none to be had, also when
 /// its name is loaded again: that is another module, and not equal to this one.
+///
+/// >>> host = Host()
+/// >>> plugin = host.load("./plugin.so")
+/// >>> plugin
+/// <module_ref.Module 'plugin' live refcount=0>
+/// >>> with plugin.hold() as lib:
+/// ...     lib.answer()
+/// 42
+/// >>> host.unload("plugin")
+/// True
+/// >>> plugin.state, plugin.try_get()
+/// ('going', False)
 #[pyclass(frozen, eq, hash, name = "Module", module = "module_ref")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct LoadedModule(Module);
@@ -74,12 +86,21 @@ impl LoadedModule {
 #[pymethods]
 impl LoadedModule {
     /// The name it is known by in its host.
+    ///
+    /// >>> host = Host()
+    /// >>> host.load("./plugin.so").name
+    /// 'plugin'
+    /// >>> host.load("./plugin.so", "another").name
+    /// 'another'
     #[getter]
     fn name(&self) -> &str {
         self.0.name()
     }
 
     /// The path it was loaded from, as it was given.
+    ///
+    /// >>> Host().load("./plugin.so").path
+    /// './plugin.so'
     #[getter]
     fn path(&self) -> &OsStr {
         self.0.path().as_os_str()
@@ -87,18 +108,34 @@ impl LoadedModule {
 
     /// "coming" while its init function runs, "live" in service, "going" when it is being
     /// unloaded or is gone.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.state, host.unload("plugin"), plugin.state
+    /// ('live', True, 'going')
     #[getter]
     fn state(&self) -> &'static str {
         self.0.state().name()
     }
 
     /// References held; -1 once it is unloaded. Stale as soon as it is read.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> with plugin.hold():
+    /// ...     plugin.refcount
+    /// 1
+    /// >>> host.unload("plugin"), plugin.refcount
+    /// (True, -1)
     #[getter]
     fn refcount(&self) -> i64 {
         self.0.refcount().map_or(-1, |held| held.try_into().unwrap_or(i64::MAX))
     }
 
     /// How its references are counted: "atomic" or "percpu".
+    ///
+    /// >>> Host().load("./plugin.so", per_cpu=False).mode
+    /// 'atomic'
     #[getter]
     fn mode(&self) -> &'static str {
         match self.0.mode() {
@@ -112,6 +149,16 @@ impl LoadedModule {
     ///
     /// It can be entered again, and from several threads; the library is the same one, so that
     /// argtypes and restype are set once for each hold().
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> with plugin.hold() as lib:
+    /// ...     lib.answer()
+    /// 42
+    /// >>> lib.answer()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// module_ref.Released: module 'plugin' is not held: ...
     fn hold(&self, py: Python<'_>) -> PyResult<ModuleHold> {
         static LIBRARY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let usage = Py::new(py, Use { of: self.clone(), held: Mutex::default() })?;
@@ -122,6 +169,12 @@ impl LoadedModule {
 
     /// Take a reference unless the module is being unloaded or is gone, and return whether
     /// there is now one to put.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.try_get(), plugin.refcount
+    /// (True, 1)
+    /// >>> plugin.put()
     fn try_get(&self) -> bool {
         let Some(taken) = self.0.try_get() else { return false };
         lock(&TAKEN).entry(self.clone()).or_default().push(taken);
@@ -130,6 +183,15 @@ impl LoadedModule {
 
     /// Take one more reference, which works also while the module is being unloaded. Python has
     /// one already, from try_get(); without one it raises MisuseError.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.try_get()
+    /// True
+    /// >>> plugin.get()
+    /// >>> plugin.refcount
+    /// 2
+    /// >>> plugin.put(); plugin.put()
     fn get(&self) -> PyResult<()> {
         let mut all = lock(&TAKEN);
         let taken = all.get_mut(self);
@@ -140,6 +202,12 @@ impl LoadedModule {
 
     /// Give a reference back, from whichever thread. Without a try_get() or get() it raises
     /// MisuseError.
+    ///
+    /// >>> plugin = Host().load("./plugin.so")
+    /// >>> plugin.put()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// module_ref.MisuseError: surplus put...
     fn put(&self) -> PyResult<()> {
         let mut all = lock(&TAKEN);
         let put = all.get_mut(self).and_then(Vec::pop);
@@ -161,6 +229,15 @@ impl LoadedModule {
 }
 
 /// What Module.hold() returns: a reference for the length of a with block.
+///
+/// >>> host = Host()
+/// >>> hold = host.load("./plugin.so").hold()
+/// >>> with hold as lib:
+/// ...     lib.answer()
+/// 42
+/// >>> with hold as again:
+/// ...     again is lib
+/// True
 #[pyclass(frozen, module = "module_ref")]
 pub(crate) struct ModuleHold {
     usage: Py<Use>,
@@ -322,6 +399,15 @@ fn bring_up<T: Send>(
 // ---- the host --------------------------------------------------------------------
 
 /// What Host.last_unloaded returns.
+///
+/// >>> host = Host()
+/// >>> plugin = host.load("./plugin.so")
+/// >>> host.unload("plugin")
+/// True
+/// >>> host.last_unloaded
+/// <module_ref.LastUnloaded 'plugin' unmapped>
+/// >>> host.last_unloaded.name, host.last_unloaded.resident, host.last_unloaded.reason
+/// ('plugin', False, None)
 #[pyclass(frozen, eq, get_all, name = "LastUnloaded", module = "module_ref")]
 #[derive(PartialEq, Eq)]
 pub(crate) struct PyLastUnloaded {
@@ -353,13 +439,15 @@ impl PyLastUnloaded {
     }
 }
 
-/// A table of modules: loads, finds, lists, unloads and replaces shared objects. ::
+/// A table of modules: loads, finds, lists, unloads and replaces shared objects.
 ///
-///     host = Host()
-///     module = host.load("./plugin.so")
-///     with module.hold() as lib:
-///         print(lib.answer())
-///     host.unload("plugin")
+/// >>> host = Host()
+/// >>> plugin = host.load("./plugin.so")
+/// >>> with plugin.hold() as lib:
+/// ...     lib.answer()
+/// 42
+/// >>> host.unload("plugin")
+/// True
 ///
 /// A plugin is any shared object. If it exports ``int init_module(void)`` and ``void
 /// cleanup_module(void)`` they are called when it comes and goes. What is held is not unloaded;
@@ -371,6 +459,11 @@ impl PyLastUnloaded {
 ///
 /// close(), or a with block, ends a host that has no modules. One that is dropped while
 /// modules remain leaves them in memory, for those who hold references.
+///
+/// >>> with Host() as host:
+/// ...     plugin = host.load("./plugin.so")
+/// ...     host.unload("plugin")
+/// True
 #[pyclass(frozen, name = "Host", module = "module_ref")]
 pub(crate) struct PyHost {
     /// None once it is closed. Every call reads it for as long as it takes, and close() writes it;
@@ -436,6 +529,20 @@ impl PyHost {
     /// with EBUSY if a module of that name is just going, with EINVAL or ENAMETOOLONG for
     /// a name that a module cannot have; and with whatever the init function or a callback
     /// refuses with. After an error nothing is left of it, unless somebody kept a reference.
+    ///
+    /// >>> host = Host()
+    /// >>> host.load("./plugin.so")
+    /// <module_ref.Module 'plugin' live refcount=0>
+    /// >>> host.load("./plugin.so", name="twin", per_cpu=False)
+    /// <module_ref.Module 'twin' live refcount=0>
+    /// >>> host.load("./plugin.so")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// FileExistsError: [Errno 17] ...
+    /// >>> host.load("./no-such.so")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// FileNotFoundError: [Errno 2] ...
     #[pyo3(signature = (path, name = None, *, per_cpu = true))]
     fn load(
         &self,
@@ -473,6 +580,18 @@ impl PyHost {
     /// it, also by force, and OSError with EBUSY if it is not live, or has an init function
     /// and no exit function. An error leaves everything as it was. The caller must hold no
     /// reference, such as by a with block.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.try_get()
+    /// True
+    /// >>> host.unload("plugin")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// BlockingIOError: [Errno 11] ...
+    /// >>> plugin.put()
+    /// >>> host.unload("plugin", timeout=1.0)
+    /// True
     #[pyo3(
         signature = (name, force = false, timeout = Some(0.0)),
         text_signature = "($self, name, force=False, timeout=0.0)"
@@ -512,6 +631,16 @@ impl PyHost {
     /// Raises what load() raises; FileNotFoundError if there is no such module, BlockingIOError
     /// if others depend on it, and OSError with EBUSY if it is not live, is being replaced, or has
     /// an init and no exit function. After such an error the old one is in service.
+    ///
+    /// >>> host = Host()
+    /// >>> old = host.load("./plugin.so")
+    /// >>> host.replace("plugin", "./plugin-v2.so", timeout=1.0)
+    /// True
+    /// >>> old.state, host.find("plugin").state
+    /// ('going', 'live')
+    /// >>> with host.find("plugin").hold() as lib:
+    /// ...     lib.answer()
+    /// 43
     #[pyo3(
         signature = (name, path, timeout = Some(0.0)),
         text_signature = "($self, name, path, timeout=0.0)"
@@ -534,17 +663,35 @@ impl PyHost {
     }
 
     /// The module of that name, or None. It is not held by that.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.find("plugin") == plugin
+    /// True
+    /// >>> host.find("nothing") is None
+    /// True
     fn find(&self, name: &str) -> PyResult<Option<LoadedModule>> {
         Ok(self.open()?.find(name).map(LoadedModule))
     }
 
     /// The modules that are there, newest first.
+    ///
+    /// >>> host = Host()
+    /// >>> first = host.load("./plugin.so", "first")
+    /// >>> second = host.load("./plugin.so", "second")
+    /// >>> host.modules() == [second, first]
+    /// True
     fn modules(&self) -> PyResult<Vec<LoadedModule>> {
         Ok(self.open()?.modules().into_iter().map(LoadedModule).collect())
     }
 
     /// The modules in the format of /proc/modules: one line each, newest first, "name size
     /// refcount users state 0xaddress[ (taints)]".
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.list()
+    /// 'plugin ... 0 - Live 0x...\n'
     fn list(&self) -> PyResult<String> {
         Ok(self.open()?.list())
     }
@@ -554,6 +701,17 @@ impl PyHost {
     ///
     /// Raises OSError with EDEADLK if that closed a cycle, with EXDEV if they are not of one host,
     /// and FileNotFoundError if either is going.
+    ///
+    /// >>> host = Host()
+    /// >>> provider = host.load("./plugin.so", "provider")
+    /// >>> user = host.load("./plugin.so", "user")
+    /// >>> host.add_dependency(user, provider)
+    /// >>> host.unload("provider")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// BlockingIOError: [Errno 11] ...
+    /// >>> host.unload("user"), host.unload("provider")
+    /// (True, True)
     fn add_dependency(&self, user: &LoadedModule, provider: &LoadedModule) -> PyResult<()> {
         let _host = self.open()?;
         Host::add_dependency(&user.0, &provider.0).map_err(host_error)
@@ -561,18 +719,45 @@ impl PyHost {
 
     /// Unmap what was unloaded or replaced while it was held, and is not held any more; load(),
     /// unload() and replace() do so, too. Returns how many are gone from memory.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.try_get(), host.unload("plugin", force=True)
+    /// (True, False)
+    /// >>> host.reap()  # it is still held
+    /// 0
+    /// >>> plugin.put()
+    /// >>> host.reap()
+    /// 1
     fn reap(&self, py: Python<'_>) -> PyResult<usize> {
         let host = self.open()?;
         Ok(py.detach(|| host.reap()))
     }
 
     /// Whether an unload was ever forced upon holders, or on a module without an exit function.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.tainted
+    /// False
+    /// >>> with plugin.hold():
+    /// ...     host.unload("plugin", force=True)
+    /// False
+    /// >>> host.tainted
+    /// True
     #[getter]
     fn tainted(&self) -> PyResult<bool> {
         Ok(self.open()?.tainted())
     }
 
     /// What was unloaded last, and whether it is gone from memory; None if nothing was.
+    ///
+    /// >>> host = Host()
+    /// >>> host.last_unloaded is None
+    /// True
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.unload("plugin"), host.last_unloaded
+    /// (True, <module_ref.LastUnloaded 'plugin' unmapped>)
     #[getter]
     fn last_unloaded(&self) -> PyResult<Option<PyLastUnloaded>> {
         Ok(self.open()?.last_unloaded().map(Into::into))
@@ -586,6 +771,17 @@ impl PyHost {
     /// function. An exception for "coming" refuses the module: load() raises an OSError with
     /// the errno of the exception if that is an OSError, with ECANCELED if not, and the exception
     /// as its __cause__. Other exceptions go to sys.unraisablehook.
+    ///
+    /// >>> host = Host()
+    /// >>> @host.on_event
+    /// ... def tell(event, module):
+    /// ...     print(event, module.name)
+    /// >>> plugin = host.load("./plugin.so")
+    /// coming plugin
+    /// live plugin
+    /// >>> host.unload("plugin")
+    /// going plugin
+    /// True
     #[pyo3(signature = (callback, priority = 0))]
     fn on_event(&self, callback: Py<PyAny>, py: Python<'_>, priority: i32) -> PyResult<Py<PyAny>> {
         let host = self.open()?;
@@ -601,6 +797,11 @@ impl PyHost {
 
     /// Take a callback back, and wait until no other thread is in it. Of several that are equal
     /// it is the oldest. Raises FileNotFoundError if it is not registered.
+    ///
+    /// >>> host = Host()
+    /// >>> callback = host.on_event(lambda event, module: print(event))
+    /// >>> host.remove_event(callback)
+    /// >>> plugin = host.load("./plugin.so")  # and nothing is printed
     fn remove_event(&self, py: Python<'_>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
         let host = self.open()?;
         // Equal, because a bound method is a new object each time; and equality may be Python code.
@@ -631,6 +832,20 @@ impl PyHost {
     /// End the host; what it is asked afterwards raises ValueError, but for another close(),
     /// which does nothing. Raises OSError with EBUSY, and the host stays open, while modules
     /// remain, or what was unloaded is still held, or another thread is in a call of it.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.close()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// OSError: [Errno 16] ...
+    /// >>> host.unload("plugin")
+    /// True
+    /// >>> host.close()
+    /// >>> host.modules()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// ValueError: the host is closed
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         // First for itself: callbacks that hear of it may call the host.
         if let Ok(host) = self.open() {

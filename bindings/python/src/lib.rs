@@ -19,14 +19,28 @@ create_exception!(
     Released,
     PyRuntimeError,
     "A reference was asked for, and the door is shut: the counter is released or being drained. Or \
-     a function of a module was called outside of the block that holds the module."
+     a function of a module was called outside of the block that holds the module.\n\n\
+     >>> ref = ModuleRef()\n\
+     >>> ref.try_release()\n\
+     True\n\
+     >>> try:\n\
+     ...     with ref.hold():\n\
+     ...         print(\"never\")\n\
+     ... except Released:\n\
+     ...     print(\"it is gone, or going\")\n\
+     it is gone, or going"
 );
 create_exception!(
     module_ref,
     MisuseError,
     PyRuntimeError,
     "A counter or a module was used in a way that cannot be right, such as a put without a get. It \
-     is as it was before."
+     is as it was before.\n\n\
+     >>> ref = ModuleRef()\n\
+     >>> ref.put()\n\
+     Traceback (most recent call last):\n    \
+     ...\n\
+     module_ref.MisuseError: surplus put..."
 );
 
 /// How long a wait sleeps before it looks whether Python has a signal to handle.
@@ -172,12 +186,25 @@ impl PyModuleRef {
 
     /// Take a reference unless the door is shut, and return whether there is now one
     /// to put.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.try_get(), ref.count
+    /// (True, 1)
+    /// >>> ref.put()
+    /// >>> ref.try_release(), ref.try_get()
+    /// (True, False)
     fn try_get(&self) -> PyResult<bool> {
         self.take()
     }
 
     /// Take one more reference. The caller holds one already, so this works also
     /// while a drain is under way. On a released counter it raises MisuseError.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> with ref.hold():
+    /// ...     ref.get()  # one that outlives the block
+    /// >>> ref.count
+    /// 1
     fn get(&self) -> PyResult<()> {
         // SAFETY: to hold one already is for the Python program to see to; nothing else in
         // this process relies on these references.
@@ -188,23 +215,55 @@ impl PyModuleRef {
 
     /// Give a reference back, from whichever thread. Without a get it raises
     /// MisuseError, and the counter is as before.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.try_get()
+    /// True
+    /// >>> ref.put()
+    /// >>> ref.put()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// module_ref.MisuseError: surplus put...
     fn put(&self) -> PyResult<()> {
         self.give_back()
     }
 
     /// A context manager that takes a reference and gives it back. Entering it raises
     /// Released when the door is shut.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> with ref.hold():
+    /// ...     ref.count
+    /// 1
+    /// >>> ref.try_release()
+    /// True
+    /// >>> with ref.hold():
+    /// ...     print("never")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// module_ref.Released: no reference to be had: ...
     fn hold(slf: Py<Self>) -> Hold {
         Hold { of: slf, depth: AtomicUsize::new(0) }
     }
 
     /// References held; -1 once released. Stale as soon as it is read.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.count
+    /// 0
+    /// >>> ref.try_release(), ref.count
+    /// (True, -1)
     #[getter]
     fn count(&self) -> i64 {
         self.counter().count()
     }
 
     /// "atomic" or "percpu".
+    ///
+    /// >>> ModuleRef().mode
+    /// 'atomic'
+    /// >>> ModuleRef(per_cpu=True).mode in ("percpu", "atomic")  # the latter where it has to be
+    /// True
     #[getter]
     fn mode(&self) -> &'static str {
         match self.inner.mode() {
@@ -215,6 +274,10 @@ impl PyModuleRef {
 
     /// Whether the counter is released. Only the caller to whom try_release() or
     /// drain() returned True may go on from there.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.released, ref.try_release(), ref.released
+    /// (False, True, True)
     #[getter]
     fn released(&self) -> bool {
         self.inner.is_released()
@@ -223,6 +286,17 @@ impl PyModuleRef {
     /// Release the counter if nobody holds a reference; False if somebody does. Does not
     /// wait. Raises OSError with EALREADY (a BlockingIOError) if it has been released
     /// before, with EBUSY while another thread's release or drain is under way.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> with ref.hold():
+    /// ...     ref.try_release()
+    /// False
+    /// >>> ref.try_release()
+    /// True
+    /// >>> ref.try_release()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// BlockingIOError: [Errno 114] ...
     fn try_release(&self) -> PyResult<bool> {
         match checked(|| self.counter().try_release(Caller::UNKNOWN))? {
             Ok(()) => Ok(true),
@@ -237,6 +311,16 @@ impl PyModuleRef {
     /// Other Python threads run meanwhile. Signals are handled; an exception from a
     /// handler, such as KeyboardInterrupt, makes the counter live again. Raises OSError as
     /// try_release().
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> with ref.hold():
+    /// ...     ref.drain(timeout=0.01)
+    /// False
+    /// >>> ref.try_get()  # it is live again
+    /// True
+    /// >>> ref.put()
+    /// >>> ref.drain(timeout=1.0)
+    /// True
     #[pyo3(signature = (timeout = None))]
     fn drain(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let mut patience = Patience::new(time_limit(timeout)?);
@@ -262,6 +346,13 @@ impl PyModuleRef {
 
     /// Make a released counter live again. Only for the caller to whom try_release() or
     /// drain() returned True. Raises OSError with EBUSY unless it is released.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.try_release(), ref.try_get()
+    /// (True, False)
+    /// >>> ref.reinit()
+    /// >>> ref.try_get()
+    /// True
     fn reinit(&self) -> PyResult<()> {
         // SAFETY: to be the winner is for the Python program to see to, as in get.
         unsafe { self.counter().reinit() }.map_err(init_error)
@@ -285,6 +376,15 @@ fn drain_error(error: DrainError) -> PyErr {
 
 /// What ``ModuleRef.hold()`` returns: a reference for the length of a with block. It
 /// can be entered again, and from several threads.
+///
+/// >>> ref = ModuleRef()
+/// >>> hold = ref.hold()
+/// >>> with hold as held:
+/// ...     held is ref, ref.count
+/// (True, 1)
+/// >>> with hold, hold:
+/// ...     ref.count
+/// 2
 #[pyclass(frozen, module = "module_ref")]
 struct Hold {
     of: Py<PyModuleRef>,

@@ -1,0 +1,117 @@
+"""The examples of the documentation: everything public has one, and each gives what it says.
+
+They run in a folder with what they name: ./plugin.so, ./plugin-v2.so and run.json.
+"""
+
+import doctest
+import importlib.util
+import inspect
+import io
+import pathlib
+import pydoc
+import re
+import shutil
+import subprocess
+
+import module_ref
+import pytest
+from module_ref import report, stress
+
+SAVED_RUN = pathlib.Path(__file__).resolve().parents[2] / "docs" / "bench" / "run.json"
+
+PLUGIN = """
+int count = 7;
+int answer(void) { return ANSWER; }
+double half(double x) { return x / 2; }
+"""
+
+# Whole modules, and those whose examples need matplotlib.
+MODULES = [module_ref, report, stress]
+DRAWING = {"report.write"}
+
+
+def public():
+    """What a user can name: modules, classes, functions, methods; each as (name, object, globals)."""
+    for module in MODULES:
+        where = vars(module).copy()
+        short = module.__name__.rpartition(".")[2]
+        yield short, module, where
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if not (inspect.isclass(thing) or callable(thing)):
+                continue
+            # What is written beside a class of module_ref may use what is written beside it.
+            home = {**vars(inspect.getmodule(thing) or module), **where}
+            yield f"{short}.{name}", thing, home
+            if inspect.isclass(thing):
+                for attribute, member in vars(thing).items():
+                    if not attribute.startswith("_"):
+                        yield f"{short}.{name}.{attribute}", member, home
+
+
+NAMED = {name: (thing, where) for name, thing, where in public()}
+
+
+def text_of(thing):
+    return inspect.getdoc(thing) or ""
+
+
+def is_attribute(thing):
+    return inspect.isdatadescriptor(thing) or not callable(thing)
+
+
+def examples(name):
+    thing, where = NAMED[name]
+    return doctest.DocTestParser().get_doctest(text_of(thing), where.copy(), name, None, None)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory of the examples."""
+    compiler = shutil.which("cc")
+    for name, answer in [("plugin", 42), ("plugin-v2", 43)] if compiler else []:
+        command = [compiler, "-shared", "-fPIC", f"-DANSWER={answer}", "-x", "c", "-"]
+        output = ["-o", str(tmp_path / f"{name}.so")]
+        subprocess.run(command + output, input=PLUGIN, text=True, check=True, timeout=60)
+    if SAVED_RUN.is_file():
+        shutil.copy(SAVED_RUN, tmp_path / "run.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if examples(name).examples])
+def test_example(name, folder):
+    text = text_of(NAMED[name][0])
+    for needed in ("plugin.so", "run.json"):
+        if f'"{needed}"' in text.replace("./", "") and not (folder / needed).exists():
+            pytest.skip(f"there is no {needed}")
+    if name in DRAWING and importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("needs matplotlib")
+    said = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(examples(name), out=said.write)
+    assert runner.failures == 0, said.getvalue()
+
+
+def test_everything_public_is_documented():
+    assert [name for name, (thing, _) in NAMED.items() if not text_of(thing)] == []
+
+
+def test_everything_public_has_an_example():
+    without = [
+        name
+        for name, (thing, _) in NAMED.items()
+        if not examples(name).examples
+        and not is_attribute(thing)
+        # These are for __main__.
+        and not name.endswith(".add_command")
+    ]
+    assert without == []
+
+
+def test_what_help_shows():
+    shown = pydoc.plain(pydoc.render_doc(module_ref.Host.unload))
+    assert re.search(r"^unload\(self,( /,)? name, force=False, timeout=0\.0\)", shown, re.M)
+    for part in ("BlockingIOError", "TimeoutError", "FileNotFoundError", ">>> host.unload("):
+        assert part in shown
+    assert max(map(len, shown.splitlines())) <= 100
