@@ -11,7 +11,7 @@ VENV_READY := $(VENV)/.ready
 CC     ?= cc
 CXX    ?= c++
 
-SCRIPTS := python benches ci/man ci/mutants ci/readme ci/soak benches/run benches/compare
+SCRIPTS := python benches ci/check-dist ci/man ci/mutants ci/readme ci/soak benches/run benches/compare
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
 # Everything is built here, whatever the user's own settings say.
@@ -42,7 +42,7 @@ $(VENV_READY): python/requirements-dev.txt | need-python
 
 # ---- build ---------------------------------------------------------------------
 
-.PHONY: build header man venv
+.PHONY: build header man venv wheels
 build: need-rust ## the Rust and C libraries, in target/release
 	$(CARGO) build --release
 
@@ -55,6 +55,9 @@ man: need-cc need-python build ## write the manual pages from the headers
 	$(PYTHON) ci/man
 
 venv: $(VENV_READY) ## the project's own Python environment
+
+wheels: need-rust $(VENV_READY) ## the Python wheels and the source distribution, in target/dist
+	ci/wheels
 
 # ---- install -------------------------------------------------------------------
 
@@ -107,8 +110,9 @@ report: bench ## bench, and a page with plots, in target/bench/report
 
 # ---- test ----------------------------------------------------------------------
 
-.PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom test-interleave
-.PHONY: test-c test-install test-readme test-bench test-python test-wheel mutants
+.PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom
+.PHONY: test-interleave test-c test-install test-readme test-bench test-python test-wheel mutants
+.PHONY: test-sdist
 test: need-rust need-cc need-python ## everything below but test-install and mutants
 	@$(MAKE) --no-print-directory test-header
 	@$(MAKE) --no-print-directory test-abi
@@ -120,6 +124,7 @@ test: need-rust need-cc need-python ## everything below but test-install and mut
 	@$(MAKE) --no-print-directory test-readme
 	@$(MAKE) --no-print-directory test-bench
 	@$(MAKE) --no-print-directory test-python
+	@$(MAKE) --no-print-directory test-sdist
 
 # First, because an ordinary build writes the header.
 test-header: need-rust ## the committed header is what the source gives
@@ -163,15 +168,16 @@ test-man: need-cc need-python build ## the manual pages: current, complete, clea
 test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
 	$(VENV)/bin/python ci/readme
 
-# One abi3 wheel, into the project's venv.
-test-wheel: need-rust $(VENV_READY)
-	@rm -rf target/wheels
-	$(VENV)/bin/maturin build --quiet --release --out target/wheels --interpreter $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall target/wheels/*.whl
+# The abi3 wheel, into the project's venv.
+test-wheel: wheels
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall target/dist/*-abi3-*.whl
 
 test-bench: bench-build ## every benchmark runs, in its shortest form, and the report draws it
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
 	$(VENV)/bin/python -m module_ref report target/bench/smoke.json --output target/bench/smoke
+
+test-sdist: wheels ## pip installs the source distribution, with a C compiler and without
+	ci/test-sdist
 
 test-python: test-wheel ## the stubs, and pytest on each Python present
 	$(VENV)/bin/python -m mypy.stubtest module_ref
