@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 
 import module_ref
@@ -55,6 +56,13 @@ class TestMetadata:
     def test_readme(self, metadata):
         assert metadata["Description-Content-Type"].startswith("text/markdown")
         assert readme(metadata).startswith("# module-ref\n")
+
+    def test_the_gil_stays_off(self, tmp_path):
+        if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+            pytest.skip("this Python has a GIL")
+        code = "import sys, module_ref; print(sys._is_gil_enabled())"
+        done = python("-W", "error", "-c", code, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
     def test_it_needs_nothing(self, metadata):
         required = metadata.get_all("Requires-Dist") or []
