@@ -131,7 +131,7 @@ fn library(root: &Path) -> Result<PathBuf, String> {
     let target = variable("TARGET");
     let manifest = MANIFEST
         .replace("{version}", &variable("CARGO_PKG_VERSION"))
-        .replace("{root}", &root.display().to_string());
+        .replace("{root}", &quoted(root));
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(folder.join("Cargo.toml"), manifest))
         .and_then(|()| fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")))
@@ -142,6 +142,11 @@ fn library(root: &Path) -> Result<PathBuf, String> {
         // What checks this package does not check that one.
         .env_remove("RUSTC_WORKSPACE_WRAPPER"))?;
     Ok(folder.join("target").join(target).join("release/liblibrary.a"))
+}
+
+/// A path inside of quotes.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace('\\', r"\\").replace('"', r#"\""#)
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
