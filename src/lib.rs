@@ -4,6 +4,9 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
+#[cfg(all(feature = "std", not(any(loom, interleave))))]
+#[allow(dead_code, reason = "each user has what it needs of it")]
+mod by_address;
 mod counter;
 mod error;
 #[cfg(not(any(loom, interleave)))]
