@@ -133,7 +133,7 @@ impl<T: Content> ByAddress<T> {
     /// Retires whatever this address has; says whether there was anything.
     pub(crate) fn retire_all(&self, address: usize) -> bool {
         let all = self.chain(address).filter_map(|block| block.pin(address));
-        all.fold(false, |any, block| block.retire() || any)
+        all.filter(Pinned::retire).count() != 0
     }
 
     /// One more block of this address's chain, owned, with a pin.
