@@ -383,6 +383,58 @@ int module_ref_try_release(struct module_ref *ref);
 int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
+ * Begins (on) or ends recording who takes references: the address that the call returns to, the
+ * thread, and the time, for module_ref_holders(). It lasts across releases and reinits, until
+ * it is ended or the counter is destroyed; to begin or end it twice changes nothing.
+ *
+ * While it is on every get and put is made in the shared word, also in per-CPU mode, which
+ * module_ref_mode() goes on to report, and also by module_ref_inline.h; it takes some hundred
+ * nanoseconds more, and stays async-signal-safe. There are 1024 records; references beyond these,
+ * and those that are held when recording begins, are counted and not named. Off, it costs
+ * nothing in per-CPU mode, and one test in the shared word.
+ *
+ * References are anonymous. A put takes away the newest record of its own thread; if it has none,
+ * a reference without a record, if there is one; and else the oldest record of another thread. A
+ * refused get leaves none.
+ *
+ * After fork(2) the child has a copy of the records, with the parent's threads. A counter that
+ * is initialised in memory that was freed without module_ref_destroy() has no records, and is not
+ * recorded.
+ *
+ * @return 0; -ENOMEM if there is no memory for the records (24 KiB); -EINVAL if ref is NULL or
+ * destroyed. For a moment in which recording ends in per-CPU mode, a release or a drain
+ * that another thread begins can be told -EBUSY.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
+ */
+int module_ref_record_holders(struct module_ref *ref,
+                              bool on);
+
+/**
+ * Who holds references, as far as recorded, as text: one line for each, the one that has held it
+ * longest first, and a last one for references without a record:
+ *
+ *     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
+ *     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
+ *     2 more, taken before recording began
+ *
+ * The symbol and the object are what dladdr(3) says of where the reference was taken, now: only
+ * an address, once that object is unmapped, and "a caller that is not known" for references that
+ * were not taken through the C functions. Stale as soon as it is read, and not exact while
+ * references come and go: for people and logs. Empty while recording is off.
+ *
+ * As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
+ *
+ * @return the length of the whole text, without its NUL; -EINVAL if ref is NULL.
+ *
+ * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
+ * takes the dynamic linker's lock.
+ */
+int64_t module_ref_holders(const struct module_ref *ref,
+                           char *buf,
+                           size_t len);
+
+/**
  * Installs a misuse handler for all counters of this library; NULL installs the
  * default, which writes one line to standard error and goes on; it asks the dynamic
  * linker for the caller's name, which is not async-signal-safe. A handler that wants
@@ -812,6 +864,32 @@ int module_notifier_unregister(struct module_host *host,
 int64_t module_host_list(struct module_host *host,
                          char *buf,
                          size_t len);
+
+/**
+ * As module_ref_record_holders(), for a module. While it is on, a module_unload() that is
+ * refused because references are held, or whose time is up, says in module_last_error() who
+ * holds them. The caller has a handle or a reference.
+ *
+ * @return 0; -ENOMEM if there is no memory for the records; -EBUSY if recording is to end while
+ * the module is being unloaded; -EINVAL if mod is NULL.
+ *
+ * Thread-safe.
+ */
+int module_record_holders(struct module *mod,
+                          bool on);
+
+/**
+ * As module_ref_holders(), for a module. The host's own references stand in it as "dependency of
+ * 'name'" and "its own load". A reference that a thread of module_thread_create() runs under is
+ * that thread's, taken by its start function.
+ *
+ * @return the length of the whole text, without its NUL; -EINVAL if mod is NULL.
+ *
+ * Thread-safe.
+ */
+int64_t module_holders(struct module *mod,
+                       char *buf,
+                       size_t len);
 
 /**
  * Writes what was unloaded last, as text: "name unmapped", or "name resident: " and the

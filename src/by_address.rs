@@ -136,6 +136,11 @@ impl<T: Content> ByAddress<T> {
         all.filter(Pinned::retire).count() != 0
     }
 
+    #[cfg(test)]
+    pub(crate) fn chain_length(&self, address: usize) -> usize {
+        self.chain(address).count()
+    }
+
     /// One more block of this address's chain, owned, with a pin.
     fn grow(&self, address: usize) -> Option<&'static Block<T>> {
         let layout = Layout::new::<Block<T>>();

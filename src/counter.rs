@@ -116,9 +116,10 @@ impl Counter {
         }
         // Pairs with the Release of reinit (I5).
         let old = self.word.fetch_add(REF, Acquire);
-        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
-            return self.get_slow(old, caller);
+        if (old & CLOSED != 0 || count(old) >= PINNED_FROM) && !self.get_slow(old, caller) {
+            return false;
         }
+        self.note_get(caller);
         true
     }
 
@@ -153,22 +154,27 @@ impl Counter {
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
-            self.get_odd(old, caller);
+        if (old & CLOSED != 0 || count(old) >= PINNED_FROM) && !self.get_odd(old, caller) {
+            return;
         }
+        self.note_get(caller);
     }
 
-    /// A get while draining, on a dead counter, or in the outermost zone.
+    /// A get while draining, on a dead counter, or in the outermost zone; false if it is
+    /// refused.
     #[cold]
-    fn get_odd(&self, old: u64, caller: Caller) {
+    fn get_odd(&self, old: u64, caller: Caller) -> bool {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
             // SAFETY: what goes back is what we have just added.
             unsafe { self.give_back(caller) };
             misuse::report(Misuse::StaleGet, self, caller);
-        } else if count(old) >= PINNED_FROM {
+            return false;
+        }
+        if count(old) >= PINNED_FROM {
             self.pin();
             misuse::report(Misuse::Overflow, self, caller);
         }
+        true
     }
 
     /// Gives a reference back. Wait-free but for misuse.
@@ -188,6 +194,20 @@ impl Counter {
             return;
         }
         // SAFETY: the caller's promise.
+        unsafe { self.put_in_word(caller) };
+    }
+
+    /// [`put`](Self::put) where the slots are not to be used.
+    ///
+    /// # Safety
+    ///
+    /// As for [`put`](Self::put).
+    #[inline]
+    #[doc(hidden)]
+    pub unsafe fn put_in_word(&self, caller: Caller) {
+        // Before the reference is gone, and with it, perhaps, the counter (I6).
+        self.note_put(caller);
+        // SAFETY: the caller's promise.
         unsafe { self.give_back(caller) };
     }
 
@@ -197,8 +217,7 @@ impl Counter {
     ///
     /// As for [`put`](Self::put).
     #[inline]
-    #[doc(hidden)]
-    pub unsafe fn give_back(&self, caller: Caller) {
+    pub(crate) unsafe fn give_back(&self, caller: Caller) {
         let address = sync::address(&self.word);
         // Pairs with the Acquire of whoever finds the counter released (I5).
         let new = self.word.fetch_sub(REF, Release).wrapping_sub(REF);

@@ -4,13 +4,17 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
-#[cfg(all(feature = "std", not(any(loom, interleave))))]
-#[allow(dead_code, reason = "each user has what it needs of it")]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod by_address;
 mod counter;
 mod error;
 #[cfg(not(any(loom, interleave)))]
 mod guard;
+#[cfg_attr(
+    not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),
+    path = "holders/absent.rs"
+)]
+mod holders;
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub mod host;
 mod lifecycle;
@@ -28,6 +32,8 @@ pub use counter::Counter;
 pub use error::{DrainError, InitError, ReleaseError};
 #[cfg(not(any(loom, interleave)))]
 pub use guard::{Guard, Held, ModuleRef, Released};
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub use holders::Holder;
 
 /// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
 pub const MODULE_REF_BASE: u64 = word::BASE;

@@ -137,6 +137,7 @@ impl Counter {
     /// The caller is the winner of the release: nobody else takes away what the
     /// counter stands for.
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
+        self.forget_holders();
         if !self.slots.exist() {
             // Release pairs with the Acquire of try_get (I5).
             return self.leave_released(BASE, 0, Release);
@@ -145,8 +146,7 @@ impl Counter {
         // last (I1), with a Release that pairs with the Acquire of the next claim. The first
         // Release is for gets through the word.
         self.leave_released(PERCPU, -self.slots.sum(), Release)?;
-        self.slots.turn_on();
-        self.word.fetch_or(BASE, Release);
+        self.open();
         Ok(())
     }
 
@@ -167,6 +167,7 @@ impl Counter {
                 // Relaxed: nobody takes anything over. It fails only on a counter that
                 // another thread makes live again, against the rule for destroy.
                 if self.leave_released(DESTROYED, 0, Relaxed).is_ok() {
+                    self.drop_records();
                     self.slots.free();
                 }
             }
@@ -179,6 +180,7 @@ impl Counter {
     /// that were forgotten: then somebody may yet put, and the slots are leaked with them.
     #[cfg(not(any(loom, interleave)))]
     pub(crate) fn give_up_slots(&mut self) {
+        self.drop_records();
         // Relaxed: we are alone.
         let word = self.word.load(Relaxed);
         if count(self.total(word)) == 0 {

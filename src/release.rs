@@ -14,7 +14,8 @@
 //! 5. Now the word is all there is, and the rest is the shared-word protocol.
 //! 6. The way back is the reverse, in reverse order: the sum out of the word and `PERCPU`
 //!    in, in the one step that also decides; the slots on; and `BASE` last. Before that
-//!    nobody else can begin an attempt, and find one that is half undone.
+//!    nobody else can begin an attempt, and find one that is half undone. While holders are
+//!    recorded the slots stay off (P4), and the last step is one to look again (P5).
 
 use crate::counter::{Counter, held};
 use crate::error::{DrainError, ReleaseError};
@@ -115,11 +116,53 @@ impl Counter {
 
     /// Gives the attempt up after it could not fold: everything as before.
     fn abandon(&self) {
-        self.slots.turn_on();
-        // Only the flags of this attempt, and `BASE` last (I1), with a Release that pairs
-        // with the Acquire of the next claim. Relaxed for the others: BASE comes after.
+        // Only the flags of this attempt. Relaxed: `BASE` comes after.
         self.word.fetch_and(!(CLOSED | DRAINING), Relaxed);
-        self.word.fetch_or(BASE, Release);
+        self.open();
+    }
+
+    /// The end of the way back, for the owner of a counter with slots: they are on, unless
+    /// holders are recorded, and the counter is live.
+    pub(crate) fn open(&self) {
+        loop {
+            self.slots.turn_on();
+            // Last (I1). Release pairs with the Acquire of the next claim, and Acquire with the
+            // Release of `own_to_open` (P5).
+            self.word.fetch_or(BASE, AcqRel);
+            if !self.own_to_open() {
+                return;
+            }
+        }
+    }
+
+    /// Owns an attempt, only to turn the slots on, if they should be and nobody else owns one.
+    fn own_to_open(&self) -> bool {
+        // An `and` without a look before it: its place in the order of the word's changes is
+        // what counts (P5). Release pairs with the Acquire of an owner that gives `BASE` back
+        // after this, Acquire with the Release of one that did before.
+        self.slots.lie_idle() && self.word.fetch_and(!BASE, AcqRel) & BASE != 0
+    }
+
+    /// From here on every get and put goes to the word and is recorded, also across releases
+    /// and reinits; to the mode of the counter that makes no difference.
+    #[cfg_attr(
+        not(all(feature = "std", target_os = "linux")),
+        allow(dead_code, reason = "nobody records there")
+    )]
+    pub(crate) fn begin_recording(&self) {
+        self.slots.record();
+    }
+
+    /// As before `begin_recording`. For a moment it owns an attempt: others are told that
+    /// there is one.
+    #[cfg_attr(
+        not(all(feature = "std", target_os = "linux")),
+        allow(dead_code, reason = "nobody records there")
+    )]
+    pub(crate) fn end_recording(&self) {
+        if self.slots.stop_recording() && self.slots.exist() && self.own_to_open() {
+            self.open();
+        }
     }
 
     /// Releases the counter if nobody holds a reference, and leaves it as it was
@@ -173,9 +216,7 @@ impl Counter {
         // Acquire pairs with the Release of every put (I5).
         self.word.compare_exchange_weak(word, next, Acquire, Relaxed)?;
         if next != CLOSED && sum.is_some() {
-            self.slots.turn_on();
-            // Last (I1). Release pairs with the Acquire of the next claim.
-            self.word.fetch_or(BASE, Release);
+            self.open();
         }
         Ok(word == gone)
     }

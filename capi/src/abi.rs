@@ -296,7 +296,7 @@ pub(crate) unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller)
     // SAFETY: the pointer is C's to keep valid.
     let Some(counter) = (unsafe { counter(of) }) else { return };
     // SAFETY: the reference is C's to keep.
-    unsafe { counter.give_back(caller) };
+    unsafe { counter.put_in_word(caller) };
 }
 
 /// Counts the references held, without the loader's own. Stale as soon as it is read,
@@ -368,6 +368,86 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
     let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
     // SAFETY: the pointer is C's to keep valid.
     unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.drain(caller, timeout).errno())
+}
+
+/// Begins (on) or ends recording who takes references: the address that the call returns to, the
+/// thread, and the time, for module_ref_holders(). It lasts across releases and reinits, until
+/// it is ended or the counter is destroyed; to begin or end it twice changes nothing.
+///
+/// While it is on every get and put is made in the shared word, also in per-CPU mode, which
+/// module_ref_mode() goes on to report, and also by module_ref_inline.h; it takes some hundred
+/// nanoseconds more, and stays async-signal-safe. There are 1024 records; references beyond these,
+/// and those that are held when recording begins, are counted and not named. Off, it costs
+/// nothing in per-CPU mode, and one test in the shared word.
+///
+/// References are anonymous. A put takes away the newest record of its own thread; if it has none,
+/// a reference without a record, if there is one; and else the oldest record of another thread. A
+/// refused get leaves none.
+///
+/// After fork(2) the child has a copy of the records, with the parent's threads. A counter that
+/// is initialised in memory that was freed without module_ref_destroy() has no records, and is not
+/// recorded.
+///
+/// @return 0; -ENOMEM if there is no memory for the records (24 KiB); -EINVAL if ref is NULL or
+/// destroyed. For a moment in which recording ends in per-CPU mode, a release or a drain
+/// that another thread begins can be told -EBUSY.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_record_holders(r#ref: *mut module_ref, on: bool) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { counter(r#ref) }.map_or(-libc::EINVAL, |counter| counter.record_holders(on).errno())
+}
+
+/// Who holds references, as far as recorded, as text: one line for each, the one that has held it
+/// longest first, and a last one for references without a record:
+///
+///     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
+///     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
+///     2 more, taken before recording began
+///
+/// The symbol and the object are what dladdr(3) says of where the reference was taken, now: only
+/// an address, once that object is unmapped, and "a caller that is not known" for references that
+/// were not taken through the C functions. Stale as soon as it is read, and not exact while
+/// references come and go: for people and logs. Empty while recording is off.
+///
+/// As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
+///
+/// @return the length of the whole text, without its NUL; -EINVAL if ref is NULL.
+///
+/// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
+/// takes the dynamic linker's lock.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_holders(
+    r#ref: *const module_ref,
+    buf: *mut c_char,
+    len: usize,
+) -> i64 {
+    // SAFETY: the pointers are C's to keep valid.
+    unsafe {
+        let Some(counter) = counter(r#ref) else { return i64::from(-libc::EINVAL) };
+        give(&counter.holders_text(), buf, len)
+    }
+}
+
+/// Writes as much of `text` as fits, with a NUL, and returns the length of all of it.
+///
+/// # Safety
+///
+/// `buf` has `len` writable bytes, or is NULL.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn give(text: &str, buf: *mut c_char, len: usize) -> i64 {
+    if !buf.is_null() && len > 0 {
+        let n = text.len().min(len - 1);
+        // SAFETY: n + 1 bytes fit.
+        unsafe {
+            buf.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), n);
+            buf.add(n).write(0);
+        }
+    }
+    text.len() as i64
 }
 
 /// Installs a misuse handler for all counters of this library; NULL installs the

@@ -1,7 +1,7 @@
 //! The exported functions of the module host, in the order of the header. Linux with glibc.
 
-use crate::abi::{get, put_in_word, try_get_in_word};
-use crate::caller::sequence_or;
+use crate::abi::{get, give, put_in_word, try_get_in_word};
+use crate::caller::{sequence_or, with_caller};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use counter::Mode;
 use counter::host::raw::{self, Core, Shared};
@@ -220,23 +220,6 @@ fn unloaded(what: &str, name: &str, outcome: Result<Unloaded, Error>) -> c_int {
 /// `None` waits for ever.
 fn timeout(ns: i64) -> Option<Duration> {
     u64::try_from(ns).ok().map(Duration::from_nanos)
-}
-
-/// Writes as much of `text` as fits, with a NUL, and returns the length of all of it.
-///
-/// # Safety
-///
-/// `buf` has `len` writable bytes, or is NULL.
-unsafe fn give(text: &str, buf: *mut c_char, len: usize) -> i64 {
-    if !buf.is_null() && len > 0 {
-        let n = text.len().min(len - 1);
-        // SAFETY: n + 1 bytes fit.
-        unsafe {
-            buf.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), n);
-            buf.add(n).write(0);
-        }
-    }
-    text.len() as i64
 }
 
 /// Keeps a cancellation of this thread (pthread_cancel) pending for as long as it lives. A load
@@ -583,15 +566,24 @@ pub unsafe extern "C" fn module_replace(
 /// Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
 /// find_module() and try_module_get().
 #[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_find_get(
     host: *mut module_host,
     name: *const c_char,
+) -> *mut module {
+    with_caller!(find_get, host, name)
+}
+
+unsafe extern "C" fn find_get(
+    host: *mut module_host,
+    name: *const c_char,
+    caller: Caller,
 ) -> *mut module {
     // SAFETY: the pointers are C's to keep valid.
     let found = unsafe {
         borrow(host)
             .filter(|_| !name.is_null())
-            .and_then(|host| host.find_get(CStr::from_ptr(name).to_str().ok()?))
+            .and_then(|host| host.find_get_by(CStr::from_ptr(name).to_str().ok()?, caller))
     };
     found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
 }
@@ -736,14 +728,23 @@ pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char
 /// Memory ordering: as module_try_get(). Thread-safe. Not async-signal-safe. Linux:
 /// symbol_get().
 #[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_symbol_get(
     host: *mut module_host,
     symbol: *const c_char,
 ) -> *mut c_void {
+    with_caller!(symbol_get, host, symbol)
+}
+
+unsafe extern "C" fn symbol_get(
+    host: *mut module_host,
+    symbol: *const c_char,
+    caller: Caller,
+) -> *mut c_void {
     // SAFETY: the pointers are C's to keep valid.
     unsafe {
         match (borrow(host), text("module_symbol_get", "symbol", symbol)) {
-            (Some(host), Ok(symbol)) => host.symbol_get(symbol),
+            (Some(host), Ok(symbol)) => host.symbol_get_by(symbol, caller),
             _ => None,
         }
     }
@@ -944,6 +945,41 @@ pub unsafe extern "C" fn module_host_list(
         match borrow(host) {
             Some(host) => give(&host.list(), buf, len),
             None => invalid("module_host_list", "host is NULL").into(),
+        }
+    }
+}
+
+/// As module_ref_record_holders(), for a module. While it is on, a module_unload() that is
+/// refused because references are held, or whose time is up, says in module_last_error() who
+/// holds them. The caller has a handle or a reference.
+///
+/// @return 0; -ENOMEM if there is no memory for the records; -EBUSY if recording is to end while
+/// the module is being unloaded; -EINVAL if mod is NULL.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(module) = (unsafe { handle(r#mod) }) else {
+        return invalid("module_record_holders", "mod is NULL");
+    };
+    module.record_holders(on).map_or_else(|error| fail(&error), |()| 0)
+}
+
+/// As module_ref_holders(), for a module. The host's own references stand in it as "dependency of
+/// 'name'" and "its own load". A reference that a thread of module_thread_create() runs under is
+/// that thread's, taken by its start function.
+///
+/// @return the length of the whole text, without its NUL; -EINVAL if mod is NULL.
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_holders(r#mod: *mut module, buf: *mut c_char, len: usize) -> i64 {
+    // SAFETY: the pointers are C's to keep valid.
+    unsafe {
+        match handle(r#mod) {
+            Some(module) => give(&module.holders_text(), buf, len),
+            None => invalid("module_holders", "mod is NULL").into(),
         }
     }
 }

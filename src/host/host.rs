@@ -358,11 +358,17 @@ impl Host {
     ///
     /// Linux: `find_module` and `try_module_get`.
     pub fn find_get(&self, name: &str) -> Option<Reference> {
+        self.find_get_by(name, Caller::UNKNOWN)
+    }
+
+    /// The same for those who know who calls.
+    #[doc(hidden)]
+    pub fn find_get_by(&self, name: &str, caller: Caller) -> Option<Reference> {
         let mut table = self.shared.table();
         loop {
             let core = table.visible(name)?;
             // H1 begins here: while the snapshot is held, so is the record.
-            if core.counter.try_get(Caller::UNKNOWN) {
+            if core.counter.try_get(caller) {
                 // SAFETY: the reference was taken just now.
                 return Some(unsafe { Reference::adopt(core) });
             }
@@ -448,9 +454,15 @@ impl Host {
     ///
     /// Linux: `symbol_get`. Modules whose init function has not returned are passed over.
     pub fn symbol_get(&self, symbol: &str) -> Option<*mut c_void> {
+        self.symbol_get_by(symbol, Caller::UNKNOWN)
+    }
+
+    /// The same for those who know who calls.
+    #[doc(hidden)]
+    pub fn symbol_get_by(&self, symbol: &str, caller: Caller) -> Option<*mut c_void> {
         let mut modules = self.modules();
         while let Some(Module(core)) = modules.pop() {
-            if core.state() != State::Live || !core.counter.try_get(Caller::UNKNOWN) {
+            if core.state() != State::Live || !core.counter.try_get(caller) {
                 continue;
             }
             // SAFETY: we hold it.
@@ -460,7 +472,7 @@ impl Host {
                 self.shared.lock().symbols.push(given);
                 return Some(address);
             }
-            core.put();
+            core.put_by(caller);
         }
         None
     }
@@ -491,7 +503,7 @@ impl Host {
             let why = format!("symbol {what} was not given out by symbol_get, or was given back");
             return Err(Error::new(libc::EINVAL, why));
         };
-        given.core.put();
+        given.core.put_by(Caller::UNKNOWN);
         Ok(())
     }
 

@@ -132,7 +132,7 @@ impl Core {
             loaded: OnceLock::new(),
             links: Mutex::default(),
         };
-        assert!(core.counter.try_get(Caller::UNKNOWN), "a new counter is live");
+        assert!(core.counter.try_get(Caller::HOST), "a new counter is live");
         Ok(Arc::new(core))
     }
 
@@ -183,7 +183,13 @@ impl Core {
     /// Gives back a reference of the host's own.
     pub(super) fn put(&self) {
         // SAFETY: the host has it.
-        unsafe { self.counter.put(Caller::UNKNOWN) };
+        unsafe { self.counter.put(Caller::HOST) };
+    }
+
+    /// Gives back a reference that was taken in somebody's name.
+    pub(super) fn put_by(&self, caller: Caller) {
+        // SAFETY: the host keeps it for whoever that was.
+        unsafe { self.counter.put(caller) };
     }
 
     /// References held, for sentences.
@@ -273,7 +279,11 @@ impl Module {
     ///
     /// Linux: `try_module_get`.
     pub fn try_get(&self) -> Option<Reference> {
-        self.0.counter.try_get(Caller::UNKNOWN).then(|| Reference { core: NonNull::from(&*self.0) })
+        self.try_get_by(Caller::UNKNOWN)
+    }
+
+    pub(super) fn try_get_by(&self, caller: Caller) -> Option<Reference> {
+        self.0.counter.try_get(caller).then(|| Reference { core: NonNull::from(&*self.0) })
     }
 
     /// The name it is known by in its host.
@@ -389,6 +399,11 @@ impl Reference {
     fn core(&self) -> &Core {
         // SAFETY: H1.
         unsafe { self.core.as_ref() }
+    }
+
+    /// The thread that has been given a reference of the host's takes it in its own name.
+    pub(super) fn take_over(&self, caller: Caller) {
+        self.core().counter.take_over(caller);
     }
 
     pub(super) fn core_ptr(&self) -> *const Core {

@@ -9,6 +9,7 @@
 
 use super::error::Error;
 use super::module::{Core, Module, Reference};
+use crate::misuse::Caller;
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::OnceLock;
@@ -108,6 +109,7 @@ extern "C-unwind" fn begin(beginning: *mut c_void) -> *mut c_void {
         // SAFETY: the box that `create` has made for this thread.
         let Beginning { module, start, argument } =
             *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
+        module.take_over(Caller(start as *const c_void));
         match this_thread() {
             Ok(at_exit) => {
                 at_exit.started_for = module.core_ptr();
@@ -143,7 +145,8 @@ pub unsafe fn create(
         Error::new(errno, format!("no thread of module '{}' was started: {why}", module.name()))
     };
     key().map_err(failed)?;
-    let Some(reference) = module.try_get() else {
+    // Not this thread's: the new one takes it over.
+    let Some(reference) = module.try_get_by(Caller::HOST) else {
         return Err(Error::new(
             libc::ENODEV,
             format!("no thread of module '{}' was started: it is being unloaded", module.name()),

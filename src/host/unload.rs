@@ -235,7 +235,11 @@ impl Shared {
                 .shut(Caller::UNKNOWN)
                 .map(Claimed::Held)
                 .map_err(|error| barrier(name, errno_of(error))),
-            Err((errno, Some(held))) => Err(in_use(name, errno, held)),
+            Err((errno, Some(held))) => {
+                core.set_state(State::Live);
+                drop(inner);
+                return Err(in_use(&core, errno, held));
+            }
             Err((errno, None)) => Err(barrier(name, errno)),
         };
         // As it was, or on its way out; nobody but us moves a module that is live.
@@ -390,19 +394,19 @@ fn errno_of(error: DrainError) -> i32 {
 }
 
 /// `EWOULDBLOCK` of a look, or `ETIMEDOUT` of a drain.
-fn in_use(name: &str, errno: i32, held: u64) -> Error {
+fn in_use(core: &Core, errno: i32, held: u64) -> Error {
+    let (name, held) = (core.name(), references(held));
+    let (by, hint) = core.held_by();
     let why = if errno == libc::ETIMEDOUT {
         format!(
-            "module '{name}' is still in use: {} when the time was up; it is live again, so try a \
-             longer timeout",
-            references(held)
+            "module '{name}' is still in use: {held} when the time was up{by}; it is live again, so \
+             try a longer timeout{hint}"
         )
     } else {
         // None, if it was a surplus put that stood in the way; that is mended by now.
         format!(
-            "module '{name}' is in use: {}; unload it with a timeout to drain them, or see the \
-             list of modules",
-            references(held)
+            "module '{name}' is in use: {held}{by}; unload it with a timeout to drain them, or see \
+             the list of modules{hint}"
         )
     };
     Error::new(errno, why)

@@ -71,6 +71,12 @@ enum Step {
     Free {
         cell: usize,
     },
+    /// Sets these bits, unless that one is set.
+    OrUnless {
+        cell: usize,
+        bits: u64,
+        unless: u64,
+    },
     /// A restartable sequence begins, with a look at its tag.
     Begin {
         tag: usize,
@@ -131,6 +137,7 @@ impl Memory {
             | Step::Add { cell, .. }
             | Step::And { cell, .. }
             | Step::Or { cell, .. }
+            | Step::OrUnless { cell, .. }
             | Step::Exchange { cell, .. }
             | Step::Store { cell, .. }
             | Step::Wait { cell, .. }
@@ -146,6 +153,9 @@ impl Memory {
             Step::Add { cell, n } => self.change(cell, |v| v.wrapping_add(n)),
             Step::And { cell, bits } => self.change(cell, |v| v & bits),
             Step::Or { cell, bits } => self.change(cell, |v| v | bits),
+            Step::OrUnless { cell, bits, unless } => {
+                self.change(cell, |v| if v & unless == 0 { v | bits } else { v })
+            }
             Step::Exchange { cell, current, new } => {
                 self.change(cell, |v| if v == current { new } else { v })
             }
@@ -299,6 +309,10 @@ pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
     true
 }
 
+/// Bits of the tag, as in the real thing.
+const ON: u64 = 1;
+const RECORDED: u64 = 1 << 2;
+
 /// The slots of two CPUs, and a tag. Gets run on one CPU and puts on the other: every
 /// thread migrates between them. (Which slot it is does not matter to the sum.) A sequence
 /// may be aborted at any time, for no reason that the model knows.
@@ -315,7 +329,7 @@ impl Slots {
 
     pub(crate) fn new(barrier_may_fail: bool) -> Self {
         let cpus = vec![new_cell(0, false), new_cell(0, false)];
-        Self { tag: new_cell(1, false), cpus, barrier_may_fail }
+        Self { tag: new_cell(ON, false), cpus, barrier_may_fail }
     }
 
     pub(crate) fn add<const DELTA: i64>(&self) -> bool {
@@ -323,7 +337,7 @@ impl Slots {
             return false;
         }
         let slot = self.cpus[usize::from(DELTA < 0)];
-        perform(Step::Begin { tag: self.tag }) != 0
+        perform(Step::Begin { tag: self.tag }) & ON != 0
             && perform(Step::End { slot, n: DELTA as u64 }) == COMMITTED
     }
 
@@ -332,15 +346,38 @@ impl Slots {
     }
 
     pub(crate) fn are_on(&self) -> bool {
-        perform(Step::Load { cell: self.tag }) != 0
+        perform(Step::Load { cell: self.tag }) & ON != 0
+    }
+
+    pub(crate) fn are_recorded(&self) -> bool {
+        perform(Step::Load { cell: self.tag }) & RECORDED != 0
     }
 
     pub(crate) fn turn_off(&self) {
-        perform(Step::Store { cell: self.tag, new: 0 });
+        perform(Step::And { cell: self.tag, bits: !ON });
     }
 
     pub(crate) fn turn_on(&self) {
-        perform(Step::Store { cell: self.tag, new: 1 });
+        perform(Step::OrUnless { cell: self.tag, bits: ON, unless: RECORDED });
+    }
+
+    pub(crate) fn lie_idle(&self) -> bool {
+        perform(Step::Load { cell: self.tag }) == 0
+    }
+
+    pub(crate) fn record(&self) {
+        let mut seen = perform(Step::Load { cell: self.tag });
+        loop {
+            let new = (seen & !ON) | RECORDED;
+            match perform(Step::Exchange { cell: self.tag, current: seen, new }) {
+                old if old == seen => return,
+                now => seen = now,
+            }
+        }
+    }
+
+    pub(crate) fn stop_recording(&self) -> bool {
+        perform(Step::And { cell: self.tag, bits: !RECORDED }) & RECORDED != 0
     }
 
     pub(crate) fn barrier(&self) -> Result<(), i32> {

@@ -191,7 +191,7 @@ impl Slots {
     pub(crate) fn new(barrier_fails: bool) -> Self {
         let cpu = || (Mutex::new(()), AtomicU64::new(0));
         Self {
-            tag: AtomicU64::new(1),
+            tag: AtomicU64::new(ON),
             cpus: vec![cpu(), cpu()],
             memory: UnsafeCell::new(()),
             barrier_fails: AtomicBool::new(barrier_fails),
@@ -205,14 +205,14 @@ impl Slots {
         let (cpu, slot) = &self.cpus[usize::from(DELTA < 0)];
         let _sequence = cpu.lock().unwrap();
         if RMW.get() {
-            let on = self.tag.fetch_add(0, Ordering::AcqRel) != 0;
+            let on = self.tag.fetch_add(0, Ordering::AcqRel) & ON != 0;
             if on {
                 self.memory.with(|_| ());
                 slot.fetch_add(DELTA as u64, Ordering::AcqRel);
             }
             return on;
         }
-        let on = self.tag.load(TAG_IN_SEQUENCE) != 0;
+        let on = self.tag.load(TAG_IN_SEQUENCE) & ON != 0;
         if on {
             self.memory.with(|_| ());
             // Plain: nobody else writes this slot.
@@ -227,23 +227,39 @@ impl Slots {
     }
 
     pub(crate) fn are_on(&self) -> bool {
-        self.tag.load(Ordering::Relaxed) != 0
+        self.tag.load(Ordering::Relaxed) & ON != 0
+    }
+
+    pub(crate) fn are_recorded(&self) -> bool {
+        self.tag.load(Ordering::Relaxed) & RECORDED != 0
     }
 
     pub(crate) fn turn_off(&self) {
-        self.set_tag(0, Ordering::Relaxed);
+        self.tag.fetch_and(!ON, strengthen(Ordering::Relaxed));
     }
 
     pub(crate) fn turn_on(&self) {
-        self.set_tag(1, Ordering::Release);
+        let on = |tag| (tag & RECORDED == 0).then_some(tag | ON);
+        self.change_tag(Ordering::Release, on);
     }
 
-    fn set_tag(&self, on: u64, order: Ordering) {
+    pub(crate) fn lie_idle(&self) -> bool {
         if RMW.get() {
-            self.tag.swap(on, Ordering::AcqRel);
-        } else {
-            self.tag.store(on, order);
+            return self.tag.fetch_add(0, Ordering::AcqRel) == 0;
         }
+        self.tag.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn record(&self) {
+        self.change_tag(Ordering::Relaxed, |tag| Some((tag & !ON) | RECORDED));
+    }
+
+    pub(crate) fn stop_recording(&self) -> bool {
+        self.tag.fetch_and(!RECORDED, strengthen(Ordering::Relaxed)) & RECORDED != 0
+    }
+
+    fn change_tag(&self, order: Ordering, change: impl FnMut(u64) -> Option<u64>) {
+        let _ = self.tag.fetch_update(strengthen(order), Ordering::Relaxed, change);
     }
 
     pub(crate) fn barrier(&self) -> Result<(), i32> {
@@ -266,6 +282,10 @@ impl Slots {
         self.memory.with_mut(|_| ());
     }
 }
+
+/// Bits of the tag, as in the real thing.
+const ON: u64 = 1;
+const RECORDED: u64 = 1 << 2;
 
 /// The order of the look at the tag in a sequence: pairs with the Release of `turn_on`.
 const TAG_IN_SEQUENCE: Ordering = Ordering::Acquire;

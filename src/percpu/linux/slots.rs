@@ -13,8 +13,12 @@ const ON: usize = 1;
 /// The word is a pointer to slots, whether they are in use or not.
 const SLOTTED: usize = 1 << 1;
 
-/// Both; slots are 8-aligned, so these bits of a pointer are free.
-const TAGS: usize = ON | SLOTTED;
+/// Holders are recorded, so that every get and put has to come by: `ON` is clear. With slots or
+/// without.
+const RECORDED: usize = 1 << 2;
+
+/// All of them; slots are 8-aligned, so these bits of a pointer are free, and of a stamp.
+const TAGS: usize = ON | SLOTTED | RECORDED;
 
 /// From the slot of one CPU to that of the next: 64 KiB, a whole number of pages on
 /// every system, so that each CPU's slots are in pages of their own.
@@ -52,10 +56,10 @@ impl Slots {
         barrier::available()
     }
 
-    /// The plain word, for those who compare stamps.
+    /// The word as it began, for those who compare stamps.
     pub(crate) fn stamp(&self) -> usize {
         // Relaxed: only whoever initialises the counter asks.
-        self.0.load(Relaxed)
+        self.0.load(Relaxed) & !RECORDED
     }
 
     /// Whether this word, which may be anything, leads to slots that somebody has.
@@ -95,11 +99,41 @@ impl Slots {
         Ok(())
     }
 
-    /// Every CPU may use its slot again.
+    /// Every CPU may use its slot again, unless holders are recorded.
     pub(crate) fn turn_on(&self) {
+        let on = |word| (word & RECORDED == 0).then_some(word | ON);
         // Release pairs with the load of the tag in the sequence: who sees it sees what
-        // was published before.
-        self.0.fetch_or(ON, Release);
+        // was published before. Relaxed: the exchange decides.
+        let _ = self.0.fetch_update(Release, Relaxed, on);
+    }
+
+    /// Whether they are off although nobody records holders: somebody owns an attempt, or has
+    /// left them to be turned on.
+    pub(crate) fn lie_idle(&self) -> bool {
+        // Relaxed: a step on the counter's word comes before it (P5).
+        self.0.load(Relaxed) & TAGS == SLOTTED
+    }
+
+    /// Whether gets and puts are to be recorded.
+    #[inline(always)]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nobody records there"))]
+    pub(crate) fn are_recorded(&self) -> bool {
+        // Relaxed: whoever comes too early or too late has no record, or looks for one in vain.
+        self.0.load(Relaxed) & RECORDED != 0
+    }
+
+    /// From here on gets and puts go to the word, and are recorded.
+    pub(crate) fn record(&self) {
+        let recorded = |word| Some((word & !ON) | RECORDED);
+        // Relaxed: to clear the tag publishes nothing (P4), and records are found by themselves.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, recorded);
+    }
+
+    /// Ends that; says whether there was anything to end. The slots stay off: see
+    /// `Counter::open`.
+    pub(crate) fn stop_recording(&self) -> bool {
+        // Relaxed: the step on the counter's word that follows orders it.
+        self.0.fetch_and(!RECORDED, Relaxed) & RECORDED != 0
     }
 
     fn first(&self) -> Option<NonNull<AtomicI64>> {
