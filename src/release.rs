@@ -116,22 +116,30 @@ impl Counter {
 
     /// Gives the attempt up after it could not fold: everything as before.
     fn abandon(&self) {
+        self.slots.turn_on();
         // Only the flags of this attempt. Relaxed: `BASE` comes after.
         self.word.fetch_and(!(CLOSED | DRAINING), Relaxed);
-        self.open();
+        self.give_base_back();
     }
 
     /// The end of the way back, for the owner of a counter with slots: they are on, unless
     /// holders are recorded, and the counter is live.
     pub(crate) fn open(&self) {
+        self.slots.turn_on();
+        self.give_base_back();
+    }
+
+    /// The last step of every way back, and a look whether it has come in between the beginning
+    /// of recording and its end.
+    fn give_base_back(&self) {
         loop {
-            self.slots.turn_on();
             // Last (I1). Release pairs with the Acquire of the next claim, and Acquire with the
             // Release of `own_to_open` (P5).
             self.word.fetch_or(BASE, AcqRel);
             if !self.own_to_open() {
                 return;
             }
+            self.slots.turn_on();
         }
     }
 
