@@ -17,6 +17,7 @@ True
 from ._library import Function, HeldLibrary
 from ._native import (
     Hold,
+    Holder,
     Host,
     LastUnloaded,
     MisuseError,
@@ -30,6 +31,7 @@ from ._native import (
 __all__ = [
     "Function",
     "Hold",
+    "Holder",
     "Host",
     "LastUnloaded",
     "HeldLibrary",
