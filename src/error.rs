@@ -80,6 +80,31 @@ const DESTROYED_TEXT: &str = "the counter has been destroyed; initialise it befo
 const BARRIER: &str = "membarrier was refused, without which a per-CPU counter cannot be released; \
                        let the sandbox allow it";
 
+#[cfg(feature = "std")]
+impl ReleaseError {
+    /// Its errno value.
+    pub(crate) fn errno(self) -> i32 {
+        match self {
+            Self::InUse { .. } => libc::EWOULDBLOCK,
+            other => DrainError::from(other).errno(),
+        }
+    }
+}
+
+#[cfg(feature = "std")]
+impl DrainError {
+    /// Its errno value.
+    pub(crate) fn errno(self) -> i32 {
+        match self {
+            Self::TimedOut { .. } => libc::ETIMEDOUT,
+            Self::Busy => libc::EBUSY,
+            Self::AlreadyReleased => libc::EALREADY,
+            Self::Destroyed => libc::EINVAL,
+            Self::Barrier { errno } => errno,
+        }
+    }
+}
+
 /// "1 reference is held", "2 references are held".
 fn held_text(f: &mut fmt::Formatter<'_>, held: u64) -> fmt::Result {
     let (s, be) = if held == 1 { ("", "is") } else { ("s", "are") };

@@ -23,6 +23,7 @@ pub mod misuse;
 mod percpu;
 mod release;
 mod sync;
+pub mod trace;
 mod word;
 
 #[cfg(all(test, any(loom, interleave)))]

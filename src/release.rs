@@ -23,6 +23,7 @@ use crate::misuse::{self, Caller, Misuse};
 #[cfg(any(feature = "std", loom, interleave))]
 use crate::sync;
 use crate::sync::Word;
+use crate::trace;
 use crate::word::{BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus};
 use core::mem;
 use core::sync::atomic::Ordering::*;
@@ -179,6 +180,12 @@ impl Counter {
     /// After success everything that holders did happens before what follows
     /// (`Acquire`). Linux: `try_release_module_ref`.
     pub fn try_release(&self, caller: Caller) -> Result<(), ReleaseError> {
+        let outcome = self.attempt(caller);
+        trace::release(self, &outcome);
+        outcome
+    }
+
+    fn attempt(&self, caller: Caller) -> Result<(), ReleaseError> {
         if self.slots.exist() {
             // The peek. Relaxed: it decides nothing that needs an order.
             let word = self.word.load(Relaxed);
@@ -272,17 +279,22 @@ impl Counter {
         folded: Folded,
         mut wait: impl FnMut(&Word, u64) -> bool,
     ) -> bool {
-        loop {
+        let mut waited = trace::Waited::default();
+        let released = loop {
             if self.try_finish(folded) {
-                return true;
+                break true;
             }
             // Relaxed: a look, which decides nothing.
             let word = self.word.load(Relaxed);
+            waited.begin();
             if count(word) >= PINNED_FROM || !wait(&self.word, word) {
                 // Zero still wins.
-                return self.try_finish(folded);
+                break self.try_finish(folded);
             }
-        }
+        };
+        let timed_out = || DrainError::TimedOut { held: self.count().max(0) as u64 };
+        trace::drain(self, &released.then_some(()).ok_or_else(timed_out), waited);
+        released
     }
 
     /// Shuts the door, then waits for the last reference to be put. `wait` is
@@ -291,6 +303,20 @@ impl Counter {
     /// live again, unless the last reference has just gone: zero still wins. A
     /// pinned count is not waited for, because it can never reach zero.
     pub(crate) fn drain_by(
+        &self,
+        caller: Caller,
+        mut wait: impl FnMut(&Word, u64) -> bool,
+    ) -> Result<(), DrainError> {
+        let mut waited = trace::Waited::default();
+        let outcome = self.shut_and_finish(caller, |word, seen| {
+            waited.begin();
+            wait(word, seen)
+        });
+        trace::drain(self, &outcome, waited);
+        outcome
+    }
+
+    fn shut_and_finish(
         &self,
         caller: Caller,
         mut wait: impl FnMut(&Word, u64) -> bool,

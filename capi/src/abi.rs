@@ -248,7 +248,7 @@ pub unsafe extern "C" fn module_ref_try_get(r#ref: *mut module_ref) -> bool {
     sequence_or!(try_get_in_word, r#ref, "1")
 }
 
-pub(crate) unsafe extern "C" fn try_get_in_word(of: *mut module_ref, caller: Caller) -> bool {
+unsafe extern "C" fn try_get_in_word(of: *mut module_ref, caller: Caller) -> bool {
     // SAFETY: the pointer is C's to keep valid.
     unsafe { counter(of) }.is_none_or(|counter| counter.try_get_in_word(caller))
 }
@@ -265,7 +265,7 @@ pub unsafe extern "C" fn module_ref_get(r#ref: *mut module_ref) {
     sequence_or!(get, r#ref, "1")
 }
 
-pub(crate) unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
+unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
     // SAFETY: the pointer is C's to keep valid.
     let Some(counter) = (unsafe { counter(of) }) else { return };
     // SAFETY: the reference is C's to keep.

@@ -38,11 +38,63 @@ macro_rules! with_caller {
     };
 }
 
+/// The text of a trace point of a module's get or put: one instruction that does nothing, and
+/// the note that tells tracers of it. There, rdi is the module's record, and the return address
+/// is on top of the stack. Nothing is loaded for a tracer: the arguments' places are in the
+/// note. `counter::trace` says what they mean; -1 is a count that only the slots know.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(untraced)))]
+macro_rules! trace_point {
+    ($name:literal) => {
+        concat!(
+            "70: nop\n",
+            // Kind 3: where the probe is, where the base below is, no semaphore; then provider,
+            // name and arguments. Not part of what is loaded.
+            ".pushsection .note.stapsdt, \"?\", \"note\"\n",
+            ".balign 4\n",
+            ".long 72f - 71f, 74f - 73f, 3\n",
+            "71: .asciz \"stapsdt\"\n",
+            "72: .balign 4\n",
+            "73: .quad 70b, _.stapsdt.base, 0\n",
+            ".asciz \"module_ref\"\n",
+            ".asciz \"",
+            $name,
+            "\"\n",
+            ".asciz \"-8@16(%rdi) -8@$-1 -8@0(%rsp)\"\n",
+            "74: .balign 4\n",
+            ".popsection\n",
+            // One byte, once in an object: by its address a tracer sees whether the addresses in
+            // the notes have been moved, as by prelink. R: the linker keeps it.
+            ".ifndef _.stapsdt.base\n",
+            ".pushsection .stapsdt.base, \"aGR\", \"progbits\", .stapsdt.base, comdat\n",
+            ".weak _.stapsdt.base\n",
+            ".hidden _.stapsdt.base\n",
+            "_.stapsdt.base: .space 1\n",
+            ".size _.stapsdt.base, 1\n",
+            ".popsection\n",
+            ".endif\n",
+        )
+    };
+}
+
+/// The same without, to be measured against.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", untraced))]
+macro_rules! trace_point {
+    ($name:literal) => {
+        ""
+    };
+}
+
 /// The body of a get or a put: the restartable sequence right here, and `inner(argument,
-/// caller)` if the argument is NULL or the sequence was not for it.
+/// caller)` if the argument is NULL or the sequence was not for it. A module's has a trace
+/// point, after the get or before the put. Where that has come before the sequence,
+/// `failed(argument, caller)`, which has none, goes on if the sequence fails.
 #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(tsan)))]
 macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
+        sequence_or!($inner, $argument, $delta, before "", after "", failed $inner)
+    };
+    ($inner:path, $argument:expr, $delta:literal, before $before:expr, after $after:expr,
+     failed $failed:path) => {
         core::arch::naked_asm!(
             ".cfi_startproc",
             "mov rdx, [rip + {offset}]",
@@ -51,17 +103,23 @@ macro_rules! sequence_or {
             // A look outside of the sequence, so that a counter in one word pays no more.
             "test byte ptr [rdi + 8], 1",
             "jz 8f",
-            counter::__rseq_add!("rdi + 8", "rdx", $delta, "8f"),
+            $before,
+            counter::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
+            $after,
             "mov eax, 1",
             "ret",
             "8:",
             "mov rsi, [rsp]",
             "jmp {inner}",
+            "9:",
+            "mov rsi, [rsp]",
+            "jmp {failed}",
             ".cfi_endproc",
             // Padding that aligns the section, and with it the function, to a cache line.
             ".balign 64",
             offset = sym counter::RSEQ_OFFSET,
             inner = sym $inner,
+            failed = sym $failed,
         )
     };
 }
@@ -71,12 +129,17 @@ macro_rules! sequence_or {
 #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", tsan))]
 macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
+        sequence_or!($inner, $argument, $delta, before "", after "", failed $inner)
+    };
+    ($inner:path, $argument:expr, $delta:literal, before $before:expr, after $after:expr,
+     failed $failed:path) => {
         core::arch::naked_asm!(
             ".cfi_startproc",
             "test rdi, rdi",
             "jz 8f",
             "test byte ptr [rdi + 8], 1",
             "jz 8f",
+            $before,
             "push rdi",
             ".cfi_adjust_cfa_offset 8",
             "add rdi, 8",
@@ -85,7 +148,7 @@ macro_rules! sequence_or {
             "pop rdi",
             ".cfi_adjust_cfa_offset -8",
             "mov rdx, [rip + {offset}]",
-            counter::__rseq_add!("rdi + 8", "rdx", $delta, "8f"),
+            counter::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
             "push rdi",
             ".cfi_adjust_cfa_offset 8",
             "add rdi, 8",
@@ -93,14 +156,19 @@ macro_rules! sequence_or {
             "call module_ref_tsan_after_add",
             "pop rdi",
             ".cfi_adjust_cfa_offset -8",
+            $after,
             "mov eax, 1",
             "ret",
             "8:",
             "mov rsi, [rsp]",
             "jmp {inner}",
+            "9:",
+            "mov rsi, [rsp]",
+            "jmp {failed}",
             ".cfi_endproc",
             offset = sym counter::RSEQ_OFFSET,
             inner = sym $inner,
+            failed = sym $failed,
         )
     };
 }
@@ -110,6 +178,12 @@ macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
         with_caller!($inner, $argument)
     };
+    ($inner:path, $argument:expr, $delta:literal, before $before:expr, after $after:expr,
+     failed $failed:path) => {
+        with_caller!($inner, $argument)
+    };
 }
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+pub(crate) use trace_point;
 pub(crate) use {sequence_or, with_caller};

@@ -1,7 +1,7 @@
 //! The exported functions of the module host, in the order of the header. Linux with glibc.
 
-use crate::abi::{get, give, put_in_word, try_get_in_word};
-use crate::caller::{sequence_or, with_caller};
+use crate::abi::{give, put_in_word};
+use crate::caller::{sequence_or, trace_point, with_caller};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use counter::Mode;
 use counter::host::raw::{self, Core, Shared};
@@ -96,6 +96,7 @@ type Start = Option<unsafe extern "C" fn(*mut c_void) -> *mut c_void>;
 
 const _: () = {
     assert!(MODULE_NAME_LEN == counter::host::NAME_LEN);
+    assert!(raw::NAME_AT == 16, "the trace points of get and put have it as a number");
     assert!(module_state::MODULE_STATE_LIVE as u32 == State::Live as u32);
     assert!(module_state::MODULE_STATE_COMING as u32 == State::Coming as u32);
     assert!(module_state::MODULE_STATE_GOING as u32 == State::Going as u32);
@@ -598,12 +599,13 @@ unsafe extern "C" fn find_get(
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_try_get(r#mod: *mut module) -> bool {
-    sequence_or!(try_get_of_record, r#mod, "1")
+    sequence_or!(try_get_in_word, r#mod, "1", before "", after trace_point!("module_get"),
+        failed try_get_in_word)
 }
 
-unsafe extern "C" fn try_get_of_record(of: *mut module, caller: Caller) -> bool {
-    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
-    unsafe { try_get_in_word(record(of).cast_mut().cast(), caller) }
+unsafe extern "C" fn try_get_in_word(of: *mut module, caller: Caller) -> bool {
+    // SAFETY: the pointer is C's to keep valid.
+    unsafe { core(of) }.is_none_or(|core| core.try_get_in_word(caller))
 }
 
 /// Takes one more reference. The caller holds one already. NULL is ignored.
@@ -613,12 +615,14 @@ unsafe extern "C" fn try_get_of_record(of: *mut module, caller: Caller) -> bool 
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_get(r#mod: *mut module) {
-    sequence_or!(get_of_record, r#mod, "1")
+    sequence_or!(get, r#mod, "1", before "", after trace_point!("module_get"), failed get)
 }
 
-unsafe extern "C" fn get_of_record(of: *mut module, caller: Caller) {
-    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
-    unsafe { get(record(of).cast_mut().cast(), caller) }
+unsafe extern "C" fn get(of: *mut module, caller: Caller) {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(core) = (unsafe { core(of) }) else { return };
+    // SAFETY: the reference is C's to keep.
+    unsafe { core.get(caller) };
 }
 
 /// Gives a reference back, from whichever thread; not from the module's own code if it is the
@@ -630,12 +634,20 @@ unsafe extern "C" fn get_of_record(of: *mut module, caller: Caller) {
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
 pub unsafe extern "C" fn module_put(r#mod: *mut module) {
-    sequence_or!(put_of_record, r#mod, "-1")
+    sequence_or!(put, r#mod, "-1", before trace_point!("module_put"), after "", failed put_told)
 }
 
-unsafe extern "C" fn put_of_record(of: *mut module, caller: Caller) {
-    // SAFETY: a record begins with its counter. The pointer is C's to keep valid.
-    unsafe { put_in_word(record(of).cast_mut().cast(), caller) }
+unsafe extern "C" fn put(of: *mut module, caller: Caller) {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(core) = (unsafe { core(of) }) else { return };
+    // SAFETY: the reference is C's to keep.
+    unsafe { core.put_in_word(caller) };
+}
+
+/// A put whose trace point has been passed. It was for a record, which begins with its counter.
+unsafe extern "C" fn put_told(of: *mut module, caller: Caller) {
+    // SAFETY: the pointer and the reference are C's to keep.
+    unsafe { put_in_word(of.cast(), caller) }
 }
 
 /// Ends the calling thread as pthread_exit(3) does, and gives back a reference it holds when no

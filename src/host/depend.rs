@@ -121,7 +121,7 @@ impl Shared {
                 )
             },
         )?);
-        if !provider.counter.try_get(Caller::HOST) {
+        if !provider.try_get(Caller::HOST) {
             return Err(going(user, &provider));
         }
         held.0.push(provider);
@@ -170,7 +170,7 @@ impl Shared {
                     })
                 };
                 let Some(loaded) = other.loaded().filter(names) else { continue };
-                let Some(_kept) = other.counter.try_get(Caller::HOST).then(|| Kept(other)) else {
+                let Some(_kept) = other.try_get(Caller::HOST).then(|| Kept(other)) else {
                     continue;
                 };
                 // SAFETY: we hold it.
@@ -203,7 +203,7 @@ impl Shared {
             ));
         }
         // One that is being replaced is GOING before its door is shut.
-        if provider.state() == State::Going || !provider.counter.try_get(Caller::HOST) {
+        if provider.state() == State::Going || !provider.try_get(Caller::HOST) {
             return Err(going(user, provider));
         }
         user.links().uses.push(provider.clone());

@@ -368,7 +368,7 @@ impl Host {
         loop {
             let core = table.visible(name)?;
             // H1 begins here: while the snapshot is held, so is the record.
-            if core.counter.try_get(caller) {
+            if core.try_get(caller) {
                 // SAFETY: the reference was taken just now.
                 return Some(unsafe { Reference::adopt(core) });
             }
@@ -462,7 +462,7 @@ impl Host {
     pub fn symbol_get_by(&self, symbol: &str, caller: Caller) -> Option<*mut c_void> {
         let mut modules = self.modules();
         while let Some(Module(core)) = modules.pop() {
-            if core.state() != State::Live || !core.counter.try_get(caller) {
+            if core.state() != State::Live || !core.try_get(caller) {
                 continue;
             }
             // SAFETY: we hold it.

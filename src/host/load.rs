@@ -7,7 +7,7 @@ use super::host::{Host, Inner, Shared};
 use super::module::{self, Core, ExitFn, How, InitFn, Loaded, Module, State};
 use super::open::{self, Found};
 use super::unload::{Zombie, asleep};
-use crate::Mode;
+use crate::{Mode, trace};
 use std::ffi::c_void;
 use std::mem;
 use std::path::Path;
@@ -98,6 +98,7 @@ impl Host {
             Some(name) => module::check_name(&name).map(|()| name),
             None => module::name_of_file(path),
         }?;
+        self.shared.request(&name);
         let found = open::find(path)?;
         let how = How { mode: load.mode.unwrap_or(Mode::PerCpu), copied: load.copied };
         let core = self.shared.reserve(&name, path, how)?;
@@ -108,6 +109,12 @@ impl Host {
 }
 
 impl Shared {
+    /// Tells tracers what is asked for.
+    pub(super) fn request(&self, name: &str) {
+        let under_way = |core: &Arc<Core>| matches!(core.state(), State::Unformed | State::Coming);
+        trace::module_request(name, self.table().get(name).is_some_and(under_way));
+    }
+
     /// A new record in the table, or why that name cannot be had (L5).
     fn reserve(self: &Arc<Self>, name: &str, path: &Path, how: How) -> Result<Arc<Core>, Error> {
         let mut inner = self.lock();
@@ -159,8 +166,7 @@ impl Shared {
             return Err(self.clear_away(core, error));
         }
         self.chain.tell(&Module(core.clone()), State::Live);
-        // The init reference.
-        core.put();
+        core.put_of_load();
         Ok(())
     }
 
@@ -204,6 +210,7 @@ impl Shared {
             let why = format!("module '{name}' was refused by a notifier: {refusal}");
             Error::new(refusal.errno(), why)
         })?;
+        core.comes(self.lock().tainted);
         let Some(init) = loaded.init else { return Ok(()) };
         // SAFETY: the plugin contract. It may not unwind, which would end the process at the
         // boundary to C.
@@ -260,7 +267,7 @@ impl Shared {
         if core.state() != State::Unformed {
             self.set_state(core, State::Going);
         }
-        core.put();
+        core.put_of_load();
         let folded = core.shut();
         // Another load may look at what it is bound to just now, with a reference.
         let moment = || asleep(Some(Duration::from_millis(10)));

@@ -66,6 +66,6 @@ pub use unload::{Unload, Unloaded};
 #[doc(hidden)]
 pub mod raw {
     pub use super::host::Shared;
-    pub use super::module::{Core, raw_symbol};
+    pub use super::module::{Core, NAME_AT, raw_symbol};
     pub use super::thread::{Start, create as thread_create, put_at_exit};
 }

@@ -5,6 +5,7 @@ use super::host::Shared;
 use super::open::Object;
 use crate::misuse::Caller;
 use crate::release::Folded;
+use crate::trace;
 use crate::{Counter, Mode};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
@@ -14,7 +15,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Where a module is between its load and its end. Linux: `enum module_state`.
@@ -63,6 +64,9 @@ pub(super) type ExitFn = unsafe extern "C-unwind" fn();
 #[repr(C)]
 pub struct Core {
     pub(super) counter: Counter,
+    /// Where `name` begins, which is what the C library's probes want to know: it is second, and
+    /// a plain pointer. (Atomic, so that the record can be shared; nobody writes it.)
+    c_name: AtomicPtr<c_char>,
     /// With a NUL at its end, for C.
     name: Box<str>,
     pub(super) host: Weak<Shared>,
@@ -76,7 +80,13 @@ pub struct Core {
     pub(super) soname: OnceLock<Vec<u8>>,
     loaded: OnceLock<Loaded>,
     links: Mutex<Links>,
+    /// The notifiers have let it come.
+    come: AtomicBool,
 }
+
+/// Where the C library's probes find the address of a module's name.
+#[doc(hidden)]
+pub const NAME_AT: usize = std::mem::offset_of!(Core, c_name);
 
 /// How a module was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -119,10 +129,12 @@ impl Core {
                 Error::new(libc::ENOMEM, format!("cannot load module '{name}': {error}"))
             })?,
         };
+        // check_name() refuses a NUL inside.
+        let name = format!("{name}\0").into_boxed_str();
         let core = Self {
             counter,
-            // check_name() refuses a NUL inside.
-            name: format!("{name}\0").into_boxed_str(),
+            c_name: AtomicPtr::new(name.as_ptr().cast_mut().cast()),
+            name,
             host,
             serial,
             state: AtomicU32::new(State::Unformed as u32),
@@ -131,7 +143,9 @@ impl Core {
             soname: OnceLock::new(),
             loaded: OnceLock::new(),
             links: Mutex::default(),
+            come: AtomicBool::new(false),
         };
+        // As in Linux, no trace point: nobody knows of it yet.
         assert!(core.counter.try_get(Caller::HOST), "a new counter is live");
         Ok(Arc::new(core))
     }
@@ -180,16 +194,88 @@ impl Core {
         self.loaded().is_some_and(|l| l.init.is_some() && l.exit.is_none())
     }
 
-    /// Gives back a reference of the host's own.
+    /// Takes a reference, unless the door is shut.
+    #[inline]
+    pub(super) fn try_get(&self, caller: Caller) -> bool {
+        let got = self.counter.try_get(caller);
+        if got {
+            trace::module_get(self.c_name(), &self.counter, caller);
+        }
+        got
+    }
+
+    /// As `try_get`, where the slots are not to be used.
+    #[inline]
+    #[doc(hidden)]
+    pub fn try_get_in_word(&self, caller: Caller) -> bool {
+        let got = self.counter.try_get_in_word(caller);
+        if got {
+            trace::module_get(self.c_name(), &self.counter, caller);
+        }
+        got
+    }
+
+    /// Takes one more reference.
+    ///
+    /// # Safety
+    ///
+    /// The caller has one.
+    #[inline]
+    #[doc(hidden)]
+    pub unsafe fn get(&self, caller: Caller) {
+        // SAFETY: the caller's promise.
+        unsafe { self.counter.get(caller) };
+        trace::module_get(self.c_name(), &self.counter, caller);
+    }
+
+    /// Gives back a reference that is the host's.
     pub(super) fn put(&self) {
-        // SAFETY: the host has it.
-        unsafe { self.counter.put(Caller::HOST) };
+        self.put_by(Caller::HOST);
     }
 
     /// Gives back a reference that was taken in somebody's name.
     pub(super) fn put_by(&self, caller: Caller) {
-        // SAFETY: the host keeps it for whoever that was.
+        trace::module_put(self.c_name(), &self.counter, caller);
+        // SAFETY: it is the caller's to give back.
         unsafe { self.counter.put(caller) };
+    }
+
+    /// Gives back the reference that a module is loaded with. As in Linux, tracers are told if
+    /// they were told that it has come.
+    pub(super) fn put_of_load(&self) {
+        if self.has_come() {
+            self.put();
+        } else {
+            // SAFETY: the load has it, and this is its end.
+            unsafe { self.counter.put(Caller::HOST) };
+        }
+    }
+
+    /// Gives back a reference, where the slots are not to be used.
+    ///
+    /// # Safety
+    ///
+    /// The caller has it.
+    #[inline]
+    #[doc(hidden)]
+    pub unsafe fn put_in_word(&self, caller: Caller) {
+        // Before: afterwards there may be no name any more.
+        trace::module_put(self.c_name(), &self.counter, caller);
+        // SAFETY: the caller's promise.
+        unsafe { self.counter.give_back(caller) };
+    }
+
+    /// The notifiers have let it come; its init function is next. Once.
+    pub(super) fn comes(&self, tainted: bool) {
+        trace::module_load(self.c_name(), tainted);
+        // Relaxed: whoever ends it has learned of it through the host's lock, or is this thread.
+        self.come.store(true, Relaxed);
+    }
+
+    /// Whether `comes` was called.
+    pub(super) fn has_come(&self) -> bool {
+        // Relaxed: as above.
+        self.come.load(Relaxed)
     }
 
     /// References held, for sentences.
@@ -283,7 +369,7 @@ impl Module {
     }
 
     pub(super) fn try_get_by(&self, caller: Caller) -> Option<Reference> {
-        self.0.counter.try_get(caller).then(|| Reference { core: NonNull::from(&*self.0) })
+        self.0.try_get(caller).then(|| Reference { core: NonNull::from(&*self.0) })
     }
 
     /// The name it is known by in its host.
@@ -453,15 +539,15 @@ impl Clone for Reference {
     /// Takes one more, which succeeds also while the module's door is shut.
     fn clone(&self) -> Self {
         // SAFETY: we hold one.
-        unsafe { self.core().counter.get(Caller::UNKNOWN) };
+        unsafe { self.core().get(Caller::UNKNOWN) };
         Self { core: self.core }
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // SAFETY: the reference is ours to give back, once.
-        unsafe { self.core().counter.put(Caller::UNKNOWN) };
+        // The reference is ours to give back, once.
+        self.core().put_by(Caller::UNKNOWN);
     }
 }
 

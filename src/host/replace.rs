@@ -73,6 +73,7 @@ impl Host {
     ) -> Result<Unloaded, Error> {
         self.reap();
         let shared = &self.shared;
+        shared.request(name);
         // Who is asked for comes before what it is to be replaced by.
         let check = |inner: &Inner| {
             let old = shared.visible(name)?;

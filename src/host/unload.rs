@@ -9,6 +9,7 @@ use super::resident::Residency;
 use crate::misuse::Caller;
 use crate::release::Folded;
 use crate::sync::{self, Deadline, Word};
+use crate::trace;
 use crate::{DrainError, Held, ReleaseError};
 use std::mem;
 use std::sync::Arc;
@@ -212,7 +213,7 @@ impl Shared {
         let outcome = match wait {
             None => core.counter.try_release(Caller::UNKNOWN).map_err(|error| match error {
                 ReleaseError::InUse { held } => (libc::EWOULDBLOCK, Some(held)),
-                other => (errno_of(other.into()), None),
+                other => (other.errno(), None),
             }),
             Some(wait) => {
                 core.set_state(State::Going);
@@ -224,7 +225,7 @@ impl Shared {
                 inner = self.lock();
                 outcome.map_err(|error| match error {
                     DrainError::TimedOut { held } => (libc::ETIMEDOUT, Some(held)),
-                    other => (errno_of(other), None),
+                    other => (other.errno(), None),
                 })
             }
         };
@@ -234,7 +235,7 @@ impl Shared {
                 .counter
                 .shut(Caller::UNKNOWN)
                 .map(Claimed::Held)
-                .map_err(|error| barrier(name, errno_of(error))),
+                .map_err(|error| barrier(name, error.errno())),
             Err((errno, Some(held))) => {
                 core.set_state(State::Live);
                 drop(inner);
@@ -276,6 +277,9 @@ impl Shared {
     /// Gives up what the module depends on, closes its object, and says what came of it. Its
     /// counter is released, by us.
     pub(super) fn close(&self, core: &Core) -> Unloaded {
+        if core.has_come() {
+            trace::module_free(core.c_name());
+        }
         self.unlink(&mut self.lock(), core);
         let Some(loaded) = core.loaded() else { return Unloaded::Unmapped };
         // SAFETY: the counter is released, so nobody is inside and nobody gets in (H2), and
@@ -379,17 +383,6 @@ impl Zombie {
             self.folded = self.core.shut();
         }
         self.folded.is_some_and(|folded| self.core.counter.try_finish(folded))
-    }
-}
-
-/// The errno of what is neither success nor references that are held.
-fn errno_of(error: DrainError) -> i32 {
-    match error {
-        DrainError::Barrier { errno } => errno,
-        DrainError::TimedOut { .. } => libc::ETIMEDOUT,
-        DrainError::Busy => libc::EBUSY,
-        DrainError::AlreadyReleased => libc::EALREADY,
-        DrainError::Destroyed => libc::EINVAL,
     }
 }
 

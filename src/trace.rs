@@ -1,0 +1,216 @@
+//! Trace points: where bpftrace, perf, SystemTap and gdb can look in while the program runs.
+//!
+//! They are USDT probes of provider `module_ref`: an instruction that does nothing where the
+//! probe is, and a note in the object that says where that is and where the arguments are. A
+//! tracer that attaches puts a breakpoint there; without one, the probe is one `nop`. The
+//! library needs to be neither asked nor restarted.
+//!
+//! The probes are in whatever object the library is in: `libmodule_ref.so`, a program that links
+//! the static library or the Rust crate, the extension of the Python package. `readelf -n`,
+//! `bpftrace -l 'usdt:FILE:*'` and gdb's `info probes` list them.
+//!
+//! # What there is, and when it fires
+//!
+//! All arguments are signed 64-bit numbers; a *name* is the address of a C string, which stays
+//! for as long as the tracer looks. Which function of Linux has the same trace point stands
+//! last.
+//!
+//! | probe | arguments | fires |
+//! | ----- | --------- | ----- |
+//! | `module_request` | name, wait | when somebody asks for a load or a replacement, whatever comes of it. *wait*: 1 if another load under that name is under way, which this one waits for; else 0. Linux: `request_module` |
+//! | `module_load` | name, taints | when the notifiers have let a module come, before its init function. *taints*: 8 (Linux's `TAINT_FORCED_RMMOD`, as a mask) if the host is tainted by a forced unload, else 0. Linux: `load_module` |
+//! | `module_free` | name | when a module's exit function has run and its notifiers are told, before its object is closed; for every `module_load` once, also if the init function fails. Linux: `free_module` |
+//! | `module_get` | name, count, caller | after a reference was taken. A refused one fires nothing, nor does NULL. Linux: `try_module_get`, `__module_get` |
+//! | `module_put` | name, count, caller | when a reference is given back, just before, while there is somebody to keep the name. Also for a put too many, which is then undone. Linux: `module_put` |
+//! | `release` | ref, outcome | at the end of an attempt to release a counter that does not wait, whatever came of it. No such trace point in Linux |
+//! | `drain` | ref, outcome, nanoseconds | at the end of a drain. No such trace point in Linux |
+//!
+//! *count* is how many references are held with this one, or will be without it, as it looks at
+//! that moment; -1 if the module counts per CPU, where to know it would mean to read every
+//! CPU's slot. (Modules do, unless they were loaded with `MODULE_LOAD_ATOMIC` or the system
+//! cannot. While one is being drained, its count is in one word.) `module_refcount` knows it.
+//!
+//! *caller* is the address that the C function `module_try_get`, `module_get`, `module_put` or
+//! `module_find_get` returns to; 0 where the host itself, another of its functions, or Rust code
+//! takes the reference. As in Linux, the reference that a module is loaded with is put with a
+//! probe and was not taken with one: counts of gets and puts differ by one for each load.
+//!
+//! *ref* is the address of the counter, which for a module is the `struct module *`. *outcome* is
+//! what `module_ref_try_release` or `module_ref_drain` returns: 0 or a negative errno. Of the
+//! host's functions, unloads with a timeout, replacements, and loads that fail drain, too. *nanoseconds* is how long the drain waited for holders: 0
+//! if it found nobody, without a look at the clock.
+//!
+//! Getting and putting a bare counter (`module_ref_try_get`, `ModuleRef::try_get`) has no
+//! probe, and what `module_ref_inline.h` puts into programs has none.
+//!
+//! # Threads, signals, order
+//!
+//! A probe does nothing that the program could see: no lock, no allocation, no errno, no memory
+//! ordering. It may fire in a signal handler if the function that has it may be called there. It
+//! is outside of every restartable sequence, and a tracer's trap does not abort one.
+
+#[cfg(feature = "host")]
+use crate::misuse::Caller;
+#[cfg(feature = "host")]
+use crate::word::{PERCPU, count};
+use crate::{Counter, DrainError, ReleaseError};
+#[cfg(feature = "host")]
+use core::ffi::{c_char, c_void};
+#[cfg(all(feature = "std", not(any(loom, interleave))))]
+use std::time::Instant;
+
+/// A probe with these arguments, where there are probes: `untraced` is the library without, to
+/// be measured against.
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave, untraced))))]
+macro_rules! fire {
+    ($name:ident, $($argument:expr),+) => { probe::probe!(module_ref, $name, $($argument),+) };
+}
+
+#[cfg(not(all(feature = "std", target_os = "linux", not(any(loom, interleave, untraced)))))]
+#[cfg_attr(not(feature = "std"), allow(unused_macros, reason = "nothing to tell"))]
+macro_rules! fire {
+    ($name:ident, $($argument:expr),+) => {{
+        if false {
+            let _ = ($($argument),+,);
+        }
+    }};
+}
+
+// Functions that are not inlined have their probe in one place. One that is, and is emitted
+// besides, leaves a note without an instruction when the linker drops what nobody calls.
+
+/// An attempt to release `counter` has ended.
+#[inline(never)]
+pub(crate) fn release(counter: *const Counter, outcome: &Result<(), ReleaseError>) {
+    #[cfg(feature = "std")]
+    fire!(release, counter, outcome.as_ref().map_or_else(|error| -error.errno(), |()| 0));
+    #[cfg(not(feature = "std"))]
+    let _ = (counter, outcome);
+}
+
+/// A drain of `counter` has ended.
+#[inline(never)]
+pub(crate) fn drain(counter: *const Counter, outcome: &Result<(), DrainError>, waited: Waited) {
+    #[cfg(feature = "std")]
+    fire!(
+        drain,
+        counter,
+        outcome.as_ref().map_or_else(|error| -error.errno(), |()| 0),
+        waited.nanoseconds()
+    );
+    #[cfg(not(feature = "std"))]
+    let _ = (counter, outcome, waited);
+}
+
+/// How long a drain has been waiting for holders.
+#[derive(Default)]
+pub(crate) struct Waited {
+    /// `None` before there was anybody to wait for.
+    #[cfg(all(feature = "std", not(any(loom, interleave))))]
+    since: Option<Instant>,
+}
+
+impl Waited {
+    /// It waits, perhaps once more.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        #[cfg(all(feature = "std", not(any(loom, interleave))))]
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    #[cfg(feature = "std")]
+    fn nanoseconds(self) -> u64 {
+        #[cfg(not(any(loom, interleave)))]
+        return self.since.map_or(0, |since| since.elapsed().as_nanos() as u64);
+        #[cfg(any(loom, interleave))]
+        return 0;
+    }
+}
+
+/// Somebody asks for module `name`, for which another load may be under way.
+#[cfg(feature = "host")]
+#[inline(never)]
+pub(crate) fn module_request(name: &str, wait: bool) {
+    // An allocation more is nothing to a load. (No module's name has a NUL inside.)
+    let name = format!("{name}\0");
+    fire!(module_request, name.as_ptr(), wait);
+}
+
+/// Module `name` has come, to a host that is tainted or not.
+#[cfg(feature = "host")]
+#[inline(never)]
+pub(crate) fn module_load(name: *const c_char, tainted: bool) {
+    const TAINT_FORCED_RMMOD: u64 = 3;
+    fire!(module_load, name, u64::from(tainted) << TAINT_FORCED_RMMOD);
+}
+
+/// Module `name` goes.
+#[cfg(feature = "host")]
+#[inline(never)]
+pub(crate) fn module_free(name: *const c_char) {
+    fire!(module_free, name);
+}
+
+/// A reference was taken on module `name`.
+#[cfg(feature = "host")]
+#[inline(always)]
+pub(crate) fn module_get(name: *const c_char, counter: &Counter, caller: Caller) {
+    fire!(module_get, name, held(counter), address(caller));
+}
+
+/// A reference on module `name` is about to be given back.
+#[cfg(feature = "host")]
+#[inline(always)]
+pub(crate) fn module_put(name: *const c_char, counter: &Counter, caller: Caller) {
+    // Not below zero: a surplus put is undone.
+    let left = match held(counter) {
+        NOT_COUNTED => NOT_COUNTED,
+        held => (held - 1).max(0),
+    };
+    fire!(module_put, name, left, address(caller));
+}
+
+/// Where the caller is; the host itself has no address to tell.
+#[cfg(feature = "host")]
+#[inline(always)]
+fn address(caller: Caller) -> *const c_void {
+    if caller == Caller::HOST { core::ptr::null() } else { caller.0 }
+}
+
+/// What a probe has for a count that only the slots know. The entry points of the C library
+/// (`capi/src/caller.rs`) have it in their probes' text.
+#[cfg(feature = "host")]
+const NOT_COUNTED: i64 = -1;
+
+/// What one load says about how many references are held.
+#[cfg(feature = "host")]
+#[inline]
+fn held(counter: &Counter) -> i64 {
+    use core::sync::atomic::Ordering::Relaxed;
+    // Relaxed: for people. It is the line that the get has just written, or that the put is
+    // about to write.
+    let word = counter.word.load(Relaxed);
+    if word & PERCPU != 0 { NOT_COUNTED } else { count(word).max(0) }
+}
+
+#[cfg(all(test, feature = "host", not(any(loom, interleave))))]
+mod tests {
+    use super::*;
+    use core::sync::atomic::Ordering::Relaxed;
+
+    /// One word says how many there are; a part of them alone says nothing.
+    #[test]
+    fn a_count_where_it_is_known() {
+        let counter = Counter::new();
+        assert_eq!(held(&counter), 0);
+        assert!(counter.try_get(Caller::UNKNOWN));
+        assert_eq!(held(&counter), 1);
+        let mut percpu = Counter::new_percpu().unwrap();
+        assert_eq!(held(&percpu), if percpu.slots.exist() { NOT_COUNTED } else { 0 });
+        // A misuse that is about to be undone.
+        counter.word.fetch_sub(3 << 4, Relaxed);
+        assert_eq!(held(&counter), 0);
+        counter.word.fetch_add(2 << 4, Relaxed);
+        percpu.give_up_slots();
+    }
+}
