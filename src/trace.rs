@@ -49,13 +49,7 @@
 //! ordering. It may fire in a signal handler if the function that has it may be called there. It
 //! is outside of every restartable sequence, and a tracer's trap does not abort one.
 
-#[cfg(feature = "host")]
-use crate::misuse::Caller;
-#[cfg(feature = "host")]
-use crate::word::{PERCPU, count};
 use crate::{Counter, DrainError, ReleaseError};
-#[cfg(feature = "host")]
-use core::ffi::{c_char, c_void};
 #[cfg(all(feature = "std", not(any(loom, interleave))))]
 use std::time::Instant;
 
@@ -127,90 +121,90 @@ impl Waited {
     }
 }
 
-/// Somebody asks for module `name`, for which another load may be under way.
-#[cfg(feature = "host")]
-#[inline(never)]
-pub(crate) fn module_request(name: &str, wait: bool) {
-    // An allocation more is nothing to a load. (No module's name has a NUL inside.)
-    let name = format!("{name}\0");
-    fire!(module_request, name.as_ptr(), wait);
-}
-
-/// Module `name` has come, to a host that is tainted or not.
-#[cfg(feature = "host")]
-#[inline(never)]
-pub(crate) fn module_load(name: *const c_char, tainted: bool) {
-    const TAINT_FORCED_RMMOD: u64 = 3;
-    fire!(module_load, name, u64::from(tainted) << TAINT_FORCED_RMMOD);
-}
-
-/// Module `name` goes.
-#[cfg(feature = "host")]
-#[inline(never)]
-pub(crate) fn module_free(name: *const c_char) {
-    fire!(module_free, name);
-}
-
-/// A reference was taken on module `name`.
-#[cfg(feature = "host")]
-#[inline(always)]
-pub(crate) fn module_get(name: *const c_char, counter: &Counter, caller: Caller) {
-    fire!(module_get, name, held(counter), address(caller));
-}
-
-/// A reference on module `name` is about to be given back.
-#[cfg(feature = "host")]
-#[inline(always)]
-pub(crate) fn module_put(name: *const c_char, counter: &Counter, caller: Caller) {
-    // Not below zero: a surplus put is undone.
-    let left = match held(counter) {
-        NOT_COUNTED => NOT_COUNTED,
-        held => (held - 1).max(0),
-    };
-    fire!(module_put, name, left, address(caller));
-}
-
-/// Where the caller is; the host itself has no address to tell.
-#[cfg(feature = "host")]
-#[inline(always)]
-fn address(caller: Caller) -> *const c_void {
-    if caller == Caller::HOST { core::ptr::null() } else { caller.0 }
-}
-
-/// What a probe has for a count that only the slots know. The entry points of the C library
-/// (`capi/src/caller.rs`) have it in their probes' text.
-#[cfg(feature = "host")]
-const NOT_COUNTED: i64 = -1;
-
-/// What one load says about how many references are held.
-#[cfg(feature = "host")]
-#[inline]
-fn held(counter: &Counter) -> i64 {
-    use core::sync::atomic::Ordering::Relaxed;
-    // Relaxed: for people. It is the line that the get has just written, or that the put is
-    // about to write.
-    let word = counter.word.load(Relaxed);
-    if word & PERCPU != 0 { NOT_COUNTED } else { count(word).max(0) }
-}
-
-#[cfg(all(test, feature = "host", not(any(loom, interleave))))]
-mod tests {
-    use super::*;
+/// What modules come through.
+#[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
+pub(crate) mod module {
+    use crate::Counter;
+    use crate::misuse::Caller;
+    use crate::word::{PERCPU, count};
+    use core::ffi::{c_char, c_void};
     use core::sync::atomic::Ordering::Relaxed;
 
-    /// One word says how many there are; a part of them alone says nothing.
-    #[test]
-    fn a_count_where_it_is_known() {
-        let counter = Counter::new();
-        assert_eq!(held(&counter), 0);
-        assert!(counter.try_get(Caller::UNKNOWN));
-        assert_eq!(held(&counter), 1);
-        let mut percpu = Counter::new_percpu().unwrap();
-        assert_eq!(held(&percpu), if percpu.slots.exist() { NOT_COUNTED } else { 0 });
-        // A misuse that is about to be undone.
-        counter.word.fetch_sub(3 << 4, Relaxed);
-        assert_eq!(held(&counter), 0);
-        counter.word.fetch_add(2 << 4, Relaxed);
-        percpu.give_up_slots();
+    /// Somebody asks for module `name`, for which another load may be under way.
+    #[inline(never)]
+    pub(crate) fn request(name: &str, wait: bool) {
+        // An allocation more is nothing to a load. (No module's name has a NUL inside.)
+        let name = format!("{name}\0");
+        fire!(module_request, name.as_ptr(), wait);
+    }
+
+    /// Module `name` has come, to a host that is tainted or not.
+    #[inline(never)]
+    pub(crate) fn load(name: *const c_char, tainted: bool) {
+        const TAINT_FORCED_RMMOD: u64 = 3;
+        fire!(module_load, name, u64::from(tainted) << TAINT_FORCED_RMMOD);
+    }
+
+    /// Module `name` goes.
+    #[inline(never)]
+    pub(crate) fn free(name: *const c_char) {
+        fire!(module_free, name);
+    }
+
+    /// A reference was taken on module `name`.
+    #[inline(always)]
+    pub(crate) fn get(name: *const c_char, counter: &Counter, caller: Caller) {
+        fire!(module_get, name, held(counter), address(caller));
+    }
+
+    /// A reference on module `name` is about to be given back.
+    #[inline(always)]
+    pub(crate) fn put(name: *const c_char, counter: &Counter, caller: Caller) {
+        // Not below zero: a surplus put is undone.
+        let left = match held(counter) {
+            NOT_COUNTED => NOT_COUNTED,
+            held => (held - 1).max(0),
+        };
+        fire!(module_put, name, left, address(caller));
+    }
+
+    /// Where the caller is; the host itself has no address to tell.
+    #[inline(always)]
+    fn address(caller: Caller) -> *const c_void {
+        if caller == Caller::HOST { core::ptr::null() } else { caller.0 }
+    }
+
+    /// What a probe has for a count that only the slots know. The entry points of the C library
+    /// (`capi/src/caller.rs`) have it in their probes' text.
+    const NOT_COUNTED: i64 = -1;
+
+    /// What one load says about how many references are held.
+    #[inline]
+    fn held(counter: &Counter) -> i64 {
+        // Relaxed: for people. It is the line that the get has just written, or that the put is
+        // about to write.
+        let word = counter.word.load(Relaxed);
+        if word & PERCPU != 0 { NOT_COUNTED } else { count(word).max(0) }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// One word says how many there are; a part of them alone says nothing.
+        #[test]
+        fn a_count_where_it_is_known() {
+            let counter = Counter::new();
+            assert_eq!(held(&counter), 0);
+            assert!(counter.try_get(Caller::UNKNOWN));
+            assert_eq!(held(&counter), 1);
+            let mut percpu = Counter::new_percpu().unwrap();
+            assert_eq!(held(&percpu), if percpu.slots.exist() { NOT_COUNTED } else { 0 });
+            // A misuse that is about to be undone.
+            counter.word.fetch_sub(3 << 4, Relaxed);
+            assert_eq!(held(&counter), 0);
+            counter.word.fetch_add(2 << 4, Relaxed);
+            percpu.give_up_slots();
+        }
     }
 }

@@ -112,7 +112,7 @@ impl Shared {
     /// Tells tracers what is asked for.
     pub(super) fn request(&self, name: &str) {
         let under_way = |core: &Arc<Core>| matches!(core.state(), State::Unformed | State::Coming);
-        trace::module_request(name, self.table().get(name).is_some_and(under_way));
+        trace::module::request(name, self.table().get(name).is_some_and(under_way));
     }
 
     /// A new record in the table, or why that name cannot be had (L5).

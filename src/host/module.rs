@@ -199,7 +199,7 @@ impl Core {
     pub(super) fn try_get(&self, caller: Caller) -> bool {
         let got = self.counter.try_get(caller);
         if got {
-            trace::module_get(self.c_name(), &self.counter, caller);
+            trace::module::get(self.c_name(), &self.counter, caller);
         }
         got
     }
@@ -210,7 +210,7 @@ impl Core {
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
         let got = self.counter.try_get_in_word(caller);
         if got {
-            trace::module_get(self.c_name(), &self.counter, caller);
+            trace::module::get(self.c_name(), &self.counter, caller);
         }
         got
     }
@@ -225,7 +225,7 @@ impl Core {
     pub unsafe fn get(&self, caller: Caller) {
         // SAFETY: the caller's promise.
         unsafe { self.counter.get(caller) };
-        trace::module_get(self.c_name(), &self.counter, caller);
+        trace::module::get(self.c_name(), &self.counter, caller);
     }
 
     /// Gives back a reference that is the host's.
@@ -235,7 +235,7 @@ impl Core {
 
     /// Gives back a reference that was taken in somebody's name.
     pub(super) fn put_by(&self, caller: Caller) {
-        trace::module_put(self.c_name(), &self.counter, caller);
+        trace::module::put(self.c_name(), &self.counter, caller);
         // SAFETY: it is the caller's to give back.
         unsafe { self.counter.put(caller) };
     }
@@ -260,14 +260,14 @@ impl Core {
     #[doc(hidden)]
     pub unsafe fn put_in_word(&self, caller: Caller) {
         // Before: afterwards there may be no name any more.
-        trace::module_put(self.c_name(), &self.counter, caller);
+        trace::module::put(self.c_name(), &self.counter, caller);
         // SAFETY: the caller's promise.
         unsafe { self.counter.give_back(caller) };
     }
 
     /// The notifiers have let it come; its init function is next. Once.
     pub(super) fn comes(&self, tainted: bool) {
-        trace::module_load(self.c_name(), tainted);
+        trace::module::load(self.c_name(), tainted);
         // Relaxed: whoever ends it has learned of it through the host's lock, or is this thread.
         self.come.store(true, Relaxed);
     }

@@ -278,7 +278,7 @@ impl Shared {
     /// counter is released, by us.
     pub(super) fn close(&self, core: &Core) -> Unloaded {
         if core.has_come() {
-            trace::module_free(core.c_name());
+            trace::module::free(core.c_name());
         }
         self.unlink(&mut self.lock(), core);
         let Some(loaded) = core.loaded() else { return Unloaded::Unmapped };
