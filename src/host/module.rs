@@ -262,7 +262,7 @@ impl Core {
         // Before: afterwards there may be no name any more.
         trace::module::put(self.c_name(), &self.counter, caller);
         // SAFETY: the caller's promise.
-        unsafe { self.counter.give_back(caller) };
+        unsafe { self.counter.put_in_word(caller) };
     }
 
     /// The notifiers have let it come; its init function is next. Once.
