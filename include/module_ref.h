@@ -383,6 +383,65 @@ int module_ref_try_release(struct module_ref *ref);
 int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
+ * As module_ref_drain(), for programs that wait in a loop of their own: shuts the door and
+ * returns at once, with a descriptor that epoll, poll and select know as readable when the
+ * last reference may have been put. module_ref_drain_finish() then says whether that is so.
+ * Until that or module_ref_drain_cancel() has ended it a drain is under way, with all that
+ * means for others (-EBUSY).
+ *
+ *     int fd = module_ref_drain_begin(&ref);
+ *     ...
+ *     if (readable(fd) && module_ref_drain_finish(&ref) != -EINPROGRESS)
+ *             close(fd);
+ *
+ * Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at once when
+ * the last reference is put, and every 100 ms in case that hint is lost.
+ * module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops can both
+ * be used, and there is nothing to read from it. It is non-blocking and closed on exec, and
+ * the caller closes it, before or after the drain has ended, whichever is convenient; the
+ * library has a duplicate meanwhile. The drain can be finished or cancelled without it.
+ *
+ * End the drain before the counter's memory goes. After fork(2) both processes have the
+ * descriptor, and each its own counter: a put in one of them may be a hint for both, and each
+ * ends its own copy of the drain.
+ *
+ * @return the descriptor, 0 or more, to the one caller whose drain it is; the errno of
+ * timerfd_create(2) or its duplicate if there is none (-EMFILE, -ENFILE, -ENOMEM, or what a
+ * sandbox says), and the counter is as before; otherwise as module_ref_try_release(), but that
+ * references are held is no error.
+ *
+ * Thread-safe. Not async-signal-safe: it may allocate. Linux has no counterpart.
+ */
+int module_ref_drain_begin(struct module_ref *ref);
+
+/**
+ * Ends a drain that module_ref_drain_begin() has begun if the last reference has been put
+ * since. Any thread may ask, at any time, whether the descriptor is readable or not.
+ *
+ * @return 0 to the one caller for whom the counter is released now, as by module_ref_drain();
+ * -EINPROGRESS while references are held; -EBUSY if another thread finishes or cancels it in
+ * this moment; -EINVAL if ref is NULL or no drain of it is begun, or it is over: then *ref is
+ * not touched, and may be gone; -ETIMEDOUT if the count is pinned after an overflow: the
+ * counter is live again, and the misuse handler was told.
+ *
+ * Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
+ */
+int module_ref_drain_finish(struct module_ref *ref);
+
+/**
+ * Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as before.
+ * If the last reference has been put by then the release succeeds instead, as at the end of
+ * module_ref_drain()'s time: so this is also the last look that a loop takes at its deadline.
+ *
+ * @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
+ * module_ref_drain_finish() had returned 0; -EBUSY and -EINVAL as module_ref_drain_finish().
+ *
+ * Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
+ * Async-signal-safe.
+ */
+int module_ref_drain_cancel(struct module_ref *ref);
+
+/**
  * Begins (on) or ends recording who takes references: the address that the call returns to, the
  * thread, and the time, for module_ref_holders(). It lasts across releases and reinits, until
  * it is ended or the counter is destroyed; to begin or end it twice changes nothing.
@@ -604,6 +663,55 @@ int module_unload(struct module_host *host,
                   const char *name,
                   unsigned int flags,
                   int64_t timeout_ns);
+
+/**
+ * As module_unload(), for programs that wait in a loop of their own: shuts the door and
+ * returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
+ * last reference may have been put, and closed by the caller. module_unload_finish() then
+ * unloads the module, and module_unload_cancel() has it live again. Until then its state is
+ * GOING, it cannot be unloaded or replaced by others (-EBUSY), and the host cannot be freed.
+ *
+ * @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
+ * references are waited for all the same.
+ *
+ * @return the descriptor, 0 or more; or, with the module as it was, as module_unload(), but
+ * that references are held is no error; or the errno of timerfd_create(2).
+ *
+ * Thread-safe.
+ */
+int module_unload_begin(struct module_host *host,
+                        const char *name,
+                        unsigned int flags);
+
+/**
+ * Unloads a module whose unload module_unload_begin() has begun, if the last reference has
+ * been put since: cleanup_module(), notifiers and all else run on the calling thread, which
+ * may be any. With MODULE_UNLOAD_FORCE also if it is held, as a forced module_unload() whose
+ * time is up.
+ *
+ * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, as
+ * module_unload(); -EINPROGRESS while references are held; -EINVAL if no unload of it is
+ * begun, for NULL and unknown flags; -EBUSY if another thread is just unloading it; -ENOENT if
+ * there is no module of that name (any more); -ETIMEDOUT if its count is pinned after an
+ * overflow: it is live again.
+ *
+ * Memory ordering: as module_unload(). Thread-safe.
+ */
+int module_unload_finish(struct module_host *host,
+                         const char *name,
+                         unsigned int flags);
+
+/**
+ * Ends an unload that module_unload_begin() has begun: the module is live again, also if the
+ * last reference has been put by now. A loop whose time is up asks module_unload_finish() once
+ * more, and then cancels.
+ *
+ * @return 0; -EINVAL, -EBUSY and -ENOENT as module_unload_finish().
+ *
+ * Thread-safe.
+ */
+int module_unload_cancel(struct module_host *host,
+                         const char *name);
 
 /**
  * Puts the object at path in the place of module name, which may have the same path and

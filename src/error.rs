@@ -48,6 +48,34 @@ pub enum DrainError {
         /// Why, as a positive errno value.
         errno: i32,
     },
+    /// A drain was to be begun without waiting, and there is no descriptor to be had for it, or
+    /// no memory. `errno` is the kernel's, or `ENOMEM`.
+    Descriptor {
+        /// Why, as a positive errno value.
+        errno: i32,
+    },
+}
+
+/// Why a drain that was [begun](crate::ModuleRef::drain_begin) could not be finished or cancelled.
+#[cfg(all(feature = "std", target_os = "linux"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FinishError {
+    /// References are still held; the door stays shut. `EINPROGRESS`.
+    InUse {
+        /// How many, at the last look.
+        held: u64,
+    },
+    /// The count is pinned after an overflow and can never reach zero: the counter is live again.
+    /// `ETIMEDOUT`.
+    TimedOut {
+        /// How many, when the attempt was given up.
+        held: u64,
+    },
+    /// Another thread is finishing or cancelling it in this moment. `EBUSY`.
+    Busy,
+    /// No drain of this counter is begun, or it is over. `EINVAL`.
+    NotBegun,
 }
 
 impl ReleaseError {
@@ -100,7 +128,7 @@ impl DrainError {
             Self::Busy => libc::EBUSY,
             Self::AlreadyReleased => libc::EALREADY,
             Self::Destroyed => libc::EINVAL,
-            Self::Barrier { errno } => errno,
+            Self::Barrier { errno } | Self::Descriptor { errno } => errno,
         }
     }
 }
@@ -138,12 +166,41 @@ impl fmt::Display for DrainError {
             Self::AlreadyReleased => f.write_str(ALREADY),
             Self::Destroyed => f.write_str(DESTROYED_TEXT),
             Self::Barrier { errno } => write!(f, "{BARRIER} (errno {errno})"),
+            Self::Descriptor { errno } => write!(
+                f,
+                "no descriptor to wait with: timerfd_create or its duplicate failed (errno \
+                 {errno}); close some, or drain with a timeout, which needs none"
+            ),
+        }
+    }
+}
+
+#[cfg(all(feature = "std", target_os = "linux"))]
+impl fmt::Display for FinishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { held } => {
+                held_text(f, *held)?;
+                f.write_str("; wait until the descriptor is readable, or cancel the drain")
+            }
+            Self::TimedOut { held } => {
+                held_text(f, *held)?;
+                f.write_str(" after an overflow, for good; the counter is live again")
+            }
+            Self::Busy => f.write_str(
+                "another thread is finishing or cancelling this drain; look again in a moment",
+            ),
+            Self::NotBegun => {
+                f.write_str("no drain of this counter is begun; begin one, or use drain()")
+            }
         }
     }
 }
 
 impl core::error::Error for ReleaseError {}
 impl core::error::Error for DrainError {}
+#[cfg(all(feature = "std", target_os = "linux"))]
+impl core::error::Error for FinishError {}
 
 /// A counter that could not be (re)initialised because it is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

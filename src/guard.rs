@@ -257,7 +257,13 @@ pub struct Released<'a> {
     of: &'a ModuleRef,
 }
 
-impl Released<'_> {
+impl<'a> Released<'a> {
+    /// For whoever has just won the release.
+    #[cfg(all(feature = "std", target_os = "linux"))]
+    pub(crate) fn won(of: &'a ModuleRef) -> Self {
+        Self { of }
+    }
+
     /// Makes the counter live again. What the caller did before happens before
     /// what any later holder does.
     pub fn reinit(self) {

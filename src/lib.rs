@@ -5,6 +5,8 @@
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+mod begun;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod by_address;
 mod counter;
 mod error;
@@ -29,7 +31,11 @@ mod word;
 #[cfg(all(test, any(loom, interleave)))]
 mod models;
 
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub use begun::Draining;
 pub use counter::Counter;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use error::FinishError;
 pub use error::{DrainError, InitError, ReleaseError};
 #[cfg(not(any(loom, interleave)))]
 pub use guard::{Guard, Held, ModuleRef, Released};

@@ -52,19 +52,11 @@ struct OpenAgain<'a> {
 #[cfg(not(any(loom, interleave)))]
 impl Drop for OpenAgain<'_> {
     fn drop(&mut self) {
-        // Relaxed: the exchange decides.
-        let mut word = self.counter.word.load(Relaxed);
-        loop {
-            match self.counter.settle(word, DRAINED, self.folded) {
-                Ok(false) => return,
-                Ok(true) => {
-                    // The release succeeded, and there is nobody to be told of it.
-                    // SAFETY: it is this drain that has won.
-                    let live = unsafe { self.counter.reinit() };
-                    return live.expect("the winner's reinit");
-                }
-                Err(now) => word = now,
-            }
+        if self.counter.open_again(self.folded).is_ok() {
+            // The release succeeded, and there is nobody to be told of it.
+            // SAFETY: it is this drain that has won.
+            let live = unsafe { self.counter.reinit() };
+            live.expect("the winner's reinit");
         }
     }
 }
@@ -72,7 +64,7 @@ impl Drop for OpenAgain<'_> {
 impl Counter {
     /// Becomes the owner of an attempt to release, the first step of every
     /// release.
-    fn claim(&self) -> Result<(), ReleaseError> {
+    pub(crate) fn claim(&self) -> Result<(), ReleaseError> {
         // Look first: a refused attempt writes nothing. Relaxed, as in try_get.
         let seen = self.word.load(Relaxed);
         if seen & BASE == 0 {
@@ -86,6 +78,13 @@ impl Counter {
             return Err(ReleaseError::unclaimed(old));
         }
         Ok(())
+    }
+
+    /// Gives an attempt up that has done nothing yet. For the owner.
+    #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+    pub(crate) fn unclaim(&self) {
+        // Release pairs with the Acquire of the next claim.
+        self.word.fetch_or(BASE, Release);
     }
 
     /// Brings the whole count into the word (steps 3 and 4). For the owner.
@@ -240,6 +239,11 @@ impl Counter {
     /// `try_finish` for as long as it takes.
     pub(crate) fn shut(&self, caller: Caller) -> Result<Folded, DrainError> {
         self.claim()?;
+        self.close(caller)
+    }
+
+    /// The rest of `shut`, for the owner of an attempt.
+    pub(crate) fn close(&self, caller: Caller) -> Result<Folded, DrainError> {
         // We own the attempt (I1), so shutting the door needs no comparison, and
         // no traffic can make it fail (I8). Relaxed: closing publishes nothing.
         self.word.fetch_or(CLOSED | DRAINING, Relaxed);
@@ -252,6 +256,27 @@ impl Counter {
                     self.abandon();
                     return Err(DrainError::Barrier { errno });
                 }
+            }
+        }
+    }
+
+    /// What the slots held when they were folded, for the owner of an attempt that has folded: they
+    /// have been off since the barrier, so they still hold it (P1).
+    #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+    pub(crate) fn folded(&self) -> Folded {
+        Folded(self.slots.exist().then(|| self.slots.sum()))
+    }
+
+    /// Ends an attempt whose door is shut: the counter is live again, and that many references
+    /// were held; or released, if the last one has just been put. Zero wins.
+    pub(crate) fn open_again(&self, folded: Folded) -> Result<(), u64> {
+        // Relaxed: the exchange decides.
+        let mut word = self.word.load(Relaxed);
+        loop {
+            match self.settle(word, DRAINED, folded) {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(held(word)),
+                Err(now) => word = now,
             }
         }
     }

@@ -160,3 +160,43 @@ fn a_host_that_is_dropped_stays_for_its_holders() {
     drop(host);
     assert_eq!(answer(&held), 16);
 }
+
+#[test]
+fn an_unload_that_is_begun() {
+    use std::os::fd::AsRawFd;
+    let host = Host::new();
+    let module = load(&host, "plugin", 12).unwrap();
+    let plugin = host.find_get("plugin").unwrap();
+
+    let mut unloading = host.unload_begin("plugin", false).unwrap();
+    assert_eq!(unloading.module(), &module);
+    assert_eq!((module.state(), unloading.finish().unwrap()), (State::Going, None));
+    assert_eq!(host.unload("plugin", Unload::now()).unwrap_err().errno(), libc::EBUSY);
+    drop(unloading);
+    assert_eq!(module.state(), State::Live);
+    host.unload_begin("plugin", false).unwrap().cancel();
+    assert!(host.find_get("plugin").is_some());
+
+    let mut unloading = host.unload_begin("plugin", false).unwrap();
+    let fd = unloading.as_raw_fd();
+    let waiter = thread::spawn(move || {
+        let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, for the length of the call.
+        unsafe { libc::poll(&mut one, 1, 10_000) }
+    });
+    drop(plugin);
+    assert_eq!(waiter.join().unwrap(), 1);
+    assert_eq!(unloading.finish().unwrap(), Some(Unloaded::Unmapped));
+    assert_eq!(unloading.finish().unwrap_err().errno(), libc::EBUSY);
+    drop(unloading);
+    assert_eq!(host.unload_begin("plugin", false).unwrap_err().errno(), libc::ENOENT);
+
+    load(&host, "plugin", 12).unwrap();
+    let plugin = host.find_get("plugin").unwrap();
+    let unloading = host.unload_begin("plugin", false).unwrap();
+    assert!(matches!(unloading.force().unwrap(), Unloaded::Resident(_)));
+    assert!(host.tainted());
+    drop(plugin);
+    assert_eq!(host.reap(), 1);
+    assert!(host.close().is_ok());
+}

@@ -162,3 +162,75 @@ fn errors_say_what_to_do() {
     let text = DrainError::TimedOut { held: 1 }.to_string();
     assert!(text.starts_with("time is up and 1 reference is held"), "{text}");
 }
+
+#[cfg(target_os = "linux")]
+mod begun {
+    use super::*;
+    use module_ref::FinishError;
+    use std::os::fd::{AsFd, AsRawFd};
+
+    fn both(test: impl Fn(&ModuleRef)) {
+        test(&ModuleRef::new());
+        test(&ModuleRef::new_percpu().unwrap());
+    }
+
+    /// Waits, as an event loop would.
+    fn wait(descriptor: &impl AsFd) {
+        let fd = descriptor.as_fd().as_raw_fd();
+        let mut one = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, for the length of the call.
+        assert_eq!(unsafe { libc::poll(&mut one, 1, 10_000) }, 1, "never readable");
+    }
+
+    #[test]
+    fn a_drain_that_is_begun_is_finished() {
+        both(|counter| {
+            let guard = counter.try_get().unwrap();
+            let mut draining = counter.drain_begin().unwrap();
+            assert!(counter.try_get().is_none());
+            assert_eq!(counter.drain_begin().unwrap_err(), DrainError::Busy);
+            assert_eq!(draining.finish().unwrap_err(), FinishError::InUse { held: 1 });
+            thread::scope(|scope| {
+                scope.spawn(move || drop(guard));
+                let released = loop {
+                    wait(&draining);
+                    match draining.finish() {
+                        Ok(released) => break released,
+                        Err(why) => assert_eq!(why, FinishError::InUse { held: 1 }),
+                    }
+                };
+                assert_eq!(draining.finish().unwrap_err(), FinishError::NotBegun);
+                assert!(draining.cancel().is_none(), "it is over");
+                assert!(counter.is_released());
+                released.reinit();
+            });
+            assert_eq!(counter.count(), Some(0));
+        });
+    }
+
+    #[test]
+    fn a_drain_that_is_cancelled_or_dropped_leaves_the_counter_live() {
+        both(|counter| {
+            let guard = counter.try_get().unwrap();
+            assert!(counter.drain_begin().unwrap().cancel().is_none());
+            drop(counter.drain_begin().unwrap());
+            assert_eq!(counter.count(), Some(1));
+            let draining = counter.drain_begin().unwrap();
+            drop(guard);
+            draining.cancel().expect("zero wins").reinit();
+            // Nobody is told of this release, so it is undone.
+            drop(counter.drain_begin().unwrap());
+            assert!(counter.try_get().is_some());
+        });
+    }
+
+    #[test]
+    fn a_drain_that_is_forgotten_does_no_harm_to_the_next_counter() {
+        let mut place = Box::new(ModuleRef::new());
+        std::mem::forget(place.drain_begin().unwrap());
+        *place = ModuleRef::new();
+        let mut draining = place.drain_begin().unwrap();
+        wait(&draining);
+        let _ = draining.finish().unwrap();
+    }
+}

@@ -6,8 +6,12 @@ use crate::caller::{sequence_or, with_caller};
 use core::ffi::{c_char, c_int, c_void};
 use core::mem;
 use core::time::Duration;
+#[cfg(target_os = "linux")]
+use counter::FinishError;
 use counter::misuse::{self, Caller, Misuse};
 use counter::{Counter, DrainError, InitError, Mode, ReleaseError};
+#[cfg(target_os = "linux")]
+use std::os::fd::IntoRawFd;
 
 /// The loader's own reference: the counter is live. `MODULE_REF_BASE` of the Linux
 /// patch that this library goes back to.
@@ -119,8 +123,20 @@ impl Errno for Result<(), DrainError> {
             Err(DrainError::TimedOut { .. }) => -libc::ETIMEDOUT,
             Err(DrainError::Busy) => -libc::EBUSY,
             Err(DrainError::AlreadyReleased) => -libc::EALREADY,
-            Err(DrainError::Barrier { errno }) => -errno,
+            Err(DrainError::Barrier { errno } | DrainError::Descriptor { errno }) => -errno,
             Err(_) => -libc::EINVAL,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Errno for FinishError {
+    fn errno(self) -> c_int {
+        match self {
+            Self::InUse { .. } => -libc::EINPROGRESS,
+            Self::TimedOut { .. } => -libc::ETIMEDOUT,
+            Self::Busy => -libc::EBUSY,
+            _ => -libc::EINVAL,
         }
     }
 }
@@ -368,6 +384,90 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
     let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
     // SAFETY: the pointer is C's to keep valid.
     unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.drain(caller, timeout).errno())
+}
+
+/// As module_ref_drain(), for programs that wait in a loop of their own: shuts the door and
+/// returns at once, with a descriptor that epoll, poll and select know as readable when the
+/// last reference may have been put. module_ref_drain_finish() then says whether that is so.
+/// Until that or module_ref_drain_cancel() has ended it a drain is under way, with all that
+/// means for others (-EBUSY).
+///
+///     int fd = module_ref_drain_begin(&ref);
+///     ...
+///     if (readable(fd) && module_ref_drain_finish(&ref) != -EINPROGRESS)
+///             close(fd);
+///
+/// Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at once when
+/// the last reference is put, and every 100 ms in case that hint is lost.
+/// module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops can both
+/// be used, and there is nothing to read from it. It is non-blocking and closed on exec, and
+/// the caller closes it, before or after the drain has ended, whichever is convenient; the
+/// library has a duplicate meanwhile. The drain can be finished or cancelled without it.
+///
+/// End the drain before the counter's memory goes. After fork(2) both processes have the
+/// descriptor, and each its own counter: a put in one of them may be a hint for both, and each
+/// ends its own copy of the drain.
+///
+/// @return the descriptor, 0 or more, to the one caller whose drain it is; the errno of
+/// timerfd_create(2) or its duplicate if there is none (-EMFILE, -ENFILE, -ENOMEM, or what a
+/// sandbox says), and the counter is as before; otherwise as module_ref_try_release(), but that
+/// references are held is no error.
+///
+/// Thread-safe. Not async-signal-safe: it may allocate. Linux has no counterpart.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_drain_begin(r#ref: *mut module_ref) -> c_int {
+    with_caller!(drain_begin, r#ref)
+}
+
+#[cfg(target_os = "linux")]
+unsafe extern "C" fn drain_begin(of: *mut module_ref, caller: Caller) -> c_int {
+    // SAFETY: the pointer is C's to keep valid.
+    let Some(counter) = (unsafe { counter(of) }) else { return -libc::EINVAL };
+    match counter.drain_begin(caller) {
+        Ok(timer) => timer.into_raw_fd(),
+        Err(why) => Err(why).errno(),
+    }
+}
+
+/// Ends a drain that module_ref_drain_begin() has begun if the last reference has been put
+/// since. Any thread may ask, at any time, whether the descriptor is readable or not.
+///
+/// @return 0 to the one caller for whom the counter is released now, as by module_ref_drain();
+/// -EINPROGRESS while references are held; -EBUSY if another thread finishes or cancels it in
+/// this moment; -EINVAL if ref is NULL or no drain of it is begun, or it is over: then *ref is
+/// not touched, and may be gone; -ETIMEDOUT if the count is pinned after an overflow: the
+/// counter is live again, and the misuse handler was told.
+///
+/// Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_drain_finish(r#ref: *mut module_ref) -> c_int {
+    with_caller!(drain_finish, r#ref)
+}
+
+#[cfg(target_os = "linux")]
+unsafe extern "C" fn drain_finish(of: *mut module_ref, caller: Caller) -> c_int {
+    // SAFETY: as promised by the caller. NULL is no counter, so no drain of it is begun.
+    unsafe { Counter::drain_finish_at(of.cast(), caller) }.map_or_else(Errno::errno, |()| 0)
+}
+
+/// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as before.
+/// If the last reference has been put by then the release succeeds instead, as at the end of
+/// module_ref_drain()'s time: so this is also the last look that a loop takes at its deadline.
+///
+/// @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
+/// module_ref_drain_finish() had returned 0; -EBUSY and -EINVAL as module_ref_drain_finish().
+///
+/// Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
+/// Async-signal-safe.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_ref_drain_cancel(r#ref: *mut module_ref) -> c_int {
+    // SAFETY: as for module_ref_drain_finish().
+    unsafe { Counter::drain_cancel_at(r#ref.cast()) }.map_or_else(Errno::errno, c_int::from)
 }
 
 /// Begins (on) or ends recording who takes references: the address that the call returns to, the

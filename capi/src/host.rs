@@ -11,6 +11,7 @@ use libc::{pthread_attr_t, pthread_t};
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::mem::{self, ManuallyDrop};
+use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -485,26 +486,134 @@ pub unsafe extern "C" fn module_unload(
     flags: c_uint,
     timeout_ns: i64,
 ) -> c_int {
-    const FUNCTION: &str = "module_unload";
+    // SAFETY: the caller's promises.
+    unsafe {
+        forcibly("module_unload", host, name, flags, |host, name, force| {
+            let how = match timeout(timeout_ns) {
+                Some(Duration::ZERO) => Unload::now(),
+                Some(timeout) => Unload::within(timeout),
+                None => Unload::waiting(),
+            };
+            let how = if force { how.force() } else { how };
+            unloaded("unloaded, and its code stays mapped", name, host.unload(name, how))
+        })
+    }
+}
+
+/// As module_unload(), for programs that wait in a loop of their own: shuts the door and
+/// returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
+/// last reference may have been put, and closed by the caller. module_unload_finish() then
+/// unloads the module, and module_unload_cancel() has it live again. Until then its state is
+/// GOING, it cannot be unloaded or replaced by others (-EBUSY), and the host cannot be freed.
+///
+/// @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
+/// references are waited for all the same.
+///
+/// @return the descriptor, 0 or more; or, with the module as it was, as module_unload(), but
+/// that references are held is no error; or the errno of timerfd_create(2).
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_unload_begin(
+    host: *mut module_host,
+    name: *const c_char,
+    flags: c_uint,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe {
+        forcibly("module_unload_begin", host, name, flags, |host, name, force| {
+            let begun = host.unload_begin_raw(name, force);
+            begun.map_or_else(|error| fail(&error), |(_, timer)| timer.into_raw_fd())
+        })
+    }
+}
+
+/// Unloads a module whose unload module_unload_begin() has begun, if the last reference has
+/// been put since: cleanup_module(), notifiers and all else run on the calling thread, which
+/// may be any. With MODULE_UNLOAD_FORCE also if it is held, as a forced module_unload() whose
+/// time is up.
+///
+/// @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, as
+/// module_unload(); -EINPROGRESS while references are held; -EINVAL if no unload of it is
+/// begun, for NULL and unknown flags; -EBUSY if another thread is just unloading it; -ENOENT if
+/// there is no module of that name (any more); -ETIMEDOUT if its count is pinned after an
+/// overflow: it is live again.
+///
+/// Memory ordering: as module_unload(). Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_unload_finish(
+    host: *mut module_host,
+    name: *const c_char,
+    flags: c_uint,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe {
+        forcibly("module_unload_finish", host, name, flags, |host, name, force| {
+            let begun = host.unload_begun(name);
+            match begun.and_then(|module| host.unload_finish_raw(&module, force)) {
+                Ok(None) => {
+                    set_last_error(&format!(
+                        "module '{name}' is still in use; wait until the descriptor is \
+                         readable, or cancel the unload"
+                    ));
+                    -libc::EINPROGRESS
+                }
+                Ok(Some(outcome)) => {
+                    unloaded("unloaded, and its code stays mapped", name, Ok(outcome))
+                }
+                Err(error) => fail(&error),
+            }
+        })
+    }
+}
+
+/// Ends an unload that module_unload_begin() has begun: the module is live again, also if the
+/// last reference has been put by now. A loop whose time is up asks module_unload_finish() once
+/// more, and then cancels.
+///
+/// @return 0; -EINVAL, -EBUSY and -ENOENT as module_unload_finish().
+///
+/// Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn module_unload_cancel(
+    host: *mut module_host,
+    name: *const c_char,
+) -> c_int {
+    // SAFETY: the caller's promises.
+    unsafe {
+        forcibly("module_unload_cancel", host, name, 0, |host, name, _| {
+            let begun = host.unload_begun(name);
+            let cancelled = begun.and_then(|module| host.unload_cancel_raw(&module));
+            cancelled.map_or_else(|error| fail(&error), |()| 0)
+        })
+    }
+}
+
+/// A call of a host about a module, by force or not, with what it was given checked.
+///
+/// # Safety
+///
+/// The pointers are NULL, or a host and a C string that stay for the call.
+unsafe fn forcibly(
+    function: &str,
+    host: *mut module_host,
+    name: *const c_char,
+    flags: c_uint,
+    call: impl FnOnce(&Host, &str, bool) -> c_int,
+) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the pointers are C's to keep valid.
+    // SAFETY: the caller's promises.
     let (host, name) = unsafe {
-        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
-        match text(FUNCTION, "the name", name) {
+        let Some(host) = borrow(host) else { return invalid(function, "host is NULL") };
+        match text(function, "the name", name) {
             Ok(name) => (host, name),
             Err(rc) => return rc,
         }
     };
     if flags & !MODULE_UNLOAD_FORCE != 0 {
-        return invalid(FUNCTION, &format!("unknown flags {flags:#x}"));
+        return invalid(function, &format!("unknown flags {flags:#x}"));
     }
-    let how = match timeout(timeout_ns) {
-        Some(Duration::ZERO) => Unload::now(),
-        Some(timeout) => Unload::within(timeout),
-        None => Unload::waiting(),
-    };
-    let how = if flags & MODULE_UNLOAD_FORCE != 0 { how.force() } else { how };
-    unloaded("unloaded, and its code stays mapped", name, host.unload(name, how))
+    call(&host, name, flags & MODULE_UNLOAD_FORCE != 0)
 }
 
 /// Puts the object at path in the place of module name, which may have the same path and

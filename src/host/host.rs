@@ -41,6 +41,8 @@ pub(super) struct Inner {
     pub(super) zombies: Vec<Zombie>,
     /// On their way from the zombies to their end, in some thread.
     pub(super) ending: Vec<Arc<Core>>,
+    /// Their unload was begun, and is not finished or cancelled yet.
+    pub(super) begun: Vec<Arc<Core>>,
     /// What `symbol_get` has given out and nobody has given back.
     pub(super) symbols: Vec<Given>,
     pub(super) last_unloaded: Option<LastUnloaded>,

@@ -35,6 +35,7 @@
 //! - **H6** The dynamic linker's lock is held while constructors and destructors run, and those
 //!   may call the host. So whoever has a lock of ours never waits for the linker's.
 
+mod begun;
 mod depend;
 mod elf;
 mod error;
@@ -54,6 +55,7 @@ mod table;
 mod thread;
 mod unload;
 
+pub use begun::Unloading;
 pub use error::Error;
 pub use host::{Host, LastUnloaded};
 pub use load::Load;

@@ -87,7 +87,7 @@ pub(super) struct Zombie {
 }
 
 /// A module that this thread takes out: its state is GOING.
-enum Claimed {
+pub(super) enum Claimed {
     /// Nobody holds it.
     Released,
     /// It is unloaded by force while it is held.
@@ -135,19 +135,7 @@ impl Host {
         self.reap();
         let shared = &*self.shared;
         let (core, claimed) = shared.claim(name, force, wait)?;
-        shared.farewell(&core);
-        match claimed {
-            Claimed::Released => Ok(shared.end(&core, true)),
-            Claimed::Held(folded) => {
-                let zombie = Zombie {
-                    core: core.clone(),
-                    folded: Some(folded),
-                    exit: false,
-                    unloaded: true,
-                };
-                Ok(shared.leave_to_holders(zombie))
-            }
-        }
+        Ok(shared.take_out(&core, claimed))
     }
 
     /// Unmaps what was unloaded or replaced while it was held, and is not held any more. Every
@@ -174,7 +162,12 @@ impl Shared {
         match core.state() {
             State::Live => {}
             State::Going => {
-                let why = format!("module '{name}' is being unloaded by another thread");
+                let by = if inner.begun.iter().any(|begun| **begun == *core) {
+                    "since an unload was begun; finish or cancel that"
+                } else {
+                    "by another thread"
+                };
+                let why = format!("module '{name}' is being unloaded {by}");
                 return Err(Error::new(libc::EBUSY, why));
             }
             State::Coming | State::Unformed => return Err(inner.still_loading(core)),
@@ -246,10 +239,22 @@ impl Shared {
         // As it was, or on its way out; nobody but us moves a module that is live.
         core.set_state(if claimed.is_ok() { State::Going } else { State::Live });
         let claimed = claimed?;
-        let by_force = matches!(claimed, Claimed::Held(_)) || core.is_permanent();
-        inner.tainted |= by_force;
-        core.links().forced = by_force;
+        claimed.note(&mut inner, &core);
         Ok((core, claimed))
+    }
+
+    /// U7, by the thread that has claimed the module.
+    pub(super) fn take_out(&self, core: &Arc<Core>, claimed: Claimed) -> Unloaded {
+        self.farewell(core);
+        match claimed {
+            Claimed::Released => self.end(core, true),
+            Claimed::Held(folded) => self.leave_to_holders(Zombie {
+                core: core.clone(),
+                folded: Some(folded),
+                exit: false,
+                unloaded: true,
+            }),
+        }
     }
 
     /// The module of that name, or `ENOENT`.
@@ -364,6 +369,15 @@ impl Shared {
     }
 }
 
+impl Claimed {
+    /// Whether this was by force, for the record.
+    pub(super) fn note(&self, inner: &mut Inner, core: &Core) {
+        let by_force = matches!(self, Self::Held(_)) || core.is_permanent();
+        inner.tainted |= by_force;
+        core.links().forced = by_force;
+    }
+}
+
 struct LiveAgain<'a> {
     host: &'a Shared,
     core: &'a Core,
@@ -387,7 +401,7 @@ impl Zombie {
 }
 
 /// `EWOULDBLOCK` of a look, or `ETIMEDOUT` of a drain.
-fn in_use(core: &Core, errno: i32, held: u64) -> Error {
+pub(super) fn in_use(core: &Core, errno: i32, held: u64) -> Error {
     let (name, held) = (core.name(), references(held));
     let (by, hint) = core.held_by();
     let why = if errno == libc::ETIMEDOUT {
@@ -405,7 +419,7 @@ fn in_use(core: &Core, errno: i32, held: u64) -> Error {
     Error::new(errno, why)
 }
 
-fn barrier(name: &str, errno: i32) -> Error {
+pub(super) fn barrier(name: &str, errno: i32) -> Error {
     Error::new(
         errno,
         format!(

@@ -27,12 +27,20 @@ pub(crate) fn address(word: &Word) -> Address {
 }
 
 impl Address {
-    /// Wakes whoever sleeps on the word at this address. Async-signal-safe:
-    /// one system call, and `errno` as it was.
+    /// Wakes whoever sleeps on the word at this address, and whoever waits for it with a
+    /// descriptor. Async-signal-safe: a system call for either, and `errno` as it was.
     #[cold]
     pub(crate) fn wake_all(self) {
         #[cfg(feature = "std")]
         sleep::wake_all(self.0);
+        #[cfg(all(feature = "std", target_os = "linux"))]
+        crate::begun::ring(self.number());
+    }
+
+    /// As a number, which names the counter as well: the word comes first in it.
+    #[cfg(all(feature = "std", target_os = "linux"))]
+    pub(crate) fn number(self) -> usize {
+        self.0 as usize
     }
 }
 
