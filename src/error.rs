@@ -57,7 +57,7 @@ pub enum DrainError {
 }
 
 /// Why a drain that was [begun](crate::ModuleRef::drain_begin) could not be finished or cancelled.
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishError {
@@ -175,7 +175,7 @@ impl fmt::Display for DrainError {
     }
 }
 
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 impl fmt::Display for FinishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -199,7 +199,7 @@ impl fmt::Display for FinishError {
 
 impl core::error::Error for ReleaseError {}
 impl core::error::Error for DrainError {}
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 impl core::error::Error for FinishError {}
 
 /// A counter that could not be (re)initialised because it is in use.

@@ -4,7 +4,7 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 mod begun;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod by_address;
@@ -34,7 +34,7 @@ mod models;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 pub use begun::Draining;
 pub use counter::Counter;
-#[cfg(all(feature = "std", target_os = "linux"))]
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 pub use error::FinishError;
 pub use error::{DrainError, InitError, ReleaseError};
 #[cfg(not(any(loom, interleave)))]

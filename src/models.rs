@@ -12,9 +12,9 @@
 //! ```
 
 use crate::Counter;
-use crate::error::{DrainError, ReleaseError};
+use crate::error::{DrainError, FinishError, ReleaseError};
 use crate::misuse::Caller;
-use crate::sync::{Data, Deadline, Setup, Shared, Slots, Tally, Word, explore};
+use crate::sync::{Data, Deadline, Setup, Shared, Slots, Tally, Word, explore, have_bells};
 use crate::word::{BASE, PERCPU, PIN, pack};
 use core::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
@@ -811,5 +811,153 @@ fn percpu_recording_by_two() {
             assert!(!world.counter.slots.are_recorded());
             world.end()
         }
+    });
+}
+
+// ---- drains that are begun, and finished or cancelled later ------------------------------
+
+/// As `outcomes_of_both`, with counters whose drains can be begun.
+fn outcomes_of_begun<E>(
+    name: &str,
+    expected: &[&str],
+    scenario: impl Fn(&mut Setup) -> E + Clone + Send + Sync + 'static,
+) where
+    E: Fn() -> String + 'static,
+{
+    have_bells(true);
+    outcomes_of_both(name, expected, scenario);
+    have_bells(false);
+}
+
+impl World {
+    /// An event loop that has nothing else to do. It looks only when there is a hint.
+    fn begin_and_finish(&self) {
+        let timer = self.counter.drain_begin(NOBODY).expect("nobody else releases it");
+        loop {
+            timer.wait();
+            match self.counter.drain_finish(NOBODY) {
+                Ok(()) => return self.take_away(),
+                Err(FinishError::InUse { .. }) => {}
+                Err(other) => panic!("the only one who finishes was told: {other}"),
+            }
+        }
+    }
+
+    /// One of several.
+    fn finish(&self) -> Result<(), FinishError> {
+        self.counter.drain_finish(NOBODY).inspect(|()| self.take_away())
+    }
+}
+
+#[test]
+fn begun_and_finished() {
+    // No hint may be lost: here the timer never expires by itself.
+    outcomes_of_begun(
+        "begun_and_finished",
+        &["released, released 1, served 0", "released, released 1, served 1"],
+        |run| {
+            let world = World::new(0);
+            let (user, unloader) = (world.clone(), world.clone());
+            run.thread(move || user.visit());
+            run.thread(move || unloader.begin_and_finish());
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn begun_and_finished_with_a_holder() {
+    outcomes_of_begun(
+        "begun_and_finished_with_a_holder",
+        &["released, released 1, served 0"],
+        |run| {
+            let world = World::new(1);
+            let (holder, unloader) = (world.clone(), world.clone());
+            run.thread(move || {
+                // SAFETY: the reference from the beginning is still held.
+                unsafe { holder.counter.get(NOBODY) };
+                holder.hold();
+                holder.hold();
+            });
+            run.thread(move || unloader.begin_and_finish());
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn begun_and_cancelled() {
+    outcomes_of_begun(
+        "begun_and_cancelled",
+        &[
+            "live, released 0, served 0",
+            "live, released 0, served 1",
+            "released, released 1, served 0",
+            "released, released 1, served 1",
+        ],
+        |run| {
+            let world = World::new(0);
+            let (user, unloader) = (world.clone(), world.clone());
+            run.thread(move || user.visit());
+            run.thread(move || {
+                let _timer = unloader.counter.drain_begin(NOBODY).expect("nobody else releases it");
+                if unloader.counter.drain_cancel().expect("nobody else ends it") {
+                    unloader.take_away();
+                }
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn begun_finished_and_cancelled_at_once() {
+    // One of them ends it, or nobody, and then it goes on.
+    outcomes_of_begun(
+        "begun_finished_and_cancelled_at_once",
+        &["begun", "live, released 0, served 0", "released, released 1, served 0"],
+        |run| {
+            let world = World::new(1);
+            let (holder, patient, hasty) = (world.clone(), world.clone(), world.clone());
+            run.thread(move || holder.hold());
+            run.thread(move || {
+                let _timer = patient.counter.drain_begin(NOBODY).expect("nobody else releases it");
+                let _ = patient.finish();
+            });
+            run.thread(move || {
+                if hasty.counter.drain_cancel() == Ok(true) {
+                    hasty.take_away();
+                }
+            });
+            move || match world.counter.drain_finish(NOBODY) {
+                Ok(()) => "begun".into(),
+                Err(FinishError::NotBegun) => world.end(),
+                Err(other) => panic!("nobody holds it, and nobody is busy with it: {other}"),
+            }
+        },
+    );
+}
+
+#[test]
+fn begun_finished_twice_then_freed() {
+    // Who comes too late touches nothing.
+    outcomes_of_begun("begun_finished_twice_then_freed", &["begun", "freed"], |run| {
+        let world = World::new(1);
+        let holder = world.clone();
+        run.thread(move || holder.hold());
+        let finish_and_free = |unloader: &World| {
+            if unloader.finish().is_ok() {
+                // SAFETY: this thread has just won the release.
+                unsafe { unloader.counter.destroy(NOBODY) };
+                unloader.word().free();
+            }
+        };
+        let (first, second) = (world.clone(), world.clone());
+        run.thread(move || {
+            let _timer = first.counter.drain_begin(NOBODY).expect("nobody else releases it");
+            finish_and_free(&first);
+        });
+        run.thread(move || finish_and_free(&second));
+        move || if world.released.get() == 1 { "freed" } else { "begun" }.into()
     });
 }

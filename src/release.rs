@@ -81,7 +81,7 @@ impl Counter {
     }
 
     /// Gives an attempt up that has done nothing yet. For the owner.
-    #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+    #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
     pub(crate) fn unclaim(&self) {
         // Release pairs with the Acquire of the next claim.
         self.word.fetch_or(BASE, Release);

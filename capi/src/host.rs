@@ -550,7 +550,7 @@ pub unsafe extern "C" fn module_unload_finish(
     unsafe {
         forcibly("module_unload_finish", host, name, flags, |host, name, force| {
             let begun = host.unload_begun(name);
-            match begun.and_then(|module| host.unload_finish_raw(&module, force)) {
+            match begun.and_then(|module| module.unload_finish(force)) {
                 Ok(None) => {
                     set_last_error(&format!(
                         "module '{name}' is still in use; wait until the descriptor is \
@@ -583,7 +583,7 @@ pub unsafe extern "C" fn module_unload_cancel(
     unsafe {
         forcibly("module_unload_cancel", host, name, 0, |host, name, _| {
             let begun = host.unload_begun(name);
-            let cancelled = begun.and_then(|module| host.unload_cancel_raw(&module));
+            let cancelled = begun.and_then(|module| module.unload_cancel());
             cancelled.map_or_else(|error| fail(&error), |()| 0)
         })
     }

@@ -12,8 +12,8 @@ use super::unload::{Claimed, Unloaded, barrier, in_use};
 use crate::misuse::Caller;
 use crate::{DrainError, FinishError};
 use std::fmt;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 impl Host {
     /// Begins to unload the module and returns without waiting for the references that are held:
@@ -41,12 +41,12 @@ impl Host {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn unload_begin(&self, name: &str, force: bool) -> Result<Unloading<'_>, Error> {
+    pub fn unload_begin(&self, name: &str, force: bool) -> Result<Unloading, Error> {
         let (module, timer) = self.unload_begin_raw(name, force)?;
-        Ok(Unloading { host: self, module, timer, over: false })
+        Ok(Unloading { module, timer, over: false })
     }
 
-    /// For bindings, which keep the module and the descriptor themselves.
+    /// For bindings, as what `Module` has below.
     #[doc(hidden)]
     pub fn unload_begin_raw(&self, name: &str, force: bool) -> Result<(Module, OwnedFd), Error> {
         self.reap();
@@ -72,22 +72,22 @@ impl Host {
         inner.begun_at(&core)?;
         Ok(Module(core))
     }
+}
 
-    /// `None` if references are still held, which with `force` does not matter.
+/// For bindings, which keep the module and the descriptor themselves.
+impl Module {
+    /// `None` if references are still held, which by force does not matter.
     #[doc(hidden)]
-    pub fn unload_finish_raw(
-        &self,
-        module: &Module,
-        force: bool,
-    ) -> Result<Option<Unloaded>, Error> {
-        let Some(claimed) = self.shared.finish(&module.0, force)? else { return Ok(None) };
-        Ok(Some(self.shared.take_out(&module.0, claimed)))
+    pub fn unload_finish(&self, force: bool) -> Result<Option<Unloaded>, Error> {
+        let shared = self.shared()?;
+        let Some(claimed) = shared.finish(&self.0, force)? else { return Ok(None) };
+        Ok(Some(shared.take_out(&self.0, claimed)))
     }
 
     #[doc(hidden)]
-    pub fn unload_cancel_raw(&self, module: &Module) -> Result<(), Error> {
-        let core = &module.0;
-        let mut inner = self.shared.lock();
+    pub fn unload_cancel(&self) -> Result<(), Error> {
+        let (shared, core) = (self.shared()?, &self.0);
+        let mut inner = shared.lock();
         let at = inner.begun_at(core)?;
         let released = core.counter.drain_cancel().map_err(|why| strange(core, why))?;
         inner.begun.swap_remove(at);
@@ -98,6 +98,24 @@ impl Host {
         }
         core.set_state(State::Live);
         Ok(())
+    }
+
+    /// When the time is up: a last look, and `ETIMEDOUT`.
+    #[doc(hidden)]
+    pub fn unload_time_is_up(&self) -> Result<Unloaded, Error> {
+        if let Some(unloaded) = self.unload_finish(false)? {
+            return Ok(unloaded);
+        }
+        let error = in_use(&self.0, libc::ETIMEDOUT, self.0.held());
+        self.unload_cancel().and(Err(error))
+    }
+
+    /// The host that has it.
+    fn shared(&self) -> Result<Arc<Shared>, Error> {
+        self.0.host.upgrade().ok_or_else(|| {
+            let why = format!("the host that module '{}' was loaded by is gone", self.name());
+            Error::new(libc::ENOENT, why)
+        })
     }
 }
 
@@ -169,15 +187,14 @@ fn no_descriptor(name: &str, errno: i32) -> Error {
 ///
 /// Its descriptor ([`AsFd`]) is as that of a counter's [`Draining`](crate::Draining).
 #[must_use = "dropping it makes the module live again"]
-pub struct Unloading<'a> {
-    host: &'a Host,
+pub struct Unloading {
     module: Module,
     timer: OwnedFd,
     /// Unloaded, or live again.
     over: bool,
 }
 
-impl Unloading<'_> {
+impl Unloading {
     /// The module that is being unloaded.
     pub fn module(&self) -> &Module {
         &self.module
@@ -189,15 +206,15 @@ impl Unloading<'_> {
     /// After an error (`ETIMEDOUT`, if the count is pinned after an overflow) the module is live
     /// again; `EINVAL` or `EBUSY` says that the unload was over.
     pub fn finish(&mut self) -> Result<Option<Unloaded>, Error> {
-        let outcome = self.host.unload_finish_raw(&self.module, false);
+        let outcome = self.module.unload_finish(false);
         self.over = !matches!(outcome, Ok(None));
         outcome
     }
 
     /// Unloads the module also if it is held: as a forced unload whose time is up.
     pub fn force(mut self) -> Result<Unloaded, Error> {
-        let outcome = self.host.unload_finish_raw(&self.module, true);
         self.over = true;
+        let outcome = self.module.unload_finish(true);
         outcome.map(|unloaded| unloaded.expect("by force it does not matter who holds it"))
     }
 
@@ -205,28 +222,28 @@ impl Unloading<'_> {
     pub fn cancel(self) {}
 }
 
-impl Drop for Unloading<'_> {
+impl Drop for Unloading {
     fn drop(&mut self) {
-        if !mem::replace(&mut self.over, true) {
+        if !self.over {
             // Or else somebody has ended it by its name.
-            let _ = self.host.unload_cancel_raw(&self.module);
+            let _ = self.module.unload_cancel();
         }
     }
 }
 
-impl AsFd for Unloading<'_> {
+impl AsFd for Unloading {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
     }
 }
 
-impl AsRawFd for Unloading<'_> {
+impl AsRawFd for Unloading {
     fn as_raw_fd(&self) -> RawFd {
         self.timer.as_raw_fd()
     }
 }
 
-impl fmt::Debug for Unloading<'_> {
+impl fmt::Debug for Unloading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unloading").field("module", &self.module).field("over", &self.over).finish()
     }

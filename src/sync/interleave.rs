@@ -20,8 +20,9 @@
 //! can move and somebody is not done, which is how a lost wake shows. With each
 //! comes the whole path that led there.
 
+use crate::error::FinishError;
 use crate::word::legal;
-use core::cell::RefCell;
+use core::cell::{Cell as Flag, RefCell};
 use core::sync::atomic::Ordering;
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -222,11 +223,22 @@ fn new_cell(value: u64, counter: bool) -> usize {
 
 pub(crate) struct Word {
     cell: usize,
+    bell: Option<BellCells>,
+}
+
+thread_local! {
+    /// Whether words have a bell: only where a model begins drains, since it costs each wake a look.
+    static BELLS: Flag<bool> = const { Flag::new(false) };
+}
+
+/// From here on words have a bell, or not.
+pub(crate) fn have_bells(they_do: bool) {
+    BELLS.set(they_do);
 }
 
 impl Word {
     pub(crate) fn new(value: u64) -> Self {
-        Self { cell: new_cell(value, true) }
+        Self { cell: new_cell(value, true), bell: BELLS.get().then(BellCells::new) }
     }
 
     /// The word's memory goes away.
@@ -272,15 +284,102 @@ impl Word {
     }
 }
 
-pub(crate) struct Address(usize);
+pub(crate) struct Address(usize, Option<BellCells>);
 
 pub(crate) fn address(word: &Word) -> Address {
-    Address(word.cell)
+    Address(word.cell, word.bell)
 }
 
 impl Address {
     pub(crate) fn wake_all(self) {
         perform(Step::Wake { cell: self.0 });
+        if let Some(bell) = self.1 {
+            // As `sync::bell::ring`.
+            if perform(Step::Load { cell: bell.there }) != 0 {
+                bell.ring();
+            }
+        }
+    }
+}
+
+/// Memory is sequentially consistent here.
+pub(crate) fn fence(_: Ordering) {}
+
+/// The block of a drain that was begun, and its timer, which never expires but for a hint.
+#[derive(Clone, Copy)]
+struct BellCells {
+    /// The block is published.
+    there: usize,
+    busy: usize,
+    /// The descriptor is readable.
+    readable: usize,
+}
+
+impl BellCells {
+    fn new() -> Self {
+        let cell = || new_cell(0, false);
+        Self { there: cell(), busy: cell(), readable: cell() }
+    }
+
+    fn ring(&self) {
+        perform(Step::Store { cell: self.readable, new: 1 });
+        perform(Step::Wake { cell: self.readable });
+    }
+}
+
+/// What the caller waits with.
+pub struct Descriptor(BellCells);
+
+impl Descriptor {
+    /// Until it is readable, as in `epoll`.
+    pub(crate) fn wait(&self) {
+        perform(Step::Wait { cell: self.0.readable, seen: 0, timed: false });
+    }
+}
+
+pub(crate) fn discard(_descriptor: Descriptor) {}
+
+pub(crate) struct NewBell;
+
+impl NewBell {
+    pub(crate) fn new() -> Result<Self, i32> {
+        Ok(Self)
+    }
+
+    pub(crate) fn publish(self, word: &Word) -> Result<(Bell, Descriptor), i32> {
+        let bell = word.bell.expect("a model that begins drains has bells");
+        perform(Step::Store { cell: bell.busy, new: 1 });
+        perform(Step::Store { cell: bell.there, new: 1 });
+        Ok((Bell(bell), Descriptor(bell)))
+    }
+}
+
+pub(crate) struct Bell(BellCells);
+
+impl Bell {
+    pub(crate) fn of(address: Address) -> Result<Self, FinishError> {
+        let bell = address.1.filter(|bell| perform(Step::Load { cell: bell.there }) != 0);
+        let bell = bell.ok_or(FinishError::NotBegun)?;
+        if perform(Step::Exchange { cell: bell.busy, current: 0, new: 1 }) != 0 {
+            return Err(FinishError::Busy);
+        }
+        Ok(Self(bell))
+    }
+
+    pub(crate) fn let_go(self) {
+        perform(Step::Store { cell: self.0.busy, new: 0 });
+    }
+
+    pub(crate) fn over(self) {
+        perform(Step::Store { cell: self.0.there, new: 0 });
+    }
+
+    pub(crate) fn ring(&self) {
+        self.0.ring();
+    }
+
+    pub(crate) fn hush(&self) {
+        perform(Step::Store { cell: self.0.readable, new: 0 });
     }
 }
 

@@ -12,10 +12,12 @@
 //! for the memory the word lives in, which [`Word::free`] writes: a touch that
 //! is not ordered before the free is a race, and loom reports it.
 
+use crate::error::FinishError;
 use crate::word::legal;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use loom::cell::UnsafeCell;
+pub(crate) use loom::sync::atomic::fence;
 use loom::sync::atomic::{AtomicBool, AtomicU64};
 use loom::sync::{Arc, Condvar, Mutex};
 use std::collections::BTreeSet;
@@ -35,6 +37,17 @@ pub(crate) struct Word {
     value: AtomicU64,
     memory: UnsafeCell<()>,
     sleepers: Arc<Sleepers>,
+    bell: Option<Arc<BellCells>>,
+}
+
+thread_local! {
+    /// Whether words have a bell: only where a model begins drains, since it costs each wake a look.
+    static BELLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here on words have a bell, or not.
+pub(crate) fn have_bells(they_do: bool) {
+    BELLS.set(they_do);
 }
 
 /// The kernel's side of a futex: it outlives the word, as the kernel does.
@@ -50,6 +63,7 @@ impl Word {
             value: AtomicU64::new(value),
             memory: UnsafeCell::new(()),
             sleepers: Arc::new(sleepers),
+            bell: BELLS.get().then(|| Arc::new(BellCells::new())),
         }
     }
 
@@ -118,16 +132,115 @@ impl Word {
     }
 }
 
-pub(crate) struct Address(Arc<Sleepers>);
+pub(crate) struct Address(Arc<Sleepers>, Option<Arc<BellCells>>);
 
 pub(crate) fn address(word: &Word) -> Address {
-    Address(word.sleepers.clone())
+    Address(word.sleepers.clone(), word.bell.clone())
 }
 
 impl Address {
     pub(crate) fn wake_all(self) {
-        let _bucket = self.0.bucket.lock().unwrap();
+        let bucket = self.0.bucket.lock().unwrap();
         self.0.woken.notify_all();
+        drop(bucket);
+        if let Some(bell) = self.1 {
+            bell.ring_if_there();
+        }
+    }
+}
+
+/// The block of a drain that was begun, and its timer, which never expires but for a hint. It
+/// outlives the word, as those do.
+struct BellCells {
+    /// The block is published.
+    there: AtomicBool,
+    busy: AtomicBool,
+    /// The kernel's: whether the descriptor is readable, and who waits for that.
+    readable: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl BellCells {
+    fn new() -> Self {
+        Self {
+            there: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            readable: Mutex::new(false),
+            rung: Condvar::new(),
+        }
+    }
+
+    /// As `sync::bell::ring`, fence and all.
+    fn ring_if_there(&self) {
+        fence(Ordering::Acquire);
+        if self.there.load(Ordering::Relaxed) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        *self.readable.lock().unwrap() = true;
+        self.rung.notify_all();
+    }
+}
+
+/// What the caller waits with.
+pub struct Descriptor(Arc<BellCells>);
+
+impl Descriptor {
+    /// Until it is readable, as in `epoll`.
+    pub(crate) fn wait(&self) {
+        let mut readable = self.0.readable.lock().unwrap();
+        while !*readable {
+            readable = self.0.rung.wait(readable).unwrap();
+        }
+    }
+}
+
+pub(crate) fn discard(_descriptor: Descriptor) {}
+
+pub(crate) struct NewBell;
+
+impl NewBell {
+    pub(crate) fn new() -> Result<Self, i32> {
+        Ok(Self)
+    }
+
+    pub(crate) fn publish(self, word: &Word) -> Result<(Bell, Descriptor), i32> {
+        let bell = word.bell.as_ref().expect("a model that begins drains has bells");
+        bell.busy.store(true, Ordering::Relaxed);
+        // Not Release: what publishes it to a put is the fence in `drain_begin`.
+        bell.there.store(true, Ordering::Relaxed);
+        Ok((Bell(bell.clone()), Descriptor(bell.clone())))
+    }
+}
+
+pub(crate) struct Bell(Arc<BellCells>);
+
+impl Bell {
+    pub(crate) fn of(address: Address) -> Result<Self, FinishError> {
+        let bell = address.1.filter(|bell| bell.there.load(Ordering::Acquire));
+        let bell = bell.ok_or(FinishError::NotBegun)?;
+        if bell.busy.swap(true, Ordering::Acquire) {
+            return Err(FinishError::Busy);
+        }
+        Ok(Self(bell))
+    }
+
+    pub(crate) fn let_go(self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn over(self) {
+        self.0.there.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ring(&self) {
+        self.0.ring();
+    }
+
+    pub(crate) fn hush(&self) {
+        *self.0.readable.lock().unwrap() = false;
     }
 }
 
@@ -343,10 +456,10 @@ impl Setup {
     /// A deadline for a drain of `word` that may pass at any moment.
     pub(crate) fn deadline(&mut self, word: &Word) -> Deadline {
         let rung = Arc::new(AtomicBool::new(false));
-        let (bell, sleepers) = (rung.clone(), address(word).0);
+        let (bell, sleepers) = (rung.clone(), word.sleepers.clone());
         self.thread(move || {
             bell.store(true, Ordering::Release);
-            Address(sleepers.clone()).wake_all();
+            Address(sleepers.clone(), None).wake_all();
         });
         Deadline::Clock(rung)
     }

@@ -6,7 +6,8 @@
 //! - [`Address`], the name of a word, good for waking after the memory is gone;
 //! - [`wait`], which sleeps while a word is unchanged;
 //! - [`Slots`], the per-CPU part of a counter;
-//! - [`Deadline`], which says when a sleeper has waited long enough.
+//! - [`Deadline`], which says when a sleeper has waited long enough;
+//! - [`Bell`], the hint of a drain that was begun, and [`fence`].
 //!
 //! | build            | backend      | what it is for                                        |
 //! | ---------------- | ------------ | ----------------------------------------------------- |
@@ -14,6 +15,8 @@
 //! | `--cfg loom`       | `loom`       | memory orderings, and interleavings with every access a read-modify-write |
 //! | `--cfg interleave` | `interleave` | every interleaving, every state, exhaustively         |
 
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+mod bell;
 #[cfg(not(any(loom, interleave)))]
 mod native;
 #[cfg(not(any(loom, interleave)))]

@@ -34,16 +34,26 @@ impl Address {
         #[cfg(feature = "std")]
         sleep::wake_all(self.0);
         #[cfg(all(feature = "std", target_os = "linux"))]
-        crate::begun::ring(self.number());
+        super::bell::ring(self);
     }
 
-    /// As a number, which names the counter as well: the word comes first in it.
+    /// As a number.
     #[cfg(all(feature = "std", target_os = "linux"))]
-    pub(crate) fn number(self) -> usize {
+    pub(super) fn number(self) -> usize {
         self.0 as usize
+    }
+
+    /// The address of a counter's word, which comes first in it.
+    #[cfg(all(feature = "std", target_os = "linux"))]
+    pub(crate) fn of_counter(counter: *const crate::Counter) -> Self {
+        Self(counter.cast())
     }
 }
 
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub(crate) use super::bell::{Bell, Descriptor, NewBell, discard};
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub(crate) use core::sync::atomic::fence;
 #[cfg(feature = "std")]
 pub(crate) use sleep::{Deadline, wait};
 
