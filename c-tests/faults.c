@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -83,7 +84,9 @@ static const struct call {
 	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },
 	{ SYS_getcwd, "getcwd", { ENOENT, ENOMEM, EPERM } },
 	{ SYS_access, "access", { EACCES, ENOENT } },
-	{ SYS_fcntl, "fcntl", { EPERM, EBADF } },
+	{ SYS_fcntl, "fcntl", { EPERM, EBADF, EMFILE } },
+	{ SYS_timerfd_create, "timerfd_create", { EMFILE, ENFILE, ENOMEM, ENODEV, EPERM, ENOSYS } },
+	{ SYS_timerfd_settime, "timerfd_settime", { EPERM, ENOSYS, EINVAL } },
 	{ SYS_memfd_create, "memfd_create", { EMFILE, ENFILE, ENOMEM, EPERM, ENOSYS, EINVAL } },
 	{ SYS_clone3, "clone3", { EAGAIN, ENOMEM, EPERM, ENOSYS } },
 	{ SYS_clone, "clone", { EAGAIN, ENOMEM, EPERM } },
@@ -559,15 +562,21 @@ static void after_release(int rc)
 	module_ref_destroy(&ref);
 }
 
-static void after_refused(int rc, int usual_rc)
+/* As it was: held, and released after the last put. */
+static void held_as_before(void)
 {
-	HOLDS((rc == usual_rc && !no_barrier()) || by_the_fault(rc));
 	counts(1);
 	module_ref_put(&ref);
 	counts(0);
 	HOLDS(module_ref_drain(&ref, SECOND) == 0);
 	released_once();
 	module_ref_destroy(&ref);
+}
+
+static void after_refused(int rc, int usual_rc)
+{
+	HOLDS((rc == usual_rc && !no_barrier()) || by_the_fault(rc));
+	held_as_before();
 }
 
 static void after_held_release(int rc)
@@ -620,6 +629,110 @@ static void after_destroy(int rc)
 	HOLDS(module_ref_try_release(&ref) == -EINVAL);
 	atomic_store(&misuses, 0);
 	atomic_store(&leaks, 0);
+}
+
+/* A drain that is begun, with whatever can be done to it. The descriptor has its 100 ms when the
+ * hint fails. */
+static int begun = -1;
+
+static int begin(void)
+{
+	begun = module_ref_drain_begin(&ref);
+	return begun < 0 ? begun : 0;
+}
+
+static void end_begun(void)
+{
+	if (begun >= 0)
+		close(begun);
+	begun = -1;
+}
+
+/* Held, or with the fault's errno as it was. */
+static void after_begin(int rc)
+{
+	HOLDS(rc == 0 ? !no_barrier() : by_the_fault(rc));
+	if (rc == 0) {
+		HOLDS(!module_ref_try_get(&ref));
+		HOLDS(module_ref_drain_finish(&ref) == -EINPROGRESS);
+		HOLDS(module_ref_drain_cancel(&ref) == 0);
+	}
+	end_begun();
+	HOLDS(module_ref_drain_cancel(&ref) == -EINVAL);
+	held_as_before();
+}
+
+static bool readable(int fd)
+{
+	return poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 2000) == 1;
+}
+
+/* Nobody holds it, so that the hint is the library's own. */
+static int begin_and_finish(void)
+{
+	int rc = begin();
+
+	return rc ? rc : module_ref_drain_finish(&ref);
+}
+
+static void after_begin_and_finish(int rc)
+{
+	HOLDS(rc != 0 || !no_barrier());
+	end_begun();
+	HOLDS(module_ref_drain_finish(&ref) == -EINVAL);
+	after_release(rc);
+}
+
+static int begin_and_cancel(void)
+{
+	int rc = begin();
+
+	return rc ? rc : module_ref_drain_cancel(&ref);
+}
+
+static void after_begin_and_cancel(int rc)
+{
+	HOLDS((rc == 0 && !no_barrier()) || by_the_fault(rc));
+	end_begun();
+	HOLDS(module_ref_drain_cancel(&ref) == -EINVAL);
+	held_as_before();
+}
+
+static void a_begun_counter(void)
+{
+	a_held_counter();
+	need(begin() == 0);
+}
+
+static int put_and_finish(void)
+{
+	module_ref_put(&ref);
+	return module_ref_drain_finish(&ref);
+}
+
+static int put_begun(void)
+{
+	module_ref_put(&ref);
+	return 0;
+}
+
+/* Whatever became of the hint, the descriptor says so in the end. */
+static void after_put_begun(int rc)
+{
+	(void)rc;
+	HOLDS(readable(begun));
+	HOLDS(module_ref_drain_finish(&ref) == 0);
+	end_begun();
+	released_once();
+	module_ref_destroy(&ref);
+}
+
+static void after_put_and_finish(int rc)
+{
+	HOLDS(rc == 0);
+	end_begun();
+	released_once();
+	module_ref_destroy(&ref);
 }
 
 static void a_drained_counter(void)
@@ -951,6 +1064,26 @@ static void after_unload(int rc)
 	gone(rc);
 }
 
+/* An unload that is begun. */
+static int unload_begin(void)
+{
+	begun = module_unload_begin(host, "patient", 0);
+	return begun < 0 ? begun : 0;
+}
+
+static int unload_begin_and_finish(void)
+{
+	int rc = unload_begin();
+
+	return rc ? rc : module_unload_finish(host, "patient", 0);
+}
+
+static void after_unload_begun(int rc)
+{
+	end_begun();
+	after_unload(rc);
+}
+
 static void loaded_and_held(void)
 {
 	loaded();
@@ -966,6 +1099,40 @@ static void after_refused_unload(int rc, int usual_rc)
 	HOLDS(call(held, "answer") == 1);
 	module_put(held);
 	in_service("patient", 0, 1);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+/* Waiting for its holder, or with the fault's errno in service as before. */
+static void after_held_unload_begin(int rc)
+{
+	if (rc == 0) {
+		HOLDS(!no_barrier());
+		HOLDS(module_state(handle) == MODULE_STATE_GOING);
+		HOLDS(module_unload_finish(host, "patient", 0) == -EINPROGRESS);
+		HOLDS(module_unload_cancel(host, "patient") == 0);
+	} else {
+		HOLDS(by_the_fault(rc));
+		HOLDS(tells("'patient'") && tells(strerror(fault.how)));
+	}
+	end_begun();
+	in_service("patient", 1, 1);
+	module_put(held);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
+static int unload_begin_and_cancel(void)
+{
+	int rc = unload_begin();
+
+	return rc ? rc : module_unload_cancel(host, "patient");
+}
+
+static void after_unload_cancelled(int rc)
+{
+	HOLDS(rc == 0 ? !no_barrier() : by_the_fault(rc));
+	end_begun();
+	in_service("patient", 1, 1);
+	module_put(held);
 	gone(module_unload(host, "patient", 0, 0));
 }
 
@@ -1264,6 +1431,11 @@ static const struct op ops[] = {
 	{ "drain, 0 ns, held", a_held_counter, drain_now, after_held_drain, 0 },
 	{ "drain, 2 ms, held", a_held_counter, drain_for_a_while, after_held_drain, 0 },
 	{ "drain, put soon", a_counter_put_soon, drain, after_put_soon, 0 },
+	{ "drain_begin", a_counter, begin_and_finish, after_begin_and_finish, 0 },
+	{ "drain_begin, held", a_held_counter, begin, after_begin, 0 },
+	{ "drain_begin, cancel", a_held_counter, begin_and_cancel, after_begin_and_cancel, 0 },
+	{ "drain_begin, put", a_begun_counter, put_begun, after_put_begun, 0 },
+	{ "drain_finish", a_begun_counter, put_and_finish, after_put_and_finish, 0 },
 	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0 },
 	{ "reinit", a_released_counter, reinit, after_reinit, 0 },
 	{ "destroy", a_counter, destroy, after_destroy, 0 },
@@ -1290,6 +1462,9 @@ static const struct op ops[] = {
 	{ "unload, held", loaded_and_held, unload, after_held_unload, 0 },
 	{ "unload, 2 ms, held", loaded_and_held, unload_within, after_held_unload_within, 0 },
 	{ "unload, put soon", loaded_and_put_soon, unload_waiting, after_put_soon_unload, 0 },
+	{ "unload_begin", loaded, unload_begin_and_finish, after_unload_begun, 0 },
+	{ "unload_begin, held", loaded_and_held, unload_begin, after_held_unload_begin, 0 },
+	{ "unload_begin, cancel", loaded_and_held, unload_begin_and_cancel, after_unload_cancelled, 0 },
 	{ "unload, force, held", loaded_and_held, unload_forced, after_forced, 0 },
 	{ "unload, force, 2 ms, held", loaded_and_held, unload_forced_within, after_forced, 0 },
 	{ "unload, resident", loaded_and_open, unload, after_resident, 0 },
