@@ -21,8 +21,10 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString, c_void};
 use std::mem;
 use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{
     Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError,
 };
@@ -632,6 +634,36 @@ impl PyHost {
         Ok(unloaded.map_err(host_error)? == Unloaded::Unmapped)
     }
 
+    /// unload() for asyncio: to be awaited, in whichever loop runs, without a thread. It returns and
+    /// raises the same; only the default timeout is None, which is for ever.
+    ///
+    /// The door is shut when it is first awaited. What is run at the end (the exit function,
+    /// callbacks) runs on the loop's thread. When the task is cancelled, as by
+    /// asyncio.timeout() or asyncio.wait_for(), the module is live again, also with force.
+    #[pyo3(
+        signature = (name, force = false, timeout = None),
+        text_signature = "($self, name, force=False, timeout=None)"
+    )]
+    fn unload_async<'py>(
+        slf: Bound<'py, Self>,
+        name: String,
+        force: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static UNLOAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let limit = time_limit(timeout)?.map(|limit| limit.as_secs_f64());
+        let unload = UNLOAD.import(slf.py(), "module_ref._async", "unload")?;
+        unload.call1((slf, name, force, limit))
+    }
+
+    /// Shut the door of a module, without waiting.
+    fn _unload_begin(&self, py: Python<'_>, name: &str, force: bool) -> PyResult<Unloading> {
+        let host = self.open()?;
+        let begun = py.detach(|| host.unload_begin_raw(name, force));
+        let (of, timer) = begun.map_err(host_error)?;
+        Ok(Unloading { of, timer, force, over: AtomicBool::new(false) })
+    }
+
     /// Put the object at path, which may be the same file with other content, in the place of a
     /// module, and return whether the old one's code is gone from memory.
     ///
@@ -926,6 +958,61 @@ impl PyHost {
 
     fn __clear__(&self) {
         self.forget_callbacks();
+    }
+}
+
+/// An unload that was begun, for ``module_ref._async``.
+#[pyclass(frozen, module = "module_ref._native")]
+pub(crate) struct Unloading {
+    of: Module,
+    timer: OwnedFd,
+    force: bool,
+    over: AtomicBool,
+}
+
+#[pymethods]
+impl Unloading {
+    /// Readable when finish() may have an answer.
+    fn fileno(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+
+    /// None while the module is held. Otherwise it is unloaded, and this is what unload() returns.
+    fn finish(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        let outcome = py.detach(|| self.of.unload_finish(false));
+        // Relaxed, here and below: a flag of its own; the host knows who has ended it.
+        self.over.store(!matches!(outcome, Ok(None)), Relaxed);
+        let outcome = outcome.map_err(host_error)?;
+        Ok(outcome.map(|unloaded| unloaded == Unloaded::Unmapped))
+    }
+
+    /// When the time is up: unloads it by force, if that was asked for; or the module is live
+    /// again, and it raises what unload() does.
+    fn time_is_up(&self, py: Python<'_>) -> PyResult<bool> {
+        self.over.store(true, Relaxed);
+        let outcome = py.detach(|| {
+            if self.force {
+                // By force it is not held.
+                self.of.unload_finish(true).map(|unloaded| unloaded == Some(Unloaded::Unmapped))
+            } else {
+                self.of.unload_time_is_up().map(|unloaded| unloaded == Unloaded::Unmapped)
+            }
+        });
+        outcome.map_err(host_error)
+    }
+
+    /// Make the module live again, unless the unload is over.
+    fn abandon(&self) {
+        if !self.over.swap(true, Relaxed) {
+            // Or else somebody has ended it otherwise.
+            let _ = self.of.unload_cancel();
+        }
+    }
+}
+
+impl Drop for Unloading {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }
 

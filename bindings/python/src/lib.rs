@@ -7,12 +7,16 @@ mod holders;
 mod host;
 
 use module_ref::misuse::{self, Caller, Misuse};
-use module_ref::{Counter, DrainError, Held, InitError, Mode, ModuleRef, ReleaseError};
+use module_ref::{
+    Counter, DrainError, FinishError, Held, InitError, Mode, ModuleRef, ReleaseError,
+};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
 
 create_exception!(
@@ -345,6 +349,28 @@ impl PyModuleRef {
         }
     }
 
+    /// drain() for asyncio: to be awaited, in whichever loop runs, without a thread.
+    ///
+    /// The door is shut when it is first awaited. When the task is cancelled, as by
+    /// asyncio.timeout() or asyncio.wait_for(), the counter is live again, as after timeout
+    /// seconds. Raises OSError as drain(), also with EMFILE and its like if there is no descriptor
+    /// to wait with.
+    #[pyo3(signature = (timeout = None))]
+    fn drain_async<'py>(
+        slf: Bound<'py, Self>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static DRAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let limit = time_limit(timeout)?.map(|limit| limit.as_secs_f64());
+        DRAIN.import(slf.py(), "module_ref._async", "drain")?.call1((slf, limit))
+    }
+
+    /// Shut the door, without waiting.
+    fn _drain_begin(slf: Py<Self>) -> PyResult<Draining> {
+        let timer = slf.get().counter().drain_begin(Caller::UNKNOWN).map_err(drain_error)?;
+        Ok(Draining { of: slf, timer, over: AtomicBool::new(false) })
+    }
+
     /// Make a released counter live again. Only for the caller to whom try_release() or
     /// drain() returned True. Raises OSError with EBUSY unless it is released.
     ///
@@ -386,10 +412,68 @@ fn drain_error(error: DrainError) -> PyErr {
         DrainError::TimedOut { .. } => libc::ETIMEDOUT,
         DrainError::Busy => libc::EBUSY,
         DrainError::AlreadyReleased => libc::EALREADY,
-        DrainError::Barrier { errno } => errno,
+        DrainError::Barrier { errno } | DrainError::Descriptor { errno } => errno,
         _ => libc::EINVAL,
     };
     os_error(errno, &error)
+}
+
+/// A drain that was begun, for ``module_ref._async``.
+#[pyclass(frozen, module = "module_ref._native")]
+struct Draining {
+    of: Py<PyModuleRef>,
+    timer: OwnedFd,
+    over: AtomicBool,
+}
+
+impl Draining {
+    fn give_up(&self) -> bool {
+        // Relaxed, here and below: a flag of its own; the drain itself knows who has ended it.
+        !self.over.swap(true, Relaxed) && self.of.get().counter().drain_cancel() == Ok(true)
+    }
+}
+
+#[pymethods]
+impl Draining {
+    /// Readable when finish() may have an answer.
+    fn fileno(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+
+    /// True if the counter is released now; None while it is held; False if it never can be.
+    fn finish(&self) -> PyResult<Option<bool>> {
+        let outcome = self.of.get().counter().drain_finish(Caller::UNKNOWN);
+        match outcome {
+            Err(FinishError::InUse { .. }) => return Ok(None),
+            Err(FinishError::Busy) => return Err(os_error(libc::EBUSY, &FinishError::Busy)),
+            _ => self.over.store(true, Relaxed),
+        }
+        match outcome {
+            Ok(()) => Ok(Some(true)),
+            Err(FinishError::TimedOut { .. }) => Ok(Some(false)),
+            Err(why) => Err(os_error(libc::EINVAL, &why)),
+        }
+    }
+
+    /// When the time is up: whether it is released after all. Otherwise it is live again.
+    fn time_is_up(&self) -> bool {
+        self.give_up()
+    }
+
+    /// Make the counter live again, whatever has happened, unless the drain is over.
+    fn abandon(&self) {
+        if self.give_up() {
+            // SAFETY: this drain has won, and nobody is told of it.
+            let live = unsafe { self.of.get().counter().reinit() };
+            live.expect("the winner's reinit");
+        }
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.abandon();
+    }
 }
 
 /// What ``ModuleRef.hold()`` returns: a reference for the length of a with block. It
@@ -439,11 +523,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyModuleRef>()?;
     module.add_class::<Hold>()?;
     module.add_class::<holders::Holder>()?;
+    module.add_class::<Draining>()?;
     module.add_class::<host::PyHost>()?;
     module.add_class::<host::LoadedModule>()?;
     module.add_class::<host::ModuleHold>()?;
     module.add_class::<host::PyLastUnloaded>()?;
     module.add_class::<host::Use>()?;
+    module.add_class::<host::Unloading>()?;
     module.add("Released", module.py().get_type::<Released>())?;
     module.add("MisuseError", module.py().get_type::<MisuseError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
