@@ -116,11 +116,10 @@ impl Counter {
         }
         // Pairs with the Release of reinit (I5).
         let old = self.word.fetch_add(REF, Acquire);
-        if (old & CLOSED != 0 || count(old) >= PINNED_FROM) && !self.get_slow(old, caller) {
-            return false;
+        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
+            return self.get_slow(old, caller);
         }
-        self.note_get(caller);
-        true
+        !self.is_recorded() || self.note_get(caller)
     }
 
     /// A get that came too late, or found the count in the outermost zone.
@@ -135,7 +134,7 @@ impl Counter {
         }
         self.pin();
         misuse::report(Misuse::Overflow, self, caller);
-        true
+        !self.is_recorded() || self.note_get(caller)
     }
 
     /// Takes one more reference; the caller holds one, so it also succeeds while
@@ -154,27 +153,29 @@ impl Counter {
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if (old & CLOSED != 0 || count(old) >= PINNED_FROM) && !self.get_odd(old, caller) {
-            return;
+        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
+            return self.get_odd(old, caller);
         }
-        self.note_get(caller);
+        if self.is_recorded() {
+            self.note_get(caller);
+        }
     }
 
-    /// A get while draining, on a dead counter, or in the outermost zone; false if it is
-    /// refused.
+    /// A get while draining, on a dead counter, or in the outermost zone.
     #[cold]
-    fn get_odd(&self, old: u64, caller: Caller) -> bool {
+    fn get_odd(&self, old: u64, caller: Caller) {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
             // SAFETY: what goes back is what we have just added.
             unsafe { self.give_back(caller) };
-            misuse::report(Misuse::StaleGet, self, caller);
-            return false;
+            return misuse::report(Misuse::StaleGet, self, caller);
         }
         if count(old) >= PINNED_FROM {
             self.pin();
             misuse::report(Misuse::Overflow, self, caller);
         }
-        true
+        if self.is_recorded() {
+            self.note_get(caller);
+        }
     }
 
     /// Gives a reference back. Wait-free but for misuse.
@@ -205,6 +206,19 @@ impl Counter {
     #[inline]
     #[doc(hidden)]
     pub unsafe fn put_in_word(&self, caller: Caller) {
+        if self.is_recorded() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.put_recorded(caller) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.give_back(caller) };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`put`](Self::put).
+    #[cold]
+    unsafe fn put_recorded(&self, caller: Caller) {
         // Before the reference is gone, and with it, perhaps, the counter (I6).
         self.note_put(caller);
         // SAFETY: the caller's promise.

@@ -262,24 +262,27 @@ impl Counter {
         ptr::from_ref(self) as usize
     }
 
-    /// A get has succeeded.
+    /// Whether gets and puts are to be noted: all that they look at while they are not.
     #[inline(always)]
-    pub(crate) fn note_get(&self, caller: Caller) {
-        if self.slots.are_recorded() {
-            self.note(|records| records.add(caller));
-        }
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.slots.are_recorded()
+    }
+
+    /// A get has succeeded: true, so that it can end with this.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn note_get(&self, caller: Caller) -> bool {
+        self.note(|records| records.add(caller));
+        true
     }
 
     /// A put is about to give its reference back: the counter stays until then.
-    #[inline(always)]
-    pub(crate) fn note_put(&self, caller: Caller) {
-        if self.slots.are_recorded() {
-            self.note(|records| records.take(caller));
-        }
-    }
-
     #[cold]
     #[inline(never)]
+    pub(crate) fn note_put(&self, caller: Caller) {
+        self.note(|records| records.take(caller));
+    }
+
     fn note(&self, what: impl FnOnce(&Records)) {
         // There is none for a moment while recording begins or ends.
         if let Some(records) = BLOCKS.find(self.address()) {
@@ -290,7 +293,7 @@ impl Counter {
     /// A reference that was taken as the host's own becomes this thread's.
     #[cfg(feature = "host")]
     pub(crate) fn take_over(&self, caller: Caller) {
-        if self.slots.are_recorded() {
+        if self.is_recorded() {
             self.note(|records| {
                 if records.take_unnamed() {
                     records.add(caller);
@@ -302,7 +305,7 @@ impl Counter {
     /// The winner makes the counter live again. Nobody holds a reference: whatever record is left
     /// belongs to none.
     pub(crate) fn forget_holders(&self) {
-        if self.slots.are_recorded() && self.is_released() {
+        if self.is_recorded() && self.is_released() {
             self.note(Records::clear);
         }
     }
@@ -343,7 +346,7 @@ impl Counter {
         if flags(self.word.load(Relaxed)) == DESTROYED {
             return Err(InitError::Destroyed);
         }
-        if !self.slots.are_recorded() {
+        if !self.is_recorded() {
             // What a counter has left that was here before and was freed as it was.
             BLOCKS.retire_all(address);
         } else if BLOCKS.find(address).is_some() {
@@ -389,7 +392,7 @@ impl Counter {
 
     /// `None` if recording is off.
     pub(crate) fn all_holders(&self) -> Option<Holders> {
-        if !self.slots.are_recorded() {
+        if !self.is_recorded() {
             return None;
         }
         let records = BLOCKS.find(self.address());
