@@ -289,6 +289,10 @@ pub(crate) struct Slots {
     memory: UnsafeCell<()>,
     /// The first barrier fails.
     barrier_fails: AtomicBool,
+    /// Who turns the slots off or on stores the tag: loom orders read-modify-writes as they are
+    /// executed, and would not see an attempt that is not ordered after the one before. The models
+    /// of recording, which changes the same word, need the real thing.
+    stores: bool,
 }
 
 impl Slots {
@@ -298,6 +302,7 @@ impl Slots {
             cpus: Vec::new(),
             memory: UnsafeCell::new(()),
             barrier_fails: AtomicBool::new(false),
+            stores: false,
         }
     }
 
@@ -308,6 +313,7 @@ impl Slots {
             cpus: vec![cpu(), cpu()],
             memory: UnsafeCell::new(()),
             barrier_fails: AtomicBool::new(barrier_fails),
+            stores: barrier_fails,
         }
     }
 
@@ -348,10 +354,16 @@ impl Slots {
     }
 
     pub(crate) fn turn_off(&self) {
+        if self.stores && !RMW.get() {
+            return self.tag.store(0, Ordering::Relaxed);
+        }
         self.tag.fetch_and(!ON, strengthen(Ordering::Relaxed));
     }
 
     pub(crate) fn turn_on(&self) {
+        if self.stores && !RMW.get() {
+            return self.tag.store(ON, Ordering::Release);
+        }
         let on = |tag| (tag & RECORDED == 0).then_some(tag | ON);
         self.change_tag(Ordering::Release, on);
     }
