@@ -462,7 +462,9 @@ int module_ref_drain_cancel(struct module_ref *ref);
  *
  * @return 0; -ENOMEM if there is no memory for the records (24 KiB); -EINVAL if ref is NULL or
  * destroyed. For a moment in which recording ends in per-CPU mode, a release or a drain
- * that another thread begins can be told -EBUSY.
+ * that another thread begins can be told -EBUSY. Once recording has ended in a process, the
+ * memory of a counter may be freed only when no other thread is in a release of it any more, also
+ * one that was refused.
  *
  * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
  */

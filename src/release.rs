@@ -26,7 +26,7 @@ use crate::sync::Word;
 use crate::trace;
 use crate::word::{BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus};
 use core::mem;
-use core::sync::atomic::Ordering::*;
+use core::sync::atomic::{AtomicBool, Ordering::*};
 
 /// What the slots held when they were folded, or `None` for a counter without. Whoever
 /// has it owns the attempt (I1).
@@ -39,6 +39,15 @@ enum NotFolded {
     Barrier(i32),
     /// Somebody has put too often; that is mended, and nothing was folded.
     Surplus,
+}
+
+/// Whether recording was ever ended in this process. Before that nothing is touched after `BASE`
+/// has been given back: another thread may release the counter then, and free it.
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+fn ever_ended() -> bool {
+    // Not the models': what they share begins anew with each execution. Relaxed: see the store.
+    cfg!(any(loom, interleave)) || ENDED.load(Relaxed)
 }
 
 /// Ends a drain whose `wait` has panicked: the counter is live again. (Not in the
@@ -148,7 +157,7 @@ impl Counter {
         // An `and` without a look before it: its place in the order of the word's changes is
         // what counts (P5). Release pairs with the Acquire of an owner that gives `BASE` back
         // after this, Acquire with the Release of one that did before.
-        self.slots.lie_idle() && self.word.fetch_and(!BASE, AcqRel) & BASE != 0
+        ever_ended() && self.slots.lie_idle() && self.word.fetch_and(!BASE, AcqRel) & BASE != 0
     }
 
     /// From here on every get and put goes to the word and is recorded, also across releases
@@ -168,6 +177,8 @@ impl Counter {
         allow(dead_code, reason = "nobody records there")
     )]
     pub(crate) fn end_recording(&self) {
+        // Relaxed: whoever has to see it sees the step of `own_to_open`, too (P5).
+        ENDED.store(true, Relaxed);
         if self.slots.stop_recording() && self.slots.exist() && self.own_to_open() {
             self.open();
         }
