@@ -209,8 +209,9 @@ impl NewBell {
     pub(crate) fn publish(self, word: &Word) -> Result<(Bell, Descriptor), i32> {
         let bell = word.bell.as_ref().expect("a model that begins drains has bells");
         bell.busy.store(true, Ordering::Relaxed);
-        // Not Release: what publishes it to a put is the fence in `drain_begin`.
-        bell.there.store(true, Ordering::Relaxed);
+        // Release pairs with the Acquire of `of`, as for the block. That a put finds it is the
+        // fence's affair.
+        bell.there.store(true, Ordering::Release);
         Ok((Bell(bell.clone()), Descriptor(bell.clone())))
     }
 }
@@ -228,7 +229,9 @@ impl Bell {
     }
 
     pub(crate) fn let_go(self) {
-        self.0.busy.store(false, Ordering::Release);
+        // A swap, because loom lets a plain store and another thread's swap change places after
+        // the fact.
+        self.0.busy.swap(false, Ordering::Release);
     }
 
     pub(crate) fn over(self) {
