@@ -11,7 +11,8 @@ VENV_READY := $(VENV)/.ready
 CC     ?= cc
 CXX    ?= c++
 
-SCRIPTS := python benches ci/check-dist ci/man ci/mutants ci/readme ci/soak benches/run benches/compare
+SCRIPTS := python benches examples ci/check-dist ci/man ci/mutants ci/readme ci/soak \
+	benches/run benches/compare
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
 # Everything is built here, whatever the user's own settings say.
@@ -105,6 +106,14 @@ bench: bench-build ## what it costs, against its peers: every figure, in target/
 bench-quick: bench-build ## the same in a minute, with few rounds, printed and saved beside it
 	@$(VENV)/bin/python benches/run --quick --command "make $@" --output target/bench/quick.json
 
+.PHONY: bench-probes
+bench-probes: need-cc build ## what the trace points cost while nobody listens
+	RUSTFLAGS="--cfg untraced" CARGO_TARGET_DIR=target/untraced MODULE_REF_HEADER=check \
+		$(CARGO) build --release --package module-ref-capi
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/bench/probes \
+		../target/c/cc/bench/libsimulated_rseq.so
+	@benches/probes
+
 report: bench ## bench, and a page with plots, in target/bench/report
 	@$(VENV)/bin/python -m module_ref report $(BENCH_RUN)
 
@@ -112,7 +121,7 @@ report: bench ## bench, and a page with plots, in target/bench/report
 
 .PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom
 .PHONY: test-interleave test-c test-install test-readme test-bench test-python test-wheel mutants
-.PHONY: test-sdist
+.PHONY: test-sdist test-probes test-examples
 test: need-rust need-cc need-python ## everything below but test-install and mutants
 	@$(MAKE) --no-print-directory test-header
 	@$(MAKE) --no-print-directory test-abi
@@ -121,10 +130,12 @@ test: need-rust need-cc need-python ## everything below but test-install and mut
 	@$(MAKE) --no-print-directory test-models
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-man
+	@$(MAKE) --no-print-directory test-probes
 	@$(MAKE) --no-print-directory test-readme
 	@$(MAKE) --no-print-directory test-bench
 	@$(MAKE) --no-print-directory test-python
 	@$(MAKE) --no-print-directory test-sdist
+	@$(MAKE) --no-print-directory test-examples
 
 # First, because an ordinary build writes the header.
 test-header: need-rust ## the committed header is what the source gives
@@ -165,6 +176,9 @@ test-man: need-cc need-python build ## the manual pages: current, complete, clea
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	CC="$(CC)" $(PYTHON) ci/man check
 
+test-probes: need-rust build ## the trace points are those of the table, and tracers take them
+	ci/probes
+
 test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
 	$(VENV)/bin/python ci/readme
 
@@ -183,6 +197,9 @@ test-python: test-wheel ## the stubs, and pytest on each Python present
 	$(VENV)/bin/python -m mypy.stubtest module_ref
 	$(VENV)/bin/mypy python/module_ref
 	ci/python-tests
+
+test-examples: need-cc build $(VENV_READY) test-wheel ## every example is built, runs, and works
+	@$(MAKE) --no-print-directory -C examples CC="$(CC)" PYTHON="$(abspath $(VENV))/bin/python" check
 
 mutants: need-rust need-cc $(VENV_READY) ## break the code on purpose and see each check fail
 	ci/mutants

@@ -71,6 +71,12 @@ pub(crate) fn held(word: u64) -> u64 {
     count(word).max(0) as u64
 }
 
+/// Whether a get that has found `old` came too late, or in the outermost zone.
+#[inline]
+pub(crate) fn is_odd(old: u64) -> bool {
+    old & CLOSED != 0 || count(old) >= PINNED_FROM
+}
+
 /// A reference counter that can be shut: the protocol without types around it.
 ///
 /// This is what the C library exports and what [`ModuleRef`](crate::ModuleRef)
@@ -109,22 +115,29 @@ impl Counter {
     #[inline]
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
+        let Some(old) = self.look_and_add() else { return false };
+        if is_odd(old) || self.is_recorded() {
+            return self.get_slow(old, caller);
+        }
+        true
+    }
+
+    /// The get without its slow end: the word before the add, or `None` if the door was shut and
+    /// nothing was added.
+    #[inline]
+    pub(crate) fn look_and_add(&self) -> Option<u64> {
         // I8: a refused get that has looked writes nothing. Relaxed: nothing is
         // decided but to give up, and a stale "open" is found out by the add.
         if self.word.load(Relaxed) & CLOSED != 0 {
-            return false;
+            return None;
         }
         // Pairs with the Release of reinit (I5).
-        let old = self.word.fetch_add(REF, Acquire);
-        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
-            return self.get_slow(old, caller);
-        }
-        !self.is_recorded() || self.note_get(caller)
+        Some(self.word.fetch_add(REF, Acquire))
     }
 
-    /// A get that came too late, or found the count in the outermost zone.
+    /// A get that came too late, found the count in the outermost zone, or is recorded.
     #[cold]
-    fn get_slow(&self, old: u64, caller: Caller) -> bool {
+    pub(crate) fn get_slow(&self, old: u64, caller: Caller) -> bool {
         if old & CLOSED != 0 {
             // Undone as a put would, wake included: between our add and this the
             // last put may have gone by and found the word not yet `DRAINED` (I7).
@@ -132,8 +145,10 @@ impl Counter {
             unsafe { self.give_back(caller) };
             return false;
         }
-        self.pin();
-        misuse::report(Misuse::Overflow, self, caller);
+        if count(old) >= PINNED_FROM {
+            self.pin();
+            misuse::report(Misuse::Overflow, self, caller);
+        }
         !self.is_recorded() || self.note_get(caller)
     }
 
@@ -148,17 +163,29 @@ impl Counter {
     /// back from zero, and its later put is then somebody else's.
     #[inline]
     pub unsafe fn get(&self, caller: Caller) {
+        // SAFETY: the caller's promise.
+        unsafe { self.get_in(caller) };
+    }
+
+    /// The same, with the word before for a tracer that wants to know the count; `None`, if the
+    /// reference was taken in a slot.
+    ///
+    /// # Safety
+    ///
+    /// As for [`get`](Self::get).
+    #[inline]
+    pub(crate) unsafe fn get_in(&self, caller: Caller) -> Option<u64> {
         if self.slots.add::<1>() {
-            return;
+            return None;
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if old & CLOSED != 0 || count(old) >= PINNED_FROM {
-            return self.get_odd(old, caller);
-        }
-        if self.is_recorded() {
+        if is_odd(old) {
+            self.get_odd(old, caller);
+        } else if self.is_recorded() {
             self.note_get(caller);
         }
+        Some(old)
     }
 
     /// A get while draining, on a dead counter, or in the outermost zone.

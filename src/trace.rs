@@ -25,10 +25,13 @@
 //! | `release` | ref, outcome | at the end of an attempt to release a counter that does not wait, whatever came of it. No such trace point in Linux |
 //! | `drain` | ref, outcome, nanoseconds | at the end of a drain. No such trace point in Linux |
 //!
-//! *count* is how many references are held with this one, or will be without it, as it looks at
-//! that moment; -1 if the module counts per CPU, where to know it would mean to read every
-//! CPU's slot. (Modules do, unless they were loaded with `MODULE_LOAD_ATOMIC` or the system
-//! cannot. While one is being drained, its count is in one word.) `module_refcount` knows it.
+//! *count* is how many references are held with this one; -1 if nobody has read that, because it
+//! would cost something when nobody listens. So it is where the module counts per CPU, and its
+//! count is spread over all of them (modules do, unless they were loaded with
+//! `MODULE_LOAD_ATOMIC` or the system cannot; while one is being drained, its count is in one word).
+//! And so it is for every put: before it, the count is in a cache line that another CPU may have to
+//! be asked for twice then, and after it there may be no name any more. `module_refcount` knows the
+//! count.
 //!
 //! *caller* is the address that the C function `module_try_get`, `module_get`, `module_put` or
 //! `module_find_get` returns to; 0 where the host itself, another of its functions, or Rust code
@@ -124,11 +127,9 @@ impl Waited {
 /// What modules come through.
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub(crate) mod module {
-    use crate::Counter;
     use crate::misuse::Caller;
     use crate::word::{PERCPU, count};
     use core::ffi::{c_char, c_void};
-    use core::sync::atomic::Ordering::Relaxed;
 
     /// Somebody asks for module `name`, for which another load may be under way.
     #[inline(never)]
@@ -151,21 +152,17 @@ pub(crate) mod module {
         fire!(module_free, name);
     }
 
-    /// A reference was taken on module `name`.
+    /// A reference was taken on module `name`, whose word was `old` before; `None`, if it was
+    /// taken in a slot.
     #[inline(always)]
-    pub(crate) fn get(name: *const c_char, counter: &Counter, caller: Caller) {
-        fire!(module_get, name, held(counter), address(caller));
+    pub(crate) fn get(name: *const c_char, old: Option<u64>, caller: Caller) {
+        fire!(module_get, name, old.map_or(NOT_COUNTED, held_with_one_more), address(caller));
     }
 
     /// A reference on module `name` is about to be given back.
     #[inline(always)]
-    pub(crate) fn put(name: *const c_char, counter: &Counter, caller: Caller) {
-        // Not below zero: a surplus put is undone.
-        let left = match held(counter) {
-            NOT_COUNTED => NOT_COUNTED,
-            held => (held - 1).max(0),
-        };
-        fire!(module_put, name, left, address(caller));
+    pub(crate) fn put(name: *const c_char, caller: Caller) {
+        fire!(module_put, name, NOT_COUNTED, address(caller));
     }
 
     /// Where the caller is; the host itself has no address to tell.
@@ -174,37 +171,30 @@ pub(crate) mod module {
         if caller == Caller::HOST { core::ptr::null() } else { caller.0 }
     }
 
-    /// What a probe has for a count that only the slots know. The entry points of the C library
+    /// What a probe has for a count that nobody has read. The entry points of the C library
     /// (`capi/src/caller.rs`) have it in their probes' text.
     const NOT_COUNTED: i64 = -1;
 
-    /// What one load says about how many references are held.
+    /// The count after a get that has found this word.
     #[inline]
-    fn held(counter: &Counter) -> i64 {
-        // Relaxed: for people. It is the line that the get has just written, or that the put is
-        // about to write.
-        let word = counter.word.load(Relaxed);
-        if word & PERCPU != 0 { NOT_COUNTED } else { count(word).max(0) }
+    fn held_with_one_more(old: u64) -> i64 {
+        if old & PERCPU != 0 { NOT_COUNTED } else { count(old) + 1 }
     }
 
     #[cfg(test)]
     mod tests {
         use super::*;
+        use crate::word::{BASE, pack};
 
         /// One word says how many there are; a part of them alone says nothing.
         #[test]
         fn a_count_where_it_is_known() {
-            let counter = Counter::new();
-            assert_eq!(held(&counter), 0);
-            assert!(counter.try_get(Caller::UNKNOWN));
-            assert_eq!(held(&counter), 1);
-            let mut percpu = Counter::new_percpu().unwrap();
-            assert_eq!(held(&percpu), if percpu.slots.exist() { NOT_COUNTED } else { 0 });
+            assert_eq!(held_with_one_more(pack(BASE, 0)), 1);
+            assert_eq!(held_with_one_more(pack(BASE, 6)), 7);
+            assert_eq!(held_with_one_more(pack(0, 1)), 2);
+            assert_eq!(held_with_one_more(pack(BASE | PERCPU, 6)), NOT_COUNTED);
             // A misuse that is about to be undone.
-            counter.word.fetch_sub(3 << 4, Relaxed);
-            assert_eq!(held(&counter), 0);
-            counter.word.fetch_add(2 << 4, Relaxed);
-            percpu.give_up_slots();
+            assert_eq!(held_with_one_more(pack(BASE, -1)), 0);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::error::Error;
 use super::host::Shared;
 use super::open::Object;
+use crate::counter::is_odd;
 use crate::misuse::Caller;
 use crate::release::Folded;
 use crate::trace;
@@ -197,20 +198,32 @@ impl Core {
     /// Takes a reference, unless the door is shut.
     #[inline]
     pub(super) fn try_get(&self, caller: Caller) -> bool {
-        let got = self.counter.try_get(caller);
-        if got {
-            trace::module::get(self.c_name(), &self.counter, caller);
+        if self.counter.slots.add::<1>() {
+            trace::module::get(self.c_name(), None, caller);
+            return true;
         }
-        got
+        self.try_get_in_word(caller)
     }
 
     /// As `try_get`, where the slots are not to be used.
     #[inline]
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
-        let got = self.counter.try_get_in_word(caller);
+        let Some(old) = self.counter.look_and_add() else { return false };
+        if is_odd(old) || self.counter.is_recorded() {
+            return self.try_get_slow(old, caller);
+        }
+        trace::module::get(self.c_name(), Some(old), caller);
+        true
+    }
+
+    /// Too late, in the outermost zone, or recorded.
+    #[cold]
+    #[inline(never)]
+    fn try_get_slow(&self, old: u64, caller: Caller) -> bool {
+        let got = self.counter.get_slow(old, caller);
         if got {
-            trace::module::get(self.c_name(), &self.counter, caller);
+            trace::module::get(self.c_name(), Some(old), caller);
         }
         got
     }
@@ -224,8 +237,8 @@ impl Core {
     #[doc(hidden)]
     pub unsafe fn get(&self, caller: Caller) {
         // SAFETY: the caller's promise.
-        unsafe { self.counter.get(caller) };
-        trace::module::get(self.c_name(), &self.counter, caller);
+        let old = unsafe { self.counter.get_in(caller) };
+        trace::module::get(self.c_name(), old, caller);
     }
 
     /// Gives back a reference that is the host's.
@@ -235,7 +248,7 @@ impl Core {
 
     /// Gives back a reference that was taken in somebody's name.
     pub(super) fn put_by(&self, caller: Caller) {
-        trace::module::put(self.c_name(), &self.counter, caller);
+        trace::module::put(self.c_name(), caller);
         // SAFETY: it is the caller's to give back.
         unsafe { self.counter.put(caller) };
     }
@@ -260,7 +273,7 @@ impl Core {
     #[doc(hidden)]
     pub unsafe fn put_in_word(&self, caller: Caller) {
         // Before: afterwards there may be no name any more.
-        trace::module::put(self.c_name(), &self.counter, caller);
+        trace::module::put(self.c_name(), caller);
         // SAFETY: the caller's promise.
         unsafe { self.counter.put_in_word(caller) };
     }
