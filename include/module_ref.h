@@ -383,58 +383,72 @@ int module_ref_try_release(struct module_ref *ref);
 int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
- * As module_ref_drain(), for programs that wait in a loop of their own: shuts the door and
- * returns at once, with a descriptor that epoll, poll and select know as readable when the
- * last reference may have been put. module_ref_drain_finish() then says whether that is so.
- * Until that or module_ref_drain_cancel() has ended it a drain is under way, with all that
- * means for others (-EBUSY).
+ * Does as module_ref_drain(), for programs that wait in a loop of their own: shuts the
+ * door and returns at once, with a descriptor that epoll, poll and select know as
+ * readable when the last reference may have been put. module_ref_drain_finish() then
+ * says whether that is so. Until that or module_ref_drain_cancel() has ended it a
+ * drain is under way, with all that means for others (-EBUSY).
  *
  *     int fd = module_ref_drain_begin(&ref);
  *     ...
  *     if (readable(fd) && module_ref_drain_finish(&ref) != -EINPROGRESS)
  *             close(fd);
  *
- * Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at once when
- * the last reference is put, and every 100 ms in case that hint is lost.
- * module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops can both
- * be used, and there is nothing to read from it. It is non-blocking and closed on exec, and
- * the caller closes it, before or after the drain has ended, whichever is convenient; the
- * library has a duplicate meanwhile. The drain can be finished or cancelled without it.
+ * Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at
+ * once when the last reference is put, and every 100 ms in case that hint is lost.
+ * module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops
+ * can both be used, and there is nothing to read from it. It is non-blocking and
+ * closed on exec, and the caller closes it, before or after the drain has ended,
+ * whichever is convenient; the library has a duplicate meanwhile. The drain can be
+ * finished or cancelled without it.
  *
- * End the drain before the counter's memory goes. After fork(2) both processes have the
- * descriptor, and each its own counter: a put in one of them may be a hint for both, and each
- * ends its own copy of the drain.
+ * End the drain before the counter's memory goes. After fork(2) both processes have
+ * the descriptor, and each its own counter: a put in one of them may be a hint for
+ * both, and each ends its own copy of the drain.
  *
- * @return the descriptor, 0 or more, to the one caller whose drain it is; the errno of
- * timerfd_create(2) or its duplicate if there is none (-EMFILE, -ENFILE, -ENOMEM, or what a
- * sandbox says), and the counter is as before; otherwise as module_ref_try_release(), but that
- * references are held is no error.
+ * @return the descriptor, 0 or more, to the one caller whose drain it is; or, with the
+ * counter as it was, a negative errno.
+ * @retval -EBUSY another thread's release or drain is under way.
+ * @retval -EALREADY it has been released before, which entitles the caller to nothing.
+ * @retval -EINVAL ref is NULL or destroyed.
+ * @retval -EMFILE, -ENFILE, -ENOMEM and so on: there is no descriptor; that of
+ *     timerfd_create(2) or its duplicate, or what a sandbox says.
+ * @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
  *
- * Thread-safe. Not async-signal-safe: it may allocate. Linux has no counterpart.
+ * Memory ordering: none; module_ref_drain_finish() has it. Thread-safe. Not
+ * async-signal-safe: it may allocate.
  */
 int module_ref_drain_begin(struct module_ref *ref);
 
 /**
- * Ends a drain that module_ref_drain_begin() has begun if the last reference has been put
- * since. Any thread may ask, at any time, whether the descriptor is readable or not.
+ * Ends a drain that module_ref_drain_begin() has begun if the last reference has been
+ * put since. Any thread may ask, at any time, whether the descriptor is readable or
+ * not.
  *
- * @return 0 to the one caller for whom the counter is released now, as by module_ref_drain();
- * -EINPROGRESS while references are held; -EBUSY if another thread finishes or cancels it in
- * this moment; -EINVAL if ref is NULL or no drain of it is begun, or it is over: then *ref is
- * not touched, and may be gone; -ETIMEDOUT if the count is pinned after an overflow: the
- * counter is live again, and the misuse handler was told.
+ * @return 0 to the one caller for whom the counter is released now, as by
+ * module_ref_drain(); or a negative errno.
+ * @retval -EINPROGRESS references are held.
+ * @retval -EBUSY another thread finishes or cancels it in this moment.
+ * @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
+ *     not touched, and may be gone.
+ * @retval -ETIMEDOUT the count is pinned after an overflow: the counter is live again,
+ *     and the misuse handler was told.
  *
  * Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
  */
 int module_ref_drain_finish(struct module_ref *ref);
 
 /**
- * Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as before.
- * If the last reference has been put by then the release succeeds instead, as at the end of
- * module_ref_drain()'s time: so this is also the last look that a loop takes at its deadline.
+ * Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as
+ * before. If the last reference has been put by then the release succeeds instead, as
+ * at the end of module_ref_drain()'s time: so this is also the last look that a loop
+ * takes at its deadline.
  *
  * @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
- * module_ref_drain_finish() had returned 0; -EBUSY and -EINVAL as module_ref_drain_finish().
+ * module_ref_drain_finish() had returned 0; or a negative errno.
+ * @retval -EBUSY another thread finishes or cancels it in this moment.
+ * @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
+ *     not touched, and may be gone.
  *
  * Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
  * Async-signal-safe.
@@ -460,11 +474,14 @@ int module_ref_drain_cancel(struct module_ref *ref);
  * is initialised in memory that was freed without module_ref_destroy() has no records, and is not
  * recorded.
  *
- * @return 0; -ENOMEM if there is no memory for the records (24 KiB); -EINVAL if ref is NULL or
- * destroyed. For a moment in which recording ends in per-CPU mode, a release or a drain
- * that another thread begins can be told -EBUSY. Once recording has ended in a process, the
- * memory of a counter may be freed only when no other thread is in a release of it any more, also
- * one that was refused.
+ * For a moment in which recording ends in per-CPU mode, a release or a drain that another
+ * thread begins can be told -EBUSY. Once recording has ended in a process, the memory of a
+ * counter may be freed only when no other thread is in a release of it any more, also one that
+ * was refused.
+ *
+ * @return 0, or a negative errno.
+ * @retval -ENOMEM there is no memory for the records (24 KiB).
+ * @retval -EINVAL ref is NULL or destroyed.
  *
  * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
  */
@@ -472,8 +489,8 @@ int module_ref_record_holders(struct module_ref *ref,
                               bool on);
 
 /**
- * Who holds references, as far as recorded, as text: one line for each, the one that has held it
- * longest first, and a last one for references without a record:
+ * Writes who holds references, as far as recorded, as text: one line for each, the one that has
+ * held it longest first, and a last one for references without a record:
  *
  *     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
  *     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
@@ -486,7 +503,8 @@ int module_ref_record_holders(struct module_ref *ref,
  *
  * As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
  *
- * @return the length of the whole text, without its NUL; -EINVAL if ref is NULL.
+ * @return the length of the whole text, without its NUL; or a negative errno.
+ * @retval -EINVAL ref is NULL.
  *
  * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
  * takes the dynamic linker's lock.
@@ -667,7 +685,7 @@ int module_unload(struct module_host *host,
                   int64_t timeout_ns);
 
 /**
- * As module_unload(), for programs that wait in a loop of their own: shuts the door and
+ * Does as module_unload(), for programs that wait in a loop of their own: shuts the door and
  * returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
  * last reference may have been put, and closed by the caller. module_unload_finish() then
  * unloads the module, and module_unload_cancel() has it live again. Until then its state is
@@ -676,10 +694,15 @@ int module_unload(struct module_host *host,
  * @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
  * references are waited for all the same.
  *
- * @return the descriptor, 0 or more; or, with the module as it was, as module_unload(), but
- * that references are held is no error; or the errno of timerfd_create(2).
+ * @return the descriptor, 0 or more; or, with the module as it was, a negative errno, checked
+ * in the order below.
+ * @retval -EINVAL host or name is NULL, or there are unknown flags.
+ * @retval -ENOENT there is no such module.
+ * @retval -EWOULDBLOCK other modules depend on it (not forceable).
+ * @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
+ * @retval -errno that of timerfd_create(2), or of membarrier(2) if that is refused.
  *
- * Thread-safe.
+ * Memory ordering: none; module_unload_finish() has it. Thread-safe. Not async-signal-safe.
  */
 int module_unload_begin(struct module_host *host,
                         const char *name,
@@ -692,12 +715,15 @@ int module_unload_begin(struct module_host *host,
  * time is up.
  *
  * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, as
- * module_unload(); -EINPROGRESS while references are held; -EINVAL if no unload of it is
- * begun, for NULL and unknown flags; -EBUSY if another thread is just unloading it; -ENOENT if
- * there is no module of that name (any more); -ETIMEDOUT if its count is pinned after an
- * overflow: it is live again.
+ * by module_unload(); or a negative errno.
+ * @retval -EINPROGRESS references are held.
+ * @retval -EINVAL no unload of it is begun; or host or name is NULL, or there are unknown
+ *     flags.
+ * @retval -EBUSY another thread is just unloading it.
+ * @retval -ENOENT there is no module of that name (any more).
+ * @retval -ETIMEDOUT its count is pinned after an overflow: it is live again.
  *
- * Memory ordering: as module_unload(). Thread-safe.
+ * Memory ordering: as module_unload(). Thread-safe. Not async-signal-safe.
  */
 int module_unload_finish(struct module_host *host,
                          const char *name,
@@ -708,9 +734,12 @@ int module_unload_finish(struct module_host *host,
  * last reference has been put by now. A loop whose time is up asks module_unload_finish() once
  * more, and then cancels.
  *
- * @return 0; -EINVAL, -EBUSY and -ENOENT as module_unload_finish().
+ * @return 0, or a negative errno.
+ * @retval -EINVAL no unload of it is begun; or host or name is NULL.
+ * @retval -EBUSY another thread is just unloading it.
+ * @retval -ENOENT there is no module of that name (any more).
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 int module_unload_cancel(struct module_host *host,
                          const char *name);
@@ -976,26 +1005,29 @@ int64_t module_host_list(struct module_host *host,
                          size_t len);
 
 /**
- * As module_ref_record_holders(), for a module. While it is on, a module_unload() that is
- * refused because references are held, or whose time is up, says in module_last_error() who
- * holds them. The caller has a handle or a reference.
+ * Begins (on) or ends recording who takes references to a module, as module_ref_record_holders().
+ * While it is on, a module_unload() that is refused because references are held, or whose time
+ * is up, says in module_last_error() who holds them. The caller has a handle or a reference.
  *
- * @return 0; -ENOMEM if there is no memory for the records; -EBUSY if recording is to end while
- * the module is being unloaded; -EINVAL if mod is NULL.
+ * @return 0, or a negative errno.
+ * @retval -ENOMEM there is no memory for the records.
+ * @retval -EBUSY recording is to end while the module is being unloaded.
+ * @retval -EINVAL mod is NULL.
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 int module_record_holders(struct module *mod,
                           bool on);
 
 /**
- * As module_ref_holders(), for a module. The host's own references stand in it as "dependency of
- * 'name'" and "its own load". A reference that a thread of module_thread_create() runs under is
- * that thread's, taken by its start function.
+ * Writes who holds a module, as module_ref_holders(). The host's own references stand in it as
+ * "dependency of 'name'" and "its own load". A reference that a thread of module_thread_create()
+ * runs under is that thread's, taken by its start function.
  *
- * @return the length of the whole text, without its NUL; -EINVAL if mod is NULL.
+ * @return the length of the whole text, without its NUL; or a negative errno.
+ * @retval -EINVAL mod is NULL.
  *
- * Thread-safe.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe.
  */
 int64_t module_holders(struct module *mod,
                        char *buf,

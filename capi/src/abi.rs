@@ -386,34 +386,40 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
     unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.drain(caller, timeout).errno())
 }
 
-/// As module_ref_drain(), for programs that wait in a loop of their own: shuts the door and
-/// returns at once, with a descriptor that epoll, poll and select know as readable when the
-/// last reference may have been put. module_ref_drain_finish() then says whether that is so.
-/// Until that or module_ref_drain_cancel() has ended it a drain is under way, with all that
-/// means for others (-EBUSY).
+/// Does as module_ref_drain(), for programs that wait in a loop of their own: shuts the
+/// door and returns at once, with a descriptor that epoll, poll and select know as
+/// readable when the last reference may have been put. module_ref_drain_finish() then
+/// says whether that is so. Until that or module_ref_drain_cancel() has ended it a
+/// drain is under way, with all that means for others (-EBUSY).
 ///
 ///     int fd = module_ref_drain_begin(&ref);
 ///     ...
 ///     if (readable(fd) && module_ref_drain_finish(&ref) != -EINPROGRESS)
 ///             close(fd);
 ///
-/// Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at once when
-/// the last reference is put, and every 100 ms in case that hint is lost.
-/// module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops can both
-/// be used, and there is nothing to read from it. It is non-blocking and closed on exec, and
-/// the caller closes it, before or after the drain has ended, whichever is convenient; the
-/// library has a duplicate meanwhile. The drain can be finished or cancelled without it.
+/// Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at
+/// once when the last reference is put, and every 100 ms in case that hint is lost.
+/// module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops
+/// can both be used, and there is nothing to read from it. It is non-blocking and
+/// closed on exec, and the caller closes it, before or after the drain has ended,
+/// whichever is convenient; the library has a duplicate meanwhile. The drain can be
+/// finished or cancelled without it.
 ///
-/// End the drain before the counter's memory goes. After fork(2) both processes have the
-/// descriptor, and each its own counter: a put in one of them may be a hint for both, and each
-/// ends its own copy of the drain.
+/// End the drain before the counter's memory goes. After fork(2) both processes have
+/// the descriptor, and each its own counter: a put in one of them may be a hint for
+/// both, and each ends its own copy of the drain.
 ///
-/// @return the descriptor, 0 or more, to the one caller whose drain it is; the errno of
-/// timerfd_create(2) or its duplicate if there is none (-EMFILE, -ENFILE, -ENOMEM, or what a
-/// sandbox says), and the counter is as before; otherwise as module_ref_try_release(), but that
-/// references are held is no error.
+/// @return the descriptor, 0 or more, to the one caller whose drain it is; or, with the
+/// counter as it was, a negative errno.
+/// @retval -EBUSY another thread's release or drain is under way.
+/// @retval -EALREADY it has been released before, which entitles the caller to nothing.
+/// @retval -EINVAL ref is NULL or destroyed.
+/// @retval -EMFILE, -ENFILE, -ENOMEM and so on: there is no descriptor; that of
+///     timerfd_create(2) or its duplicate, or what a sandbox says.
+/// @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
 ///
-/// Thread-safe. Not async-signal-safe: it may allocate. Linux has no counterpart.
+/// Memory ordering: none; module_ref_drain_finish() has it. Thread-safe. Not
+/// async-signal-safe: it may allocate.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
 #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
@@ -431,14 +437,18 @@ unsafe extern "C" fn drain_begin(of: *mut module_ref, caller: Caller) -> c_int {
     }
 }
 
-/// Ends a drain that module_ref_drain_begin() has begun if the last reference has been put
-/// since. Any thread may ask, at any time, whether the descriptor is readable or not.
+/// Ends a drain that module_ref_drain_begin() has begun if the last reference has been
+/// put since. Any thread may ask, at any time, whether the descriptor is readable or
+/// not.
 ///
-/// @return 0 to the one caller for whom the counter is released now, as by module_ref_drain();
-/// -EINPROGRESS while references are held; -EBUSY if another thread finishes or cancels it in
-/// this moment; -EINVAL if ref is NULL or no drain of it is begun, or it is over: then *ref is
-/// not touched, and may be gone; -ETIMEDOUT if the count is pinned after an overflow: the
-/// counter is live again, and the misuse handler was told.
+/// @return 0 to the one caller for whom the counter is released now, as by
+/// module_ref_drain(); or a negative errno.
+/// @retval -EINPROGRESS references are held.
+/// @retval -EBUSY another thread finishes or cancels it in this moment.
+/// @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
+///     not touched, and may be gone.
+/// @retval -ETIMEDOUT the count is pinned after an overflow: the counter is live again,
+///     and the misuse handler was told.
 ///
 /// Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
 #[cfg(target_os = "linux")]
@@ -454,12 +464,16 @@ unsafe extern "C" fn drain_finish(of: *mut module_ref, caller: Caller) -> c_int 
     unsafe { Counter::drain_finish_at(of.cast(), caller) }.map_or_else(Errno::errno, |()| 0)
 }
 
-/// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as before.
-/// If the last reference has been put by then the release succeeds instead, as at the end of
-/// module_ref_drain()'s time: so this is also the last look that a loop takes at its deadline.
+/// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as
+/// before. If the last reference has been put by then the release succeeds instead, as
+/// at the end of module_ref_drain()'s time: so this is also the last look that a loop
+/// takes at its deadline.
 ///
 /// @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
-/// module_ref_drain_finish() had returned 0; -EBUSY and -EINVAL as module_ref_drain_finish().
+/// module_ref_drain_finish() had returned 0; or a negative errno.
+/// @retval -EBUSY another thread finishes or cancels it in this moment.
+/// @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
+///     not touched, and may be gone.
 ///
 /// Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
 /// Async-signal-safe.
@@ -488,11 +502,14 @@ pub unsafe extern "C" fn module_ref_drain_cancel(r#ref: *mut module_ref) -> c_in
 /// is initialised in memory that was freed without module_ref_destroy() has no records, and is not
 /// recorded.
 ///
-/// @return 0; -ENOMEM if there is no memory for the records (24 KiB); -EINVAL if ref is NULL or
-/// destroyed. For a moment in which recording ends in per-CPU mode, a release or a drain
-/// that another thread begins can be told -EBUSY. Once recording has ended in a process, the
-/// memory of a counter may be freed only when no other thread is in a release of it any more, also
-/// one that was refused.
+/// For a moment in which recording ends in per-CPU mode, a release or a drain that another
+/// thread begins can be told -EBUSY. Once recording has ended in a process, the memory of a
+/// counter may be freed only when no other thread is in a release of it any more, also one that
+/// was refused.
+///
+/// @return 0, or a negative errno.
+/// @retval -ENOMEM there is no memory for the records (24 KiB).
+/// @retval -EINVAL ref is NULL or destroyed.
 ///
 /// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
 #[cfg(target_os = "linux")]
@@ -502,8 +519,8 @@ pub unsafe extern "C" fn module_ref_record_holders(r#ref: *mut module_ref, on: b
     unsafe { counter(r#ref) }.map_or(-libc::EINVAL, |counter| counter.record_holders(on).errno())
 }
 
-/// Who holds references, as far as recorded, as text: one line for each, the one that has held it
-/// longest first, and a last one for references without a record:
+/// Writes who holds references, as far as recorded, as text: one line for each, the one that has
+/// held it longest first, and a last one for references without a record:
 ///
 ///     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
 ///     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
@@ -516,7 +533,8 @@ pub unsafe extern "C" fn module_ref_record_holders(r#ref: *mut module_ref, on: b
 ///
 /// As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
 ///
-/// @return the length of the whole text, without its NUL; -EINVAL if ref is NULL.
+/// @return the length of the whole text, without its NUL; or a negative errno.
+/// @retval -EINVAL ref is NULL.
 ///
 /// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
 /// takes the dynamic linker's lock.

@@ -500,7 +500,7 @@ pub unsafe extern "C" fn module_unload(
     }
 }
 
-/// As module_unload(), for programs that wait in a loop of their own: shuts the door and
+/// Does as module_unload(), for programs that wait in a loop of their own: shuts the door and
 /// returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
 /// last reference may have been put, and closed by the caller. module_unload_finish() then
 /// unloads the module, and module_unload_cancel() has it live again. Until then its state is
@@ -509,10 +509,15 @@ pub unsafe extern "C" fn module_unload(
 /// @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
 /// references are waited for all the same.
 ///
-/// @return the descriptor, 0 or more; or, with the module as it was, as module_unload(), but
-/// that references are held is no error; or the errno of timerfd_create(2).
+/// @return the descriptor, 0 or more; or, with the module as it was, a negative errno, checked
+/// in the order below.
+/// @retval -EINVAL host or name is NULL, or there are unknown flags.
+/// @retval -ENOENT there is no such module.
+/// @retval -EWOULDBLOCK other modules depend on it (not forceable).
+/// @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
+/// @retval -errno that of timerfd_create(2), or of membarrier(2) if that is refused.
 ///
-/// Thread-safe.
+/// Memory ordering: none; module_unload_finish() has it. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_unload_begin(
     host: *mut module_host,
@@ -534,12 +539,15 @@ pub unsafe extern "C" fn module_unload_begin(
 /// time is up.
 ///
 /// @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped, as
-/// module_unload(); -EINPROGRESS while references are held; -EINVAL if no unload of it is
-/// begun, for NULL and unknown flags; -EBUSY if another thread is just unloading it; -ENOENT if
-/// there is no module of that name (any more); -ETIMEDOUT if its count is pinned after an
-/// overflow: it is live again.
+/// by module_unload(); or a negative errno.
+/// @retval -EINPROGRESS references are held.
+/// @retval -EINVAL no unload of it is begun; or host or name is NULL, or there are unknown
+///     flags.
+/// @retval -EBUSY another thread is just unloading it.
+/// @retval -ENOENT there is no module of that name (any more).
+/// @retval -ETIMEDOUT its count is pinned after an overflow: it is live again.
 ///
-/// Memory ordering: as module_unload(). Thread-safe.
+/// Memory ordering: as module_unload(). Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_unload_finish(
     host: *mut module_host,
@@ -571,9 +579,12 @@ pub unsafe extern "C" fn module_unload_finish(
 /// last reference has been put by now. A loop whose time is up asks module_unload_finish() once
 /// more, and then cancels.
 ///
-/// @return 0; -EINVAL, -EBUSY and -ENOENT as module_unload_finish().
+/// @return 0, or a negative errno.
+/// @retval -EINVAL no unload of it is begun; or host or name is NULL.
+/// @retval -EBUSY another thread is just unloading it.
+/// @retval -ENOENT there is no module of that name (any more).
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_unload_cancel(
     host: *mut module_host,
@@ -1070,14 +1081,16 @@ pub unsafe extern "C" fn module_host_list(
     }
 }
 
-/// As module_ref_record_holders(), for a module. While it is on, a module_unload() that is
-/// refused because references are held, or whose time is up, says in module_last_error() who
-/// holds them. The caller has a handle or a reference.
+/// Begins (on) or ends recording who takes references to a module, as module_ref_record_holders().
+/// While it is on, a module_unload() that is refused because references are held, or whose time
+/// is up, says in module_last_error() who holds them. The caller has a handle or a reference.
 ///
-/// @return 0; -ENOMEM if there is no memory for the records; -EBUSY if recording is to end while
-/// the module is being unloaded; -EINVAL if mod is NULL.
+/// @return 0, or a negative errno.
+/// @retval -ENOMEM there is no memory for the records.
+/// @retval -EBUSY recording is to end while the module is being unloaded.
+/// @retval -EINVAL mod is NULL.
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> c_int {
     // SAFETY: the pointer is C's to keep valid.
@@ -1087,13 +1100,14 @@ pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> 
     module.record_holders(on).map_or_else(|error| fail(&error), |()| 0)
 }
 
-/// As module_ref_holders(), for a module. The host's own references stand in it as "dependency of
-/// 'name'" and "its own load". A reference that a thread of module_thread_create() runs under is
-/// that thread's, taken by its start function.
+/// Writes who holds a module, as module_ref_holders(). The host's own references stand in it as
+/// "dependency of 'name'" and "its own load". A reference that a thread of module_thread_create()
+/// runs under is that thread's, taken by its start function.
 ///
-/// @return the length of the whole text, without its NUL; -EINVAL if mod is NULL.
+/// @return the length of the whole text, without its NUL; or a negative errno.
+/// @retval -EINVAL mod is NULL.
 ///
-/// Thread-safe.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_holders(r#mod: *mut module, buf: *mut c_char, len: usize) -> i64 {
     // SAFETY: the pointers are C's to keep valid.
