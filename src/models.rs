@@ -14,7 +14,9 @@
 use crate::Counter;
 use crate::error::{DrainError, FinishError, ReleaseError};
 use crate::misuse::Caller;
-use crate::sync::{Data, Deadline, Setup, Shared, Slots, Tally, Word, explore, have_bells};
+use crate::sync::{
+    Data, Deadline, RECORDING_ENDS, Setup, Shared, Slots, Tally, Word, explore, have_bells,
+};
 use crate::word::{BASE, PERCPU, PIN, pack};
 use core::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
@@ -30,6 +32,8 @@ enum Kind {
     PerCpu,
     /// With a barrier that fails, once or at any time, depending on the checker.
     PerCpuBarrierFails,
+    /// With holders that are recorded at times.
+    PerCpuRecorded,
 }
 
 thread_local! {
@@ -169,6 +173,7 @@ fn outcomes_of<E>(
     E: Fn() -> String + 'static,
 {
     KIND.set(kind);
+    RECORDING_ENDS.set(kind == Kind::PerCpuRecorded);
     let seen = explore(&format!("{name}, {kind:?}"), scenario);
     let seen: Vec<_> = seen.iter().map(String::as_str).collect();
     assert_eq!(seen, expected, "the outcomes of {name}, {kind:?}");
@@ -723,7 +728,7 @@ fn percpu_recording_begins_against_a_user_and_a_release() {
         "released, released 1, served 1",
     ];
     let name = "percpu_recording_begins_against_a_user_and_a_release";
-    outcomes_of(Kind::PerCpu, name, &expected, |run| {
+    outcomes_of(Kind::PerCpuRecorded, name, &expected, |run| {
         let world = World::new(0);
         let (user, recorder, unloader) = (world.clone(), world.clone(), world.clone());
         run.thread(move || user.visit());
@@ -745,7 +750,7 @@ fn percpu_recording_ends_against_a_drain_that_gives_up() {
     let all = ["live, released 0, served 0", "live, released 0, served 1"];
     let expected = if cfg!(interleave) { &all[..] } else { &all[..1] };
     let name = "percpu_recording_ends_against_a_drain_that_gives_up";
-    outcomes_of(Kind::PerCpu, name, expected, |run| {
+    outcomes_of(Kind::PerCpuRecorded, name, expected, |run| {
         let world = World::new(1);
         world.counter.begin_recording();
         let (recorder, unloader) = (world.clone(), world.clone());
@@ -775,7 +780,7 @@ fn percpu_recording_ends_against_a_reinit() {
     } else {
         &["live, released 0, served 0", "live, released 1, served 0"][..]
     };
-    outcomes_of(Kind::PerCpu, "percpu_recording_ends_against_a_reinit", expected, |run| {
+    outcomes_of(Kind::PerCpuRecorded, "percpu_recording_ends_against_a_reinit", expected, |run| {
         let world = World::new(0);
         world.counter.begin_recording();
         let (recorder, unloader) = (world.clone(), world.clone());
@@ -796,22 +801,27 @@ fn percpu_recording_ends_against_a_reinit() {
 #[cfg(interleave)]
 #[test]
 fn percpu_recording_by_two() {
-    outcomes_of(Kind::PerCpu, "percpu_recording_by_two", &["live, released 0, served 1"], |run| {
-        let world = World::new(0);
-        let user = world.clone();
-        run.thread(move || user.visit());
-        for _ in 0..2 {
-            let recorder = world.clone();
-            run.thread(move || {
-                recorder.counter.begin_recording();
-                recorder.counter.end_recording();
-            });
-        }
-        move || {
-            assert!(!world.counter.slots.are_recorded());
-            world.end()
-        }
-    });
+    outcomes_of(
+        Kind::PerCpuRecorded,
+        "percpu_recording_by_two",
+        &["live, released 0, served 1"],
+        |run| {
+            let world = World::new(0);
+            let user = world.clone();
+            run.thread(move || user.visit());
+            for _ in 0..2 {
+                let recorder = world.clone();
+                run.thread(move || {
+                    recorder.counter.begin_recording();
+                    recorder.counter.end_recording();
+                });
+            }
+            move || {
+                assert!(!world.counter.slots.are_recorded());
+                world.end()
+            }
+        },
+    );
 }
 
 // ---- drains that are begun, and finished or cancelled later ------------------------------

@@ -46,8 +46,12 @@ enum NotFolded {
 static ENDED: AtomicBool = AtomicBool::new(false);
 
 fn ever_ended() -> bool {
-    // Not the models': what they share begins anew with each execution. Relaxed: see the store.
-    cfg!(any(loom, interleave)) || ENDED.load(Relaxed)
+    // A model says it of itself: what its executions share has to begin anew with each.
+    #[cfg(any(loom, interleave))]
+    return sync::RECORDING_ENDS.get();
+    // Relaxed: see the store.
+    #[cfg(not(any(loom, interleave)))]
+    ENDED.load(Relaxed)
 }
 
 /// Ends a drain whose `wait` has panicked: the counter is live again. (Not in the

@@ -191,6 +191,8 @@ enum Mode {
 
 thread_local! {
     static MODE: RefCell<Mode> = RefCell::new(Mode::Direct(Memory::default()));
+    /// Whether recording ends in this model: see `release`.
+    pub(crate) static RECORDING_ENDS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Unwinds a thread whose next step has been found.

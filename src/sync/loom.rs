@@ -27,6 +27,8 @@ thread_local! {
     /// Whether every access is a read-modify-write. An ordinary thread-local will
     /// do: loom runs all threads of a model on one.
     static RMW: Cell<bool> = const { Cell::new(false) };
+    /// Whether recording ends in this model: see `release`.
+    pub(crate) static RECORDING_ENDS: Cell<bool> = const { Cell::new(false) };
 }
 
 fn strengthen(order: Ordering) -> Ordering {
