@@ -30,7 +30,7 @@
 #include "host.h"
 
 /* As good as for ever, and still the test ends if it is broken. */
-enum { LONG = 20000 };
+enum { LONG = 10000 };
 
 static bool per_cpu;
 static const char *mode;
