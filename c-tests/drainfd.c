@@ -340,14 +340,14 @@ static void closed_by_the_user(void)
 	free_ref(ref);
 }
 
-/* Hints of this thread's are refused, or sent to a signal handler. */
-static int filter_settime(unsigned what)
+/* A system call of this thread's, with this argument, is refused, or sent to a signal handler. */
+static int filter(unsigned what, unsigned call, size_t argument, unsigned value)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_timerfd_settime, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)argument),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, what),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
@@ -355,6 +355,12 @@ static int filter_settime(unsigned what)
 
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+/* Hints. */
+static int filter_settime(unsigned what)
+{
+	return filter(what, SYS_timerfd_settime, offsetof(struct seccomp_data, args[1]), 0);
 }
 
 #if defined(__x86_64__) && defined(__GLIBC__)
@@ -369,11 +375,14 @@ static void on_system_call(int number, siginfo_t *info, void *context)
 	const struct itimerspec soon = { .it_value.tv_nsec = 1 };
 
 	(void)number;
-	(void)info;
 	atomic_store(&late_fd, (int)registers[REG_RDI]);
 	sem_post(&stopped);
 	while (sem_wait(&go_on) != 0)
 		;
+	if (info->si_syscall == SYS_read) {
+		registers[REG_RAX] = -EAGAIN;
+		return;
+	}
 	/* The same, in a way that the filter lets pass. */
 	registers[REG_RAX] = timerfd_settime((int)registers[REG_RDI], TFD_TIMER_ABSTIME, &soon, NULL) ?
 				     -errno :
@@ -446,10 +455,51 @@ static void a_put_comes_late(void)
 	free_ref(ref);
 	free_ref(next);
 }
+
+/* A thread that is stopped while it takes the hint away. */
+static void *finish_slowly(void *ref)
+{
+	intptr_t rc = -ENOSYS;
+
+	if (filter(SECCOMP_RET_TRAP, SYS_read, offsetof(struct seccomp_data, args[2]), 8) == 0)
+		rc = module_ref_drain_finish(ref);
+	else
+		sem_post(&stopped);
+	return (void *)rc;
+}
+
+static void one_at_a_time(void)
+{
+	struct module_ref *ref = held_ref();
+	int fd = begin_quietly(ref), finish, cancel;
+	pthread_t thread = start(finish_slowly, ref);
+	void *rc;
+
+	sem_wait(&stopped);
+	finish = module_ref_drain_finish(ref);
+	cancel = module_ref_drain_cancel(ref);
+	module_ref_put(ref);
+	sem_post(&go_on);
+	pthread_join(thread, &rc);
+	if ((intptr_t)rc == -ENOSYS) {
+		ok(1, "one at a time, %s # SKIP this system does not let a thread filter its calls", mode);
+	} else {
+		is(finish, -EBUSY, "one at a time, %s: nobody else finishes it", mode);
+		is(cancel, -EBUSY, "one at a time, %s: nor cancels it", mode);
+		is((intptr_t)rc, 0, "one at a time, %s: released", mode);
+		is_released(ref, "one at a time");
+		free_ref(ref);
+	}
+	close(fd);
+}
 #else
 static void a_put_comes_late(void)
 {
 	ok(1, "a late put, %s # SKIP the handler knows the registers of x86-64", mode);
+}
+
+static void one_at_a_time(void)
+{
 }
 #endif
 
@@ -906,6 +956,7 @@ int main(void)
 		in_a_signal_handler();
 		closed_by_the_user();
 		a_put_comes_late();
+		one_at_a_time();
 		a_hint_is_refused();
 		many_at_once();
 		one_wins();
