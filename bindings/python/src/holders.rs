@@ -3,6 +3,13 @@
 use pyo3::prelude::*;
 
 /// One reference that is held, as ModuleRef.holders() and Module.holders() tell of it.
+///
+/// >>> ref = ModuleRef()
+/// >>> ref.record_holders()
+/// >>> with ref.hold():
+/// ...     [holder] = ref.holders()
+/// >>> holder.ended, holder.age < 60
+/// (False, True)
 #[pyclass(frozen, eq, module = "module_ref")]
 #[derive(PartialEq)]
 pub(crate) struct Holder {

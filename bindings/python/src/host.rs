@@ -225,6 +225,10 @@ impl LoadedModule {
     /// of an unload that is refused, or whose time is up. It costs as in ModuleRef. Raises OSError
     /// with ENOMEM if there is no memory for the records, and with EBUSY if it is to end while the
     /// module is being unloaded.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.record_holders()
     #[pyo3(signature = (on = true))]
     fn record_holders(&self, py: Python<'_>, on: bool) -> PyResult<()> {
         py.detach(|| self.0.record_holders(on)).map_err(host_error)
@@ -232,6 +236,13 @@ impl LoadedModule {
 
     /// Who holds references, the one that has held it longest first, as far as recorded; [] while
     /// recording is off. Without those of the host's own, for modules that depend on it.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.record_holders()
+    /// >>> with plugin.hold():
+    /// ...     len(plugin.holders())
+    /// 1
     fn holders(&self, py: Python<'_>) -> Vec<Holder> {
         // The dynamic linker's lock may be another thread's, which waits for the interpreter.
         py.detach(|| self.0.holders()).into_iter().map(Holder::from).collect()
@@ -640,6 +651,12 @@ impl PyHost {
     /// The door is shut when it is first awaited. What is run at the end (the exit function,
     /// callbacks) runs on the loop's thread. When the task is cancelled, as by
     /// asyncio.timeout() or asyncio.wait_for(), the module is live again, also with force.
+    ///
+    /// >>> import asyncio
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> asyncio.run(host.unload_async("plugin", timeout=5))
+    /// True
     #[pyo3(
         signature = (name, force = false, timeout = None),
         text_signature = "($self, name, force=False, timeout=None)"

@@ -355,6 +355,11 @@ impl PyModuleRef {
     /// asyncio.timeout() or asyncio.wait_for(), the counter is live again, as after timeout
     /// seconds. Raises OSError as drain(), also with EMFILE and its like if there is no descriptor
     /// to wait with.
+    ///
+    /// >>> import asyncio
+    /// >>> ref = ModuleRef()
+    /// >>> asyncio.run(ref.drain_async(timeout=5))
+    /// True
     #[pyo3(signature = (timeout = None))]
     fn drain_async<'py>(
         slf: Bound<'py, Self>,
@@ -389,6 +394,13 @@ impl PyModuleRef {
     /// reinits; while it is on every get and put takes some hundred nanoseconds more, also of a
     /// counter that counts per CPU. References that are held when it begins are counted, and not
     /// named. Raises OSError with ENOMEM if there is no memory for the records.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.record_holders()
+    /// >>> with ref.hold():
+    /// ...     len(ref.holders())
+    /// 1
+    /// >>> ref.record_holders(False)
     #[pyo3(signature = (on = true))]
     fn record_holders(&self, on: bool) -> PyResult<()> {
         self.inner.record_holders(on).map_err(init_error)
@@ -397,6 +409,14 @@ impl PyModuleRef {
     /// Who holds references, the one that has held it longest first, as far as recorded; [] while
     /// recording is off. References are anonymous: a put() takes away the newest record of its own
     /// thread, or, if that has none, the oldest of another's.
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.record_holders()
+    /// >>> with ref.hold():
+    /// ...     [holder] = ref.holders()
+    /// >>> import threading
+    /// >>> holder.thread == threading.get_native_id()
+    /// True
     fn holders(&self, py: Python<'_>) -> Vec<holders::Holder> {
         // The dynamic linker's lock may be another thread's, which waits for the interpreter.
         py.detach(|| self.inner.holders()).into_iter().map(holders::Holder::from).collect()
