@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV   := .venv
 # What the venv was made from; it is made anew when this changes.
 VENV_READY := $(VENV)/.ready
+# The wheel in the project's venv is built anew, unless it is known to be the newest.
+WHEEL = $(if $(WHEEL_IS_THERE),,test-wheel)
 CC     ?= cc
 CXX    ?= c++
 
@@ -94,7 +96,7 @@ BENCH_RUN = target/bench/run.json
 RUNS ?= 3
 
 .PHONY: bench bench-quick bench-build report
-bench-build: need-cc build test-wheel
+bench-build: need-cc build $(WHEEL)
 	@ci/need "$(firstword $(CXX))" "a C++ compiler, for std::weak_ptr" "apt-get install g++"
 	$(CARGO) build --release --package module-ref-benches
 	@$(C_TREE) CC="$(CC)" CXX="$(CXX)" OUT=../target/c/cc bench
@@ -122,20 +124,26 @@ report: bench ## bench, and a page with plots, in target/bench/report
 .PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom
 .PHONY: test-interleave test-c test-install test-readme test-bench test-python test-wheel mutants
 .PHONY: test-sdist test-probes test-examples
-test: need-rust need-cc need-python ## everything below but test-install and mutants
-	@$(MAKE) --no-print-directory test-header
-	@$(MAKE) --no-print-directory test-abi
-	@$(MAKE) --no-print-directory test-lint
-	@$(MAKE) --no-print-directory test-rust
-	@$(MAKE) --no-print-directory test-models
-	@$(MAKE) --no-print-directory test-c
-	@$(MAKE) --no-print-directory test-man
-	@$(MAKE) --no-print-directory test-probes
-	@$(MAKE) --no-print-directory test-readme
-	@$(MAKE) --no-print-directory test-bench
-	@$(MAKE) --no-print-directory test-python
-	@$(MAKE) --no-print-directory test-sdist
-	@$(MAKE) --no-print-directory test-examples
+# In lanes, because a compiler uses one CPU for most of its time; a lane's output comes when it is
+# through.
+LANES = $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
+LANE  = $(MAKE) --no-print-directory --jobs=1
+
+test: need-rust need-cc need-python $(VENV_READY) ## everything below but test-install and mutants
+	@$(LANE) test-header build
+	@$(LANES) lane-rust lane-c
+	@$(LANE) test-wheel
+	@$(LANES) WHEEL_IS_THERE=1 lane-users lane-python
+
+.PHONY: lane-rust lane-c lane-users lane-python
+lane-rust:
+	@$(LANE) test-lint test-rust test-models 2>&1
+lane-c:
+	@$(LANE) test-abi test-c test-man test-probes 2>&1
+lane-users:
+	@$(LANE) test-readme test-examples 2>&1
+lane-python:
+	@$(LANE) test-bench test-sdist test-python 2>&1
 
 # First, because an ordinary build writes the header.
 test-header: need-rust ## the committed header is what the source gives
@@ -179,7 +187,7 @@ test-man: need-cc need-python build ## the manual pages: current, complete, clea
 test-probes: need-rust build ## the trace points are those of the table, and tracers take them
 	ci/probes
 
-test-readme: need-cc build $(VENV_READY) test-wheel ## every program and command of the README
+test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of the README
 	$(VENV)/bin/python ci/readme
 
 # The abi3 wheel, into the project's venv.
@@ -190,15 +198,15 @@ test-bench: bench-build ## every benchmark runs, in its shortest form, and the r
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
 	$(VENV)/bin/python -m module_ref report target/bench/smoke.json --output target/bench/smoke
 
-test-sdist: wheels ## pip installs the source distribution, with a C compiler and without
+test-sdist: $(if $(WHEEL_IS_THERE),,wheels) ## pip installs the source distribution, with a C compiler and without
 	ci/test-sdist
 
-test-python: test-wheel ## the stubs, and pytest on each Python present
+test-python: $(WHEEL) ## the stubs, and pytest on each Python present
 	$(VENV)/bin/python -m mypy.stubtest module_ref
 	$(VENV)/bin/mypy python/module_ref
 	ci/python-tests
 
-test-examples: need-cc build $(VENV_READY) test-wheel ## every example is built, runs, and works
+test-examples: need-cc build $(VENV_READY) $(WHEEL) ## every example is built, runs, and works
 	@$(MAKE) --no-print-directory -C examples CC="$(CC)" PYTHON="$(abspath $(VENV))/bin/python" check
 
 mutants: need-rust need-cc $(VENV_READY) ## break the code on purpose and see each check fail

@@ -42,6 +42,11 @@ pub use guard::{Guard, Held, ModuleRef, Released};
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 pub use holders::Holder;
 
+/// The guide's programs are tests.
+#[cfg(all(doctest, feature = "host"))]
+#[doc = include_str!("../docs/guide-rust.md")]
+struct Guide;
+
 /// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
 pub const MODULE_REF_BASE: u64 = word::BASE;
 
