@@ -157,6 +157,7 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --package module-ref --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
+	$(CARGO) metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	$(VENV)/bin/ruff check $(SCRIPTS)
 	$(VENV)/bin/ruff format --check $(SCRIPTS)
 
