@@ -928,6 +928,30 @@ static void several_unloads(void)
 	close(epoll);
 }
 
+/* Against the rule: the memory of a counter is used again while a drain of it is begun. What is there
+ * then is not drained, and keeps its references. */
+static void memory_used_again(void)
+{
+	static struct module_ref ref;
+	int fd;
+
+	memset(&ref, 0, sizeof(ref));
+	need((per_cpu ? module_ref_init_percpu(&ref) : module_ref_init(&ref)) == 0);
+	need(module_ref_try_get(&ref));
+	fd = module_ref_drain_begin(&ref);
+	need(fd >= 0);
+	memset(&ref, 0, sizeof(ref));
+	need((per_cpu ? module_ref_init_percpu(&ref) : module_ref_init(&ref)) == 0);
+	need(module_ref_try_get(&ref));
+	is(module_ref_drain_cancel(&ref), -EINVAL, "memory used again, %s: nothing to cancel", mode);
+	is(module_ref_drain_finish(&ref), -EINVAL, "memory used again, %s: or to finish", mode);
+	is(module_ref_count(&ref), 1, "memory used again, %s: and nothing is lost", mode);
+	module_ref_put(&ref);
+	is(module_ref_try_release(&ref), 0, "memory used again, %s: it is released", mode);
+	module_ref_destroy(&ref);
+	close(fd);
+}
+
 int main(void)
 {
 	struct module_ref probe = MODULE_REF_INIT;
@@ -963,6 +987,7 @@ int main(void)
 		a_fork();
 		no_descriptors();
 		left_under_way();
+		memory_used_again();
 	}
 	host = module_host_new();
 	an_unload();

@@ -193,7 +193,8 @@ struct MODULE_REF_ALIGNED(16) module_ref {
  * library was called, or NULL where that is not known.
  *
  * It runs on the thread that misused the counter, after the library has mended what
- * it could, with no lock held. If the program gets or puts in signal handlers, it
+ * it could. It may not call functions of the host: a module's misuse may be found while its
+ * host's lock is held. If the program gets or puts in signal handlers, it
  * must be async-signal-safe.
  */
 typedef void (*module_ref_misuse_fn)(enum module_ref_misuse what,
@@ -217,9 +218,9 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Makes *ref a live counter that nobody holds, in shared-word mode, whatever its
- * memory contained. The program then publishes it, which orders the initialisation
- * before its users.
+ * Makes *ref a live counter that nobody holds, in shared-word mode. Memory that was
+ * never a counter may contain anything. The program then publishes it, which orders
+ * the initialisation before its users.
  *
  * A counter that was initialised at this address before and is held now, or is being
  * released, is refused, so that no reference is forgotten. What a held counter has
@@ -391,20 +392,22 @@ int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
  *
  *     int fd = module_ref_drain_begin(&ref);
  *     ...
- *     if (readable(fd) && module_ref_drain_finish(&ref) != -EINPROGRESS)
+ *     if (readable(fd) && module_ref_drain_finish(&ref) == 0)
  *             close(fd);
  *
  * Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at
  * once when the last reference is put, and every 100 ms in case that hint is lost.
  * module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops
  * can both be used, and there is nothing to read from it. It is non-blocking and
- * closed on exec, and the caller closes it, before or after the drain has ended,
- * whichever is convenient; the library has a duplicate meanwhile. The drain can be
- * finished or cancelled without it.
+ * closed on exec, and the caller closes it, before or after the drain has ended. The
+ * library has a duplicate meanwhile, so that epoll(7) does not forget it when it is
+ * closed: take it out first (EPOLL_CTL_DEL). The drain can be finished or cancelled
+ * without it.
  *
  * End the drain before the counter's memory goes. After fork(2) both processes have
  * the descriptor, and each its own counter: a put in one of them may be a hint for
- * both, and each ends its own copy of the drain.
+ * both, and each ends its own copy of the drain, unless another thread was just
+ * ending it when the process forked.
  *
  * @return the descriptor, 0 or more, to the one caller whose drain it is; or, with the
  * counter as it was, a negative errno.
@@ -430,7 +433,8 @@ int module_ref_drain_begin(struct module_ref *ref);
  * @retval -EINPROGRESS references are held.
  * @retval -EBUSY another thread finishes or cancels it in this moment.
  * @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
- *     not touched, and may be gone.
+ *     not touched, and may be gone. (In its place may be another by then, whose drain
+ *     it would be.)
  * @retval -ETIMEDOUT the count is pinned after an overflow: the counter is live again,
  *     and the misuse handler was told.
  *

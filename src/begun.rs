@@ -41,7 +41,7 @@ use crate::counter::held;
 use crate::error::{DrainError, FinishError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 use crate::sync::{self, Bell, Descriptor, NewBell};
-use crate::word::{BASE, DRAINED, PINNED_FROM, count};
+use crate::word::{BASE, DRAINED, PINNED_FROM, count, flags};
 use core::sync::atomic::Ordering::*;
 
 #[cfg(not(any(loom, interleave)))]
@@ -109,6 +109,7 @@ impl Counter {
     }
 
     fn finish(&self, bell: Bell, caller: Caller) -> Result<(), FinishError> {
+        let bell = self.own(bell)?;
         // Before the look: a put that comes in between gives a new hint.
         bell.hush();
         let folded = self.folded();
@@ -132,7 +133,7 @@ impl Counter {
     /// Ends a drain that was begun: the counter is live as before, and `Ok(false)`; or the last
     /// reference has been put, then it is released, and `Ok(true)`. Zero wins.
     pub fn drain_cancel(&self) -> Result<bool, FinishError> {
-        Ok(self.cancel(Bell::of(sync::address(&self.word))?))
+        self.cancel(Bell::of(sync::address(&self.word))?)
     }
 
     /// As `drain_cancel`, for C.
@@ -145,19 +146,31 @@ impl Counter {
     pub unsafe fn drain_cancel_at(place: *const Self) -> Result<bool, FinishError> {
         let bell = Bell::of(sync::Address::of_counter(place))?;
         // SAFETY: a drain is under way, and nobody else ends it.
-        Ok(unsafe { &*place }.cancel(bell))
+        unsafe { &*place }.cancel(bell)
     }
 
-    fn cancel(&self, bell: Bell) -> bool {
+    fn cancel(&self, bell: Bell) -> Result<bool, FinishError> {
+        let bell = self.own(bell)?;
         // First, so that nothing is left of it once the counter is live (D1).
         bell.over();
-        self.open_again(self.folded()).is_ok()
+        Ok(self.open_again(self.folded()).is_ok())
+    }
+
+    /// The bell, if the drain that it belongs to is this counter's: against the rule, it can be that
+    /// of one before, whose memory was used again while it was under way.
+    fn own(&self, bell: Bell) -> Result<Bell, FinishError> {
+        // Relaxed: while the drain is under way these flags stay, and the bell has shown it.
+        if flags(self.word.load(Relaxed)) == DRAINED {
+            return Ok(bell);
+        }
+        bell.over();
+        Err(FinishError::NotBegun)
     }
 
     /// The attempt becomes the caller's: the door stays shut, and nobody else ends it.
     #[cfg(all(feature = "host", not(any(loom, interleave))))]
     pub(crate) fn drain_take_over(&self) -> Result<crate::release::Folded, FinishError> {
-        Bell::of(sync::address(&self.word))?.over();
+        self.own(Bell::of(sync::address(&self.word))?)?.over();
         Ok(self.folded())
     }
 }

@@ -55,7 +55,8 @@ impl Caller {
 }
 
 /// A misuse handler. It runs on the thread that misused `counter`, after the
-/// mending, with no lock held. It may be called from a signal handler if the
+/// mending. It may not call functions of the host: a module's misuse may be found while its host's
+/// lock is held. It may be called from a signal handler if the
 /// program gets or puts in one.
 pub type Handler = unsafe extern "C" fn(what: Misuse, counter: *const Counter, caller: Caller);
 

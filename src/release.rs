@@ -96,8 +96,7 @@ impl Counter {
     /// Gives an attempt up that has done nothing yet. For the owner.
     #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
     pub(crate) fn unclaim(&self) {
-        // Release pairs with the Acquire of the next claim.
-        self.word.fetch_or(BASE, Release);
+        self.give_base_back();
     }
 
     /// Brings the whole count into the word (steps 3 and 4). For the owner.
@@ -181,10 +180,12 @@ impl Counter {
         allow(dead_code, reason = "nobody records there")
     )]
     pub(crate) fn end_recording(&self) {
-        // Relaxed: whoever has to see it sees the step of `own_to_open`, too (P5).
-        ENDED.store(true, Relaxed);
-        if self.slots.stop_recording() && self.slots.exist() && self.own_to_open() {
-            self.open();
+        if self.slots.stop_recording() && self.slots.exist() {
+            // Relaxed: whoever has to see it sees the step of `own_to_open`, too (P5).
+            ENDED.store(true, Relaxed);
+            if self.own_to_open() {
+                self.open();
+            }
         }
     }
 

@@ -23,7 +23,7 @@
 //! | `module_get` | name, count, caller | after a reference was taken. A refused one fires nothing, nor does NULL. Linux: `try_module_get`, `__module_get` |
 //! | `module_put` | name, count, caller | when a reference is given back, just before, while there is somebody to keep the name. Also for a put too many, which is then undone. Linux: `module_put` |
 //! | `release` | ref, outcome | at the end of an attempt to release a counter that does not wait, whatever came of it. No such trace point in Linux |
-//! | `drain` | ref, outcome, nanoseconds | at the end of a drain. No such trace point in Linux |
+//! | `drain` | ref, outcome, nanoseconds | at the end of a drain that waits; one that was begun without waiting fires none. No such trace point in Linux |
 //!
 //! *count* is how many references are held with this one; -1 if nobody has read that, because it
 //! would cost something when nobody listens. So it is where the module counts per CPU, and its

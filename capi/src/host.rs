@@ -227,7 +227,7 @@ fn timeout(ns: i64) -> Option<Duration> {
 /// Keeps a cancellation of this thread (pthread_cancel) pending for as long as it lives. A load
 /// or an unload that was left half way, at a cancellation point of the plugin's or of the C
 /// library's, would leave its module in the middle for ever.
-struct NotCancelled {
+pub(crate) struct NotCancelled {
     before: c_int,
 }
 
@@ -244,7 +244,7 @@ fn set_cancel_state(state: c_int) -> c_int {
 }
 
 impl NotCancelled {
-    fn until_dropped() -> Self {
+    pub(crate) fn until_dropped() -> Self {
         const PTHREAD_CANCEL_DISABLE: c_int = 1;
         Self { before: set_cancel_state(PTHREAD_CANCEL_DISABLE) }
     }
@@ -1110,6 +1110,7 @@ pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> 
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_holders(r#mod: *mut module, buf: *mut c_char, len: usize) -> i64 {
+    let _whole = NotCancelled::until_dropped();
     // SAFETY: the pointers are C's to keep valid.
     unsafe {
         match handle(r#mod) {

@@ -312,9 +312,9 @@ impl Counter {
 
     /// The counter's life is over.
     pub(crate) fn drop_records(&self) {
-        if self.slots.stop_recording() {
-            BLOCKS.retire_all(self.address());
-        }
+        self.slots.stop_recording();
+        // Whether they were in use or not: two that have switched may have left some.
+        BLOCKS.retire_all(self.address());
     }
 
     /// Begins or ends recording who takes references: the caller's address as far as it is known,
@@ -346,22 +346,31 @@ impl Counter {
         if flags(self.word.load(Relaxed)) == DESTROYED {
             return Err(InitError::Destroyed);
         }
-        if !self.is_recorded() {
-            // What a counter has left that was here before and was freed as it was.
-            BLOCKS.retire_all(address);
-        } else if BLOCKS.find(address).is_some() {
-            return Ok(());
-        }
-        let block = BLOCKS.claim(address, Records::prepare).ok_or(InitError::NoMemory)?;
-        if !block.have_memory() {
-            block.retire();
-            return Err(InitError::NoMemory);
-        }
-        self.begin_recording();
-        // Several threads may have begun, or one have ended it.
-        let Some(records) = BLOCKS.keep_one(address) else {
-            self.end_recording();
-            return Ok(());
+        let no_memory = || {
+            // Nothing was changed, unless somebody else ended it in between.
+            if BLOCKS.find(address).is_none() {
+                self.end_recording();
+            }
+            Err(InitError::NoMemory)
+        };
+        let records = loop {
+            if !self.is_recorded() {
+                // What a counter has left that was here before and was freed as it was.
+                BLOCKS.retire_all(address);
+            } else if BLOCKS.find(address).is_some() {
+                return Ok(());
+            }
+            let Some(block) = BLOCKS.claim(address, Records::prepare) else { return no_memory() };
+            if !block.have_memory() {
+                block.retire();
+                return no_memory();
+            }
+            self.begin_recording();
+            // Several threads may have begun. If another has taken ours for an old one, or has
+            // ended it, it is begun once more: only an end ends it.
+            if let Some(records) = BLOCKS.keep_one(address) {
+                break records;
+            }
         };
         if self.slots.exist() {
             // What sequences have added is in the slots then. If it fails the number is a guess.
