@@ -27,8 +27,9 @@
 //
 // Errors: a function that fails throws std::system_error, whose code() is the errno in
 // std::generic_category(), to be compared with std::errc, and whose what() begins with the words
-// of module_last_error(). What is no failure but an answer (the door is shut, time is up,
-// there is no such module) is a return value. Functions that are noexcept throw nothing.
+// of module_last_error(). What is no failure but an answer (the door is shut, a counter's time is up,
+// there is no such module) is a return value; a module that is not unloaded is an error. Functions that
+// are noexcept throw nothing.
 //
 // Threads: an object of a class below may be used by several threads at a time where its
 // functions say so; otherwise it is like an int. The counters and modules that they refer to are
