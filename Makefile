@@ -232,7 +232,7 @@ test-valgrind: need-rust need-cc ## memcheck and helgrind
 	ci/valgrind
 
 .PHONY: regtest
-regtest: ## test, and the slower tiers: mutants, sanitizers, valgrind, spin, fuzzing (40 minutes)
+regtest: ## test, and the slower tiers: mutants, sanitizers, valgrind, spin, fuzzing (50 minutes)
 	@$(MAKE) --no-print-directory test
 	ci/regtest
 
