@@ -116,6 +116,14 @@ static void *churn(void *name)
 	return NULL;
 }
 
+static void is_gone(int rc)
+{
+	if (rc == 0)
+		return;
+	printf("# unloaded with %d: %s\n", rc, module_last_error());
+	atomic_fetch_add(&unknown, 1);
+}
+
 /* A library that is found by its name can be anybody's object of that name, or a copy. */
 static void *churn_library(void *name)
 {
@@ -129,7 +137,7 @@ static void *churn_library(void *name)
 		mod = module_find_get(host, name);
 		atomic_fetch_add(&wrong, !module_symbol(mod, "crc32"));
 		module_put(mod);
-		atomic_fetch_add(&unknown, module_unload(host, name, 0, 0) != 0);
+		is_gone(module_unload(host, name, 0, 0));
 	}
 	return NULL;
 }

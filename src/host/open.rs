@@ -352,9 +352,13 @@ impl Object {
             // Whoever looks at it has it for a moment; and so has a load that was bound to it,
             // and has failed because it is going.
             Look::wait_for_all();
-            for _ in 0..10 {
+            for tries in 0.. {
                 mapped = self.place.is_mapped();
-                if mapped.is_none() {
+                let Some(needed_by) = &mapped else { break };
+                // On a busy machine that moment can be long; what has a reason to stay is not
+                // waited for.
+                let why = Residency::of(&self.facts, self.was_loaded, needed_by.clone());
+                if tries == if why == Residency::Unknown { 200 } else { 10 } {
                     break;
                 }
                 nap(Duration::from_micros(500));
