@@ -549,8 +549,7 @@ pub unsafe extern "C" fn module_ref_holders(
     buf: *mut c_char,
     len: usize,
 ) -> i64 {
-    #[cfg(target_env = "gnu")]
-    let _whole = crate::host::NotCancelled::until_dropped();
+    let _whole = crate::cancel::NotCancelled::until_dropped();
     // SAFETY: the pointers are C's to keep valid.
     unsafe {
         let Some(counter) = counter(r#ref) else { return i64::from(-libc::EINVAL) };

@@ -84,11 +84,34 @@ macro_rules! trace_point {
     };
 }
 
+/// What ThreadSanitizer cannot see of a sequence is told by a call, of which `percpu/linux/tsan.rs`
+/// has the functions: their arguments are the counter's second word and what is added.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", tsan))]
+macro_rules! tell_tsan {
+    ($what:literal, $delta:literal) => {
+        concat!(
+            "push rdi\n.cfi_adjust_cfa_offset 8\n",
+            "add rdi, 8\nmov rsi, ",
+            $delta,
+            "\ncall ",
+            $what,
+            "\npop rdi\n.cfi_adjust_cfa_offset -8",
+        )
+    };
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(tsan)))]
+macro_rules! tell_tsan {
+    ($what:literal, $delta:literal) => {
+        ""
+    };
+}
+
 /// The body of a get or a put: the restartable sequence right here, and `inner(argument,
 /// caller)` if the argument is NULL or the sequence was not for it. A module's has a trace
 /// point, after the get or before the put. Where that has come before the sequence,
 /// `failed(argument, caller)`, which has none, goes on if the sequence fails.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(tsan)))]
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
 macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
         sequence_or!($inner, $argument, $delta, before "", after "", failed $inner)
@@ -97,14 +120,16 @@ macro_rules! sequence_or {
      failed $failed:path) => {
         core::arch::naked_asm!(
             ".cfi_startproc",
-            "mov rdx, [rip + {offset}]",
             "test rdi, rdi",
             "jz 8f",
             // A look outside of the sequence, so that a counter in one word pays no more.
             "test byte ptr [rdi + 8], 1",
             "jz 8f",
             $before,
+            $crate::caller::tell_tsan!("module_ref_tsan_before_add", $delta),
+            "mov rdx, [rip + {offset}]",
             counter::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
+            $crate::caller::tell_tsan!("module_ref_tsan_after_add", $delta),
             $after,
             "mov eax, 1",
             "ret",
@@ -124,55 +149,6 @@ macro_rules! sequence_or {
     };
 }
 
-/// The same, telling ThreadSanitizer what it cannot see: `percpu/linux/tsan.rs` has the
-/// functions, whose arguments are the counter's second word and what is added.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", tsan))]
-macro_rules! sequence_or {
-    ($inner:path, $argument:expr, $delta:literal) => {
-        sequence_or!($inner, $argument, $delta, before "", after "", failed $inner)
-    };
-    ($inner:path, $argument:expr, $delta:literal, before $before:expr, after $after:expr,
-     failed $failed:path) => {
-        core::arch::naked_asm!(
-            ".cfi_startproc",
-            "test rdi, rdi",
-            "jz 8f",
-            "test byte ptr [rdi + 8], 1",
-            "jz 8f",
-            $before,
-            "push rdi",
-            ".cfi_adjust_cfa_offset 8",
-            "add rdi, 8",
-            concat!("mov rsi, ", $delta),
-            "call module_ref_tsan_before_add",
-            "pop rdi",
-            ".cfi_adjust_cfa_offset -8",
-            "mov rdx, [rip + {offset}]",
-            counter::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
-            "push rdi",
-            ".cfi_adjust_cfa_offset 8",
-            "add rdi, 8",
-            concat!("mov rsi, ", $delta),
-            "call module_ref_tsan_after_add",
-            "pop rdi",
-            ".cfi_adjust_cfa_offset -8",
-            $after,
-            "mov eax, 1",
-            "ret",
-            "8:",
-            "mov rsi, [rsp]",
-            "jmp {inner}",
-            "9:",
-            "mov rsi, [rsp]",
-            "jmp {failed}",
-            ".cfi_endproc",
-            offset = sym counter::RSEQ_OFFSET,
-            inner = sym $inner,
-            failed = sym $failed,
-        )
-    };
-}
-
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
 macro_rules! sequence_or {
     ($inner:path, $argument:expr, $delta:literal) => {
@@ -184,6 +160,6 @@ macro_rules! sequence_or {
     };
 }
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
-pub(crate) use trace_point;
 pub(crate) use {sequence_or, with_caller};
+#[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+pub(crate) use {tell_tsan, trace_point};

@@ -2,6 +2,7 @@
 
 use crate::abi::{give, put_in_word};
 use crate::caller::{sequence_or, trace_point, with_caller};
+use crate::cancel::NotCancelled;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use counter::Mode;
 use counter::host::raw::{self, Core, Shared};
@@ -222,38 +223,6 @@ fn unloaded(what: &str, name: &str, outcome: Result<Unloaded, Error>) -> c_int {
 /// `None` waits for ever.
 fn timeout(ns: i64) -> Option<Duration> {
     u64::try_from(ns).ok().map(Duration::from_nanos)
-}
-
-/// Keeps a cancellation of this thread (pthread_cancel) pending for as long as it lives. A load
-/// or an unload that was left half way, at a cancellation point of the plugin's or of the C
-/// library's, would leave its module in the middle for ever.
-pub(crate) struct NotCancelled {
-    before: c_int,
-}
-
-/// Sets this thread's state, and returns what it was.
-fn set_cancel_state(state: c_int) -> c_int {
-    // In here, because cbindgen would declare it in the header.
-    unsafe extern "C" {
-        fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
-    }
-    let mut before = 0;
-    // SAFETY: the place is ours.
-    unsafe { pthread_setcancelstate(state, &mut before) };
-    before
-}
-
-impl NotCancelled {
-    pub(crate) fn until_dropped() -> Self {
-        const PTHREAD_CANCEL_DISABLE: c_int = 1;
-        Self { before: set_cancel_state(PTHREAD_CANCEL_DISABLE) }
-    }
-}
-
-impl Drop for NotCancelled {
-    fn drop(&mut self) {
-        set_cancel_state(self.before);
-    }
 }
 
 /// Makes a host without modules.

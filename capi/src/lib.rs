@@ -8,6 +8,8 @@
 
 mod abi;
 mod caller;
+#[cfg(target_os = "linux")]
+mod cancel;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod host;
 

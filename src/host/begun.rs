@@ -52,9 +52,7 @@ impl Host {
         self.reap();
         let shared = &*self.shared;
         let mut inner = shared.lock();
-        let core = shared.visible(name)?;
-        shared.check_free(&inner, &core, force)?;
-        shared.check_not_replaced(&inner, &core)?;
+        let core = shared.find_free(&inner, name, force)?;
         let timer = core.counter.drain_begin(Caller::UNKNOWN).map_err(|why| match why {
             DrainError::Descriptor { errno } => no_descriptor(name, errno),
             other => barrier(name, other.errno()),

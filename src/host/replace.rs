@@ -75,16 +75,11 @@ impl Host {
         let shared = &self.shared;
         shared.request(name);
         // Who is asked for comes before what it is to be replaced by.
-        let check = |inner: &Inner| {
-            let old = shared.visible(name)?;
-            shared.check_free(inner, &old, false)?;
-            shared.check_not_replaced(inner, &old).map(|()| old)
-        };
-        check(&shared.lock())?;
+        shared.find_free(&shared.lock(), name, false)?;
         let found = open::find(path)?;
         let (old, new) = {
             let mut inner = shared.lock();
-            let old = check(&inner)?;
+            let old = shared.find_free(&inner, name, false)?;
             let serial = inner.next_serial();
             let new = Core::new(Arc::downgrade(shared), serial, name, path, old.how)?;
             shared.begin_loading(&mut inner, &new);

@@ -183,8 +183,22 @@ impl Shared {
         Ok(())
     }
 
+    /// The module of that name, if it can be taken out of service, apart from references (U1 to
+    /// U5), and nobody else is at it.
+    pub(super) fn find_free(
+        &self,
+        inner: &Inner,
+        name: &str,
+        force: bool,
+    ) -> Result<Arc<Core>, Error> {
+        let core = self.visible(name)?;
+        self.check_free(inner, &core, force)?;
+        self.check_not_replaced(inner, &core)?;
+        Ok(core)
+    }
+
     /// Whether somebody is about to put another in the place of `core`.
-    pub(super) fn check_not_replaced(&self, inner: &Inner, core: &Core) -> Result<(), Error> {
+    fn check_not_replaced(&self, inner: &Inner, core: &Core) -> Result<(), Error> {
         if !inner.is_being_replaced(core) {
             return Ok(());
         }
@@ -200,9 +214,7 @@ impl Shared {
         wait: Option<&mut Wait<'_>>,
     ) -> Result<(Arc<Core>, Claimed), Error> {
         let mut inner = self.lock();
-        let core = self.visible(name)?;
-        self.check_free(&inner, &core, force)?;
-        self.check_not_replaced(&inner, &core)?;
+        let core = self.find_free(&inner, name, force)?;
         let outcome = match wait {
             None => core.counter.try_release(Caller::UNKNOWN).map_err(|error| match error {
                 ReleaseError::InUse { held } => (libc::EWOULDBLOCK, Some(held)),
