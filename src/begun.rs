@@ -66,7 +66,7 @@ impl Counter {
         let (bell, timer) = match new.publish(&self.word) {
             Ok(published) => published,
             Err(errno) => {
-                self.unclaim();
+                self.give_base_back();
                 return Err(descriptor(errno));
             }
         };

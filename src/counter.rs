@@ -135,7 +135,7 @@ impl Counter {
         Some(self.word.fetch_add(REF, Acquire))
     }
 
-    /// A get that came too late, found the count in the outermost zone, or is recorded.
+    /// A get that came too late, or has more to do than to add.
     #[cold]
     pub(crate) fn get_slow(&self, old: u64, caller: Caller) -> bool {
         if old & CLOSED != 0 {
@@ -145,11 +145,19 @@ impl Counter {
             unsafe { self.give_back(caller) };
             return false;
         }
+        self.admit(old, caller);
+        true
+    }
+
+    /// The rest of a get that stands: in the outermost zone, or recorded.
+    fn admit(&self, old: u64, caller: Caller) {
         if count(old) >= PINNED_FROM {
             self.pin();
             misuse::report(Misuse::Overflow, self, caller);
         }
-        !self.is_recorded() || self.note_get(caller)
+        if self.is_recorded() {
+            self.note_get(caller);
+        }
     }
 
     /// Takes one more reference; the caller holds one, so it also succeeds while
@@ -180,15 +188,13 @@ impl Counter {
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if is_odd(old) {
+        if is_odd(old) || self.is_recorded() {
             self.get_odd(old, caller);
-        } else if self.is_recorded() {
-            self.note_get(caller);
         }
         Some(old)
     }
 
-    /// A get while draining, on a dead counter, or in the outermost zone.
+    /// A get while draining, on a dead counter, or that has more to do than to add.
     #[cold]
     fn get_odd(&self, old: u64, caller: Caller) {
         if flags(old) == CLOSED || flags(old) == DESTROYED {
@@ -196,13 +202,7 @@ impl Counter {
             unsafe { self.give_back(caller) };
             return misuse::report(Misuse::StaleGet, self, caller);
         }
-        if count(old) >= PINNED_FROM {
-            self.pin();
-            misuse::report(Misuse::Overflow, self, caller);
-        }
-        if self.is_recorded() {
-            self.note_get(caller);
-        }
+        self.admit(old, caller);
     }
 
     /// Gives a reference back. Wait-free but for misuse.

@@ -9,6 +9,8 @@ mod begun;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod by_address;
 mod counter;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+mod errno;
 mod error;
 #[cfg(not(any(loom, interleave)))]
 mod guard;

@@ -102,6 +102,7 @@ pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, 
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod stderr {
     use super::{Caller, Counter, Misuse};
+    use crate::errno;
     use core::fmt::{self, Write};
     use std::ffi::CStr;
 
@@ -134,16 +135,12 @@ mod stderr {
         }
         let _ = line.write_str(")");
         line.text[line.len] = b'\n';
-        // SAFETY: the buffer is ours and `len + 1` bytes of it are written. errno
-        // is put back: a put that was wrong still leaves it alone.
-        unsafe {
-            let errno = libc::__errno_location();
-            let before = *errno;
-            // The system call itself: the function is a cancellation point.
-            let text = line.text.as_ptr();
-            libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text, line.len + 1);
-            *errno = before;
-        }
+        // The system call itself: the function is a cancellation point. A put that was wrong still
+        // leaves errno alone.
+        // SAFETY: the buffer is ours and `len + 1` bytes of it are written.
+        errno::kept(|| unsafe {
+            libc::syscall(libc::SYS_write, libc::STDERR_FILENO, line.text.as_ptr(), line.len + 1)
+        });
     }
 
     /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows. That takes the

@@ -93,12 +93,6 @@ impl Counter {
         Ok(())
     }
 
-    /// Gives an attempt up that has done nothing yet. For the owner.
-    #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
-    pub(crate) fn unclaim(&self) {
-        self.give_base_back();
-    }
-
     /// Brings the whole count into the word (steps 3 and 4). For the owner.
     fn fold(&self, caller: Caller) -> Result<Folded, NotFolded> {
         if !self.slots.exist() {
@@ -142,8 +136,8 @@ impl Counter {
     }
 
     /// The last step of every way back, and a look whether it has come in between the beginning
-    /// of recording and its end.
-    fn give_base_back(&self) {
+    /// of recording and its end. All of it for an owner that has done nothing yet.
+    pub(crate) fn give_base_back(&self) {
         loop {
             // Last (I1). Release pairs with the Acquire of the next claim, and Acquire with the
             // Release of `own_to_open` (P5).

@@ -10,9 +10,7 @@ impl Counter {
         false
     }
 
-    pub(crate) fn note_get(&self, _caller: Caller) -> bool {
-        true
-    }
+    pub(crate) fn note_get(&self, _caller: Caller) {}
 
     pub(crate) fn note_put(&self, _caller: Caller) {}
 

@@ -35,6 +35,7 @@ pub(crate) use report::Holders;
 
 use crate::by_address::{ByAddress, Content};
 use crate::counter::{Counter, held};
+use crate::errno;
 use crate::error::InitError;
 use crate::misuse::Caller;
 use crate::word::{DESTROYED, flags};
@@ -108,17 +109,6 @@ fn now() -> u64 {
     // SAFETY: the place is ours.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
-}
-
-/// Runs `f` and leaves `errno` as it was.
-fn with_errno_kept(f: impl FnOnce()) {
-    // SAFETY: the C library's own thread-local.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    let before = unsafe { *errno };
-    f();
-    // SAFETY: as above.
-    unsafe { *errno = before };
 }
 
 impl Record {
@@ -268,12 +258,11 @@ impl Counter {
         self.slots.are_recorded()
     }
 
-    /// A get has succeeded: true, so that it can end with this.
+    /// A get has succeeded.
     #[cold]
     #[inline(never)]
-    pub(crate) fn note_get(&self, caller: Caller) -> bool {
+    pub(crate) fn note_get(&self, caller: Caller) {
         self.note(|records| records.add(caller));
-        true
     }
 
     /// A put is about to give its reference back: the counter stays until then.
@@ -286,7 +275,7 @@ impl Counter {
     fn note(&self, what: impl FnOnce(&Records)) {
         // There is none for a moment while recording begins or ends.
         if let Some(records) = BLOCKS.find(self.address()) {
-            with_errno_kept(|| what(&records));
+            errno::kept(|| what(&records));
         }
     }
 

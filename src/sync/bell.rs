@@ -23,7 +23,8 @@ struct Begun {
 
 static BEGUN: ByAddress<Begun> = ByAddress::new();
 
-/// How many there are, so that the wakes of other drains need not look.
+/// How many there are, so that the wakes of other drains need not look. Relaxed: the fence in
+/// `drain_begin` and the one in `ring` order what has to be seen (D2).
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 impl Content for Begun {
@@ -137,8 +138,8 @@ pub(crate) fn discard(descriptor: Descriptor) {
 
 /// The system calls, none of which changes `errno` or is a cancellation point.
 mod timer {
+    use crate::errno::checked;
     use core::ffi::c_int;
-    use std::mem;
     use std::os::fd::RawFd;
 
     /// A tenth of a second, in nanoseconds: how often it expires without a hint.
@@ -146,18 +147,6 @@ mod timer {
 
     /// As soon as can be.
     pub(super) const NOW: libc::c_long = 1;
-
-    /// The result of a call, or its errno.
-    fn checked(call: impl FnOnce() -> libc::c_long) -> Result<libc::c_long, c_int> {
-        // SAFETY: the C library's own thread-local.
-        let errno = unsafe { &mut *libc::__errno_location() };
-        let before = *errno;
-        let result = call();
-        if result != -1 {
-            return Ok(result);
-        }
-        Err(mem::replace(errno, before))
-    }
 
     /// A timer that expires periodically from now on, and a duplicate of it.
     pub(super) fn pair() -> Result<(RawFd, RawFd), c_int> {

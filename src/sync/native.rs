@@ -119,6 +119,7 @@ mod sleep {
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     mod futex {
         use super::{BOUNDED, Duration, LOOK_AGAIN, Word};
+        use crate::errno;
         use crate::word::DRAINED;
 
         /// A duration of less than a second.
@@ -149,7 +150,7 @@ mod sleep {
             let timeout = timespec(left.min(at_most));
             // SAFETY: the address is a live, aligned word for as long as we
             // borrow it, and the timeout outlives the call.
-            let rc = unsafe {
+            let slept = errno::checked(|| unsafe {
                 libc::syscall(
                     libc::SYS_futex,
                     low_half(word),
@@ -157,33 +158,25 @@ mod sleep {
                     seen as u32,
                     &raw const timeout,
                 )
-            };
+            });
             // EAGAIN (the word moved on), EINTR and ETIMEDOUT are all reasons to
             // look again. Anything else means that there is no futex to sleep on.
-            if rc == -1 && !matches!(errno(), libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT) {
+            if !matches!(slept, Ok(_) | Err(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT)) {
                 nap(left);
             }
         }
 
         pub(in super::super) fn wake_all(word: *const Word) {
-            let before = errno();
             // SAFETY: the kernel takes the address as a name. Waking an address
             // that has been unmapped since is answered by an error or by nobody.
-            unsafe {
+            errno::kept(|| unsafe {
                 libc::syscall(
                     libc::SYS_futex,
                     low_half(word),
                     libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
                     libc::c_int::MAX,
-                );
-                // Putting must not be seen in errno.
-                *libc::__errno_location() = before;
-            }
-        }
-
-        fn errno() -> libc::c_int {
-            // SAFETY: the C library's own thread-local.
-            unsafe { *libc::__errno_location() }
+                )
+            });
         }
     }
 

@@ -4,6 +4,7 @@
 //! done when the library is loaded. fork inherits it, exec clears it.
 
 use super::{cpus, rseq};
+use crate::errno;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU8, Ordering::*};
 
@@ -47,14 +48,6 @@ pub(super) fn barrier() -> Result<(), c_int> {
 }
 
 fn membarrier(command: c_int) -> Result<(), c_int> {
-    // SAFETY: membarrier takes no pointers. errno is left as it was: a release says by
-    // its own result what happened.
-    unsafe {
-        let errno = libc::__errno_location();
-        let before = *errno;
-        if libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 {
-            return Ok(());
-        }
-        Err(core::mem::replace(&mut *errno, before))
-    }
+    // SAFETY: membarrier takes no pointers.
+    errno::checked(|| unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
 }
