@@ -668,6 +668,7 @@ static void forks(void)
 static int after_exec(const char *name)
 {
 	struct module_ref *ref;
+	int rc;
 
 	per_cpu = strcmp(name, "percpu") == 0;
 	ref = new_ref();
@@ -676,7 +677,9 @@ static int after_exec(const char *name)
 	if (!module_ref_try_get(ref) || module_ref_drain(ref, 0) != -ETIMEDOUT)
 		return 2;
 	module_ref_put(ref);
-	return module_ref_drain(ref, -1) == 0 ? 0 : 3;
+	rc = module_ref_drain(ref, -1);
+	free(ref);
+	return rc == 0 ? 0 : 3;
 }
 
 static void spawn_ourselves(struct traffic *workers)

@@ -510,8 +510,8 @@ int module_ref_record_holders(struct module_ref *ref,
  * @return the length of the whole text, without its NUL; or a negative errno.
  * @retval -EINVAL ref is NULL.
  *
- * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
- * takes the dynamic linker's lock.
+ * Memory ordering: none. Thread-safe. Not async-signal-safe: it reads /proc, takes the dynamic
+ * linker's lock, and allocates; where it finds no memory, the process ends.
  */
 int64_t module_ref_holders(const struct module_ref *ref,
                            char *buf,

@@ -540,8 +540,8 @@ pub unsafe extern "C" fn module_ref_record_holders(r#ref: *mut module_ref, on: b
 /// @return the length of the whole text, without its NUL; or a negative errno.
 /// @retval -EINVAL ref is NULL.
 ///
-/// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates, reads /proc, and
-/// takes the dynamic linker's lock.
+/// Memory ordering: none. Thread-safe. Not async-signal-safe: it reads /proc, takes the dynamic
+/// linker's lock, and allocates; where it finds no memory, the process ends.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_holders(

@@ -113,9 +113,10 @@ fn text(memory: Option<&File>, place: *const c_char) -> Option<String> {
 /// What a thread of this process is called, and whether it has ended.
 fn name_of(thread: u32) -> (Option<String>, bool) {
     let tasks = Path::new("/proc/self/task");
-    match std::fs::read(tasks.join(thread.to_string()).join("comm")) {
+    let task = tasks.join(thread.to_string());
+    match std::fs::read(task.join("comm")) {
         Ok(name) => (Some(String::from_utf8_lossy(&name).trim_end().to_owned()), false),
-        Err(_) => (None, tasks.is_dir() && !tasks.join(thread.to_string()).exists()),
+        Err(_) => (None, tasks.is_dir() && task.try_exists().is_ok_and(|there| !there)),
     }
 }
 
