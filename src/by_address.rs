@@ -33,9 +33,10 @@
 //! counter that may be gone can find the block of its successor in the same memory, and does
 //! nothing with it that would be wrong then.
 
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, fence};
 use core::ops::Deref;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::Ordering::*;
 use std::alloc::{self, Layout};
 
 /// It can be found.
@@ -51,7 +52,7 @@ const RETIRED: u64 = 1 << 2;
 const PIN: u64 = 1 << 3;
 
 /// A power of two. Blocks are reused within their bucket.
-const BUCKETS: usize = 256;
+const BUCKETS: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// What a block holds. It is made once for each block, and used by one claim after another.
 pub(crate) trait Content: Default + Sync + 'static {
@@ -79,8 +80,15 @@ pub(crate) struct Pinned<T: Content> {
 }
 
 impl<T: Content> ByAddress<T> {
+    #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
         Self { buckets: [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS] }
+    }
+
+    /// Loom's atomics are not for constants.
+    #[cfg(loom)]
+    fn new() -> Self {
+        Self { buckets: core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())) }
     }
 
     fn bucket(&self, address: usize) -> &AtomicPtr<Block<T>> {
@@ -120,8 +128,10 @@ impl<T: Content> ByAddress<T> {
     }
 
     /// Of several blocks that this address has, keeps one, whoever asks, and retires the
-    /// others.
+    /// others. Of two that each claim one and then ask, one at least finds both.
     pub(crate) fn keep_one(&self, address: usize) -> Option<Pinned<T>> {
+        // Between what was claimed and the look at what others have.
+        fence(SeqCst);
         let mut all = self.chain(address).filter_map(|block| block.pin(address));
         let first = all.next();
         all.for_each(|other| {
@@ -136,7 +146,7 @@ impl<T: Content> ByAddress<T> {
         all.filter(Pinned::retire).count() != 0
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn chain_length(&self, address: usize) -> usize {
         self.chain(address).count()
     }
@@ -150,8 +160,9 @@ impl<T: Content> ByAddress<T> {
             return None;
         }
         let bucket = self.bucket(address);
-        // Acquire: what the block leads to is published with it.
-        let mut newest = bucket.load(Acquire);
+        // Relaxed: whoever finds our block is ordered after those who published what it leads to,
+        // because the exchange carries their releases on.
+        let mut newest = bucket.load(Relaxed);
         // SAFETY: new memory of this layout, ours alone; blocks in the chain are never freed.
         unsafe {
             place.write(Block {
@@ -163,7 +174,7 @@ impl<T: Content> ByAddress<T> {
         }
         loop {
             // Release publishes the block to `chain`.
-            match bucket.compare_exchange_weak(newest, place, Release, Acquire) {
+            match bucket.compare_exchange_weak(newest, place, Release, Relaxed) {
                 // SAFETY: written above, and never freed.
                 Ok(_) => return Some(unsafe { &*place }),
                 Err(now) => newest = now,
@@ -233,7 +244,186 @@ impl<T: Content> Drop for Pinned<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::sync::{Data, Setup, Shared, Tally, explore};
+
+    /// Addresses of one bucket.
+    const ONE: usize = 0x10;
+    const TWO: usize = 0x30;
+
+    /// Whose it is. Loom reports a look that is not ordered after the writing before it, or before
+    /// the writing after it.
+    struct Note {
+        good: Data,
+        of: AtomicUsize,
+        given_up: Tally,
+    }
+
+    // SAFETY: loom checks every access.
+    unsafe impl Sync for Note {}
+
+    impl Default for Note {
+        fn default() -> Self {
+            Self { good: Data::new(), of: AtomicUsize::new(0), given_up: Tally::new() }
+        }
+    }
+
+    impl Content for Note {
+        fn given_up(&self) {
+            assert!(self.good.read(), "given up twice");
+            self.good.write(false);
+            self.given_up.add(1);
+        }
+    }
+
+    impl Note {
+        fn is(&self, address: usize) {
+            assert!(self.good.read(), "found in the middle");
+            assert_eq!(self.of.load(Relaxed), address, "another's");
+        }
+    }
+
+    type Table = Shared<ByAddress<Note>>;
+
+    fn claim(table: &Table, address: usize) -> Pinned<Note> {
+        let write = |note: &Note| {
+            note.good.write(true);
+            note.of.store(address, Relaxed);
+        };
+        table.claim(address, write).expect("memory")
+    }
+
+    /// A table with a live block for `ONE`.
+    fn table() -> Table {
+        let table = Shared::new(ByAddress::new());
+        assert!(ptr::eq(table.bucket(ONE), table.bucket(TWO)));
+        drop(claim(&table, ONE));
+        table
+    }
+
+    /// How many can be found, how many were given up, and how many blocks it took.
+    fn end(table: &Table) -> String {
+        let blocks = || table.chain(ONE);
+        let live = blocks().filter(|block| block.state.load(Relaxed) == LIVE).count();
+        let given_up: u64 = blocks().map(|block| block.content.given_up.get()).sum();
+        let idle = |block: &Block<Note>| matches!(block.state.load(Relaxed), 0 | LIVE);
+        assert!(blocks().all(idle), "a pin is left");
+        format!("{live} live, {given_up} given up, {} blocks", blocks().count())
+    }
+
+    fn outcomes_of<F, E>(name: &str, expected: &[&str], scenario: F)
+    where
+        F: Fn(&mut Setup, &Table) -> E + Send + Sync + 'static,
+        E: Fn() -> String + 'static,
+    {
+        let seen = explore(name, move |run| scenario(run, &table()));
+        assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    }
+
+    fn use_it(table: &Table, address: usize) {
+        if let Some(found) = table.find(address) {
+            found.is(address);
+        }
+    }
+
+    #[test]
+    fn blocks_in_use_while_retired() {
+        // The last one out gives it up, whoever that is, and once.
+        outcomes_of(
+            "blocks_in_use_while_retired",
+            &["0 live, 1 given up, 1 blocks"],
+            |run, table| {
+                for _ in 0..2 {
+                    let user = table.clone();
+                    run.thread(move || use_it(&user, ONE));
+                }
+                let owner = table.clone();
+                run.thread(move || assert!(owner.retire_all(ONE)));
+                let table = table.clone();
+                move || end(&table)
+            },
+        );
+    }
+
+    #[test]
+    fn blocks_retired_by_two() {
+        // One of them does it.
+        outcomes_of("blocks_retired_by_two", &["0 live, 1 given up, 1 blocks"], |run, table| {
+            let retired = Shared::new(Tally::new());
+            for _ in 0..2 {
+                let (owner, retired) = (table.clone(), retired.clone());
+                run.thread(move || retired.add(owner.retire_all(ONE).into()));
+            }
+            let table = table.clone();
+            move || {
+                assert_eq!(retired.get(), 1);
+                end(&table)
+            }
+        });
+    }
+
+    #[test]
+    fn blocks_used_again_for_another() {
+        // Who has found it keeps it what it was; a new one is made then.
+        let expected = ["1 live, 1 given up, 1 blocks", "1 live, 1 given up, 2 blocks"];
+        outcomes_of("blocks_used_again_for_another", &expected, |run, table| {
+            let (user, owner, other) = (table.clone(), table.clone(), table.clone());
+            run.thread(move || use_it(&user, ONE));
+            run.thread(move || use_it(&other, TWO));
+            run.thread(move || {
+                owner.retire_all(ONE);
+                claim(&owner, TWO).is(TWO);
+            });
+            let table = table.clone();
+            move || end(&table)
+        });
+    }
+
+    #[test]
+    fn blocks_claimed_by_two() {
+        // Each has one of its own; a new one or that which a third has given up.
+        let expected = ["2 live, 1 given up, 2 blocks", "2 live, 1 given up, 3 blocks"];
+        outcomes_of("blocks_claimed_by_two", &expected, |run, table| {
+            let owner = table.clone();
+            run.thread(move || {
+                owner.retire_all(ONE);
+            });
+            for _ in 0..2 {
+                let claimer = table.clone();
+                run.thread(move || claim(&claimer, TWO).is(TWO));
+            }
+            let table = table.clone();
+            move || end(&table)
+        });
+    }
+
+    #[test]
+    fn blocks_of_which_one_is_kept() {
+        // Each has put one there and keeps one, or none if the other has taken its own for an old
+        // one: in the end one is left.
+        let expected = ["1 live, 2 given up, 3 blocks"];
+        outcomes_of("blocks_of_which_one_is_kept", &expected, |run, table| {
+            for _ in 0..2 {
+                let claimer = table.clone();
+                run.thread(move || {
+                    drop(claim(&claimer, TWO));
+                    if let Some(kept) = claimer.keep_one(TWO) {
+                        kept.is(TWO);
+                    }
+                });
+            }
+            let table = table.clone();
+            move || {
+                assert!(table.retire_all(ONE));
+                end(&table)
+            }
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::thread;

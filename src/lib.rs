@@ -6,7 +6,7 @@ compile_error!("module-ref needs 64-bit atomics, which this target does not have
 
 #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 mod begun;
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+#[cfg(all(feature = "std", target_os = "linux", not(interleave), any(not(loom), test)))]
 mod by_address;
 mod counter;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]

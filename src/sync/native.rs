@@ -12,6 +12,8 @@
 
 pub(crate) use crate::percpu::Slots;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
 /// The address of a word. A put takes it before its subtraction, because after
 /// that the word may be gone; nothing here reads through it.
