@@ -313,6 +313,7 @@ mod models {
         format!("{live} live, {given_up} given up, {} blocks", blocks().count())
     }
 
+    /// The atomics here are loom's own, so its second run is as the first.
     fn outcomes_of<F, E>(name: &str, expected: &[&str], scenario: F)
     where
         F: Fn(&mut Setup, &Table) -> E + Send + Sync + 'static,

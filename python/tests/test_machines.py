@@ -522,9 +522,12 @@ class TheHost(Machine):
     def aside(self, raising, cpu):
         self.raising = raising
         self.run_on(cpu)
-        self.reap()
+        reaped = self.reap()
         if any(load.at != "gone" for load in self.loads):
             check(refused(errno.EBUSY), self.host.close)
+        else:
+            # To close it would succeed.
+            check(reaped, self.host.reap)
 
     # Coming and going.
 
