@@ -7,7 +7,8 @@
 //! - [`wait`], which sleeps while a word is unchanged;
 //! - [`Slots`], the per-CPU part of a counter;
 //! - [`Deadline`], which says when a sleeper has waited long enough;
-//! - [`Bell`], the hint of a drain that was begun, and [`fence`].
+//! - [`Bell`], the hint of a drain that was begun;
+//! - [`fence`], and the atomics of the table of blocks.
 //!
 //! | build            | backend      | what it is for                                        |
 //! | ---------------- | ------------ | ----------------------------------------------------- |
