@@ -358,7 +358,8 @@ impl Object {
                 // On a busy machine that moment can be long; what has a reason to stay is not
                 // waited for.
                 let why = Residency::of(&self.facts, self.was_loaded, needed_by.clone());
-                if tries == if why == Residency::Unknown { 200 } else { 10 } {
+                let enough = if why == Residency::Unknown { 200 } else { 10 };
+                if tries >= enough {
                     break;
                 }
                 nap(Duration::from_micros(500));
