@@ -830,14 +830,14 @@ static void after_asking_who(int rc)
 static void after_recorded_get_and_put(int rc)
 {
 	HOLDS(rc == -2); /* one more than without a holder */
-	HOLDS(module_ref_holders(&ref, said, sizeof(said)) > 0 && names_this_thread());
+	HOLDS(ask_who() == 0 && names_this_thread());
 	stop_recording_and_put();
 }
 
 static void after_recorded_release(int rc)
 {
 	HOLDS((rc == -EWOULDBLOCK && !no_barrier()) || by_the_fault(rc));
-	HOLDS(module_ref_holders(&ref, said, sizeof(said)) > 0 && names_this_thread());
+	HOLDS(ask_who() == 0 && names_this_thread());
 	stop_recording_and_put();
 }
 

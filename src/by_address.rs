@@ -317,9 +317,13 @@ mod models {
     fn outcomes_of<F, E>(name: &str, expected: &[&str], scenario: F)
     where
         F: Fn(&mut Setup, &Table) -> E + Send + Sync + 'static,
-        E: Fn() -> String + 'static,
+        E: Fn(&Table) -> String + 'static,
     {
-        let seen = explore(name, move |run| scenario(run, &table()));
+        let seen = explore(name, move |run| {
+            let table = table();
+            let end = scenario(run, &table);
+            move || end(&table)
+        });
         assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
     }
 
@@ -342,8 +346,7 @@ mod models {
                 }
                 let owner = table.clone();
                 run.thread(move || assert!(owner.retire_all(ONE)));
-                let table = table.clone();
-                move || end(&table)
+                end
             },
         );
     }
@@ -357,10 +360,9 @@ mod models {
                 let (owner, retired) = (table.clone(), retired.clone());
                 run.thread(move || retired.add(owner.retire_all(ONE).into()));
             }
-            let table = table.clone();
-            move || {
+            move |table: &Table| {
                 assert_eq!(retired.get(), 1);
-                end(&table)
+                end(table)
             }
         });
     }
@@ -377,8 +379,7 @@ mod models {
                 owner.retire_all(ONE);
                 claim(&owner, TWO).is(TWO);
             });
-            let table = table.clone();
-            move || end(&table)
+            end
         });
     }
 
@@ -395,8 +396,7 @@ mod models {
                 let claimer = table.clone();
                 run.thread(move || claim(&claimer, TWO).is(TWO));
             }
-            let table = table.clone();
-            move || end(&table)
+            end
         });
     }
 
@@ -415,10 +415,9 @@ mod models {
                     }
                 });
             }
-            let table = table.clone();
-            move || {
+            |table: &Table| {
                 assert!(table.retire_all(ONE));
-                end(&table)
+                end(table)
             }
         });
     }
