@@ -17,7 +17,6 @@ True
 from ._library import Function, HeldLibrary
 from ._native import (
     Hold,
-    Holder,
     Host,
     LastUnloaded,
     MisuseError,
@@ -31,7 +30,6 @@ from ._native import (
 __all__ = [
     "Function",
     "Hold",
-    "Holder",
     "Host",
     "LastUnloaded",
     "HeldLibrary",

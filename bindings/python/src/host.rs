@@ -4,7 +4,6 @@
 //! this file is held while Python code runs, or by a thread that is detached; but for a host's
 //! own one, which every call has, and which nobody waits for.
 
-use crate::holders::Holder;
 use crate::{MisuseError, Patience, Released, os_error, time_limit};
 use module_ref::host::{
     Error, Host, LastUnloaded, Load, Module, NotifierId, Reference, State, Unload, Unloaded,
@@ -219,33 +218,6 @@ impl LoadedModule {
         }
         drop(all);
         put.map(drop).ok_or_else(|| MisuseError::new_err(Misuse::SurplusPut.text()))
-    }
-
-    /// Begin or end recording who takes references, for holders(), and for the words of the OSError
-    /// of an unload that is refused, or whose time is up. It costs as in ModuleRef. Raises OSError
-    /// with ENOMEM if there is no memory for the records, and with EBUSY if it is to end while the
-    /// module is being unloaded.
-    ///
-    /// >>> host = Host()
-    /// >>> plugin = host.load("./plugin.so")
-    /// >>> plugin.record_holders()
-    #[pyo3(signature = (on = true))]
-    fn record_holders(&self, py: Python<'_>, on: bool) -> PyResult<()> {
-        py.detach(|| self.0.record_holders(on)).map_err(host_error)
-    }
-
-    /// Who holds references, the one that has held it longest first, as far as recorded; [] while
-    /// recording is off. Without those of the host's own, for modules that depend on it.
-    ///
-    /// >>> host = Host()
-    /// >>> plugin = host.load("./plugin.so")
-    /// >>> plugin.record_holders()
-    /// >>> with plugin.hold():
-    /// ...     len(plugin.holders())
-    /// 1
-    fn holders(&self, py: Python<'_>) -> Vec<Holder> {
-        // The dynamic linker's lock may be another thread's, which waits for the interpreter.
-        py.detach(|| self.0.holders()).into_iter().map(Holder::from).collect()
     }
 
     fn __repr__(&self) -> String {

@@ -3,7 +3,6 @@
 //! Only conversions are here. What raises is what Python raises elsewhere: an
 //! `OSError` made from the errno value, so that its subclasses appear.
 
-mod holders;
 mod host;
 
 use module_ref::misuse::{self, Caller, Misuse};
@@ -390,38 +389,6 @@ impl PyModuleRef {
         unsafe { self.counter().reinit() }.map_err(init_error)
     }
 
-    /// Begin or end recording who takes references, for holders(). It lasts across releases and
-    /// reinits; while it is on every get and put takes some hundred nanoseconds more, also of a
-    /// counter that counts per CPU. References that are held when it begins are counted, and not
-    /// named. Raises OSError with ENOMEM if there is no memory for the records.
-    ///
-    /// >>> ref = ModuleRef()
-    /// >>> ref.record_holders()
-    /// >>> with ref.hold():
-    /// ...     len(ref.holders())
-    /// 1
-    /// >>> ref.record_holders(False)
-    #[pyo3(signature = (on = true))]
-    fn record_holders(&self, on: bool) -> PyResult<()> {
-        self.inner.record_holders(on).map_err(init_error)
-    }
-
-    /// Who holds references, the one that has held it longest first, as far as recorded; [] while
-    /// recording is off. References are anonymous: a put() takes away the newest record of its own
-    /// thread, or, if that has none, the oldest of another's.
-    ///
-    /// >>> ref = ModuleRef()
-    /// >>> ref.record_holders()
-    /// >>> with ref.hold():
-    /// ...     [holder] = ref.holders()
-    /// >>> import threading
-    /// >>> holder.thread == threading.get_native_id()
-    /// True
-    fn holders(&self, py: Python<'_>) -> Vec<holders::Holder> {
-        // The dynamic linker's lock may be another thread's, which waits for the interpreter.
-        py.detach(|| self.inner.holders()).into_iter().map(holders::Holder::from).collect()
-    }
-
     fn __repr__(&self) -> String {
         format!("<module_ref.ModuleRef count={} mode={}>", self.count(), self.mode())
     }
@@ -542,7 +509,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     misuse::set_handler(Some(on_misuse));
     module.add_class::<PyModuleRef>()?;
     module.add_class::<Hold>()?;
-    module.add_class::<holders::Holder>()?;
     module.add_class::<Draining>()?;
     module.add_class::<host::PyHost>()?;
     module.add_class::<host::LoadedModule>()?;
