@@ -26,7 +26,7 @@
 
 enum { MOST_SITES = 256, MOST_ARGUMENTS = 3, NOP = 0x90, INT3 = 0xcc };
 
-/* The table, as src/trace.rs has it. */
+/* The table, as core/src/trace.rs has it. */
 static const struct {
 	const char *name;
 	int arguments;

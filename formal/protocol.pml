@@ -3,8 +3,8 @@
  * The protocol of the counter, as shipped, for spin. README.md says what is in it and what
  * is not; `check` runs it.
  *
- * Names are those of the source: src/word.rs has the bits, src/counter.rs the gets and puts,
- * src/release.rs the attempts, src/percpu/ the slots, src/lifecycle.rs the way back. One
+ * Names are those of the source: core/src/counter/word.rs has the bits, core/src/counter/mod.rs the gets and puts,
+ * core/src/counter/release.rs the attempts, core/src/percpu/ the slots, core/src/counter/lifecycle.rs the way back. One
  * atomic or d_step is one access to shared memory, with what a thread does on its own
  * around it.
  */
@@ -199,7 +199,7 @@ byte done;			/* threads that have ended */
 #define EXACT
 #endif
 
-/* `legal` of src/word.rs, without misuse. */
+/* `legal` of core/src/counter/word.rs, without misuse. */
 inline legal(o, n)
 {
 #if INVARIANT

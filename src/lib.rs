@@ -1,82 +1,18 @@
-#![doc = include_str!("../README.md")]
-#![cfg_attr(not(any(feature = "std", test, loom, interleave)), no_std)]
+//! The C ABI: pointers are checked here and errors become errno values; what the
+//! functions mean is in the crate they call.
+//!
+//! The documentation below is what C programmers read in `module_ref.h`.
 
-#[cfg(not(target_has_atomic = "64"))]
-compile_error!("module-ref needs 64-bit atomics, which this target does not have");
+#![allow(non_camel_case_types, reason = "the names are C's")]
+#![allow(clippy::missing_safety_doc, reason = "the documentation is written for C")]
 
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
-mod begun;
-#[cfg(all(feature = "std", target_os = "linux", not(interleave), any(not(loom), test)))]
-mod by_address;
-mod counter;
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-mod errno;
-mod error;
-#[cfg(not(any(loom, interleave)))]
-mod guard;
-#[cfg_attr(
-    not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),
-    path = "holders/absent.rs"
-)]
-mod holders;
-#[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
-pub mod host;
-mod lifecycle;
-pub mod misuse;
-#[cfg(not(any(loom, interleave)))]
-mod percpu;
-mod release;
-mod sync;
-pub mod trace;
-mod word;
+mod abi;
+mod caller;
+#[cfg(target_os = "linux")]
+mod cancel;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod host;
 
-#[cfg(all(test, any(loom, interleave)))]
-mod models;
-
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-pub use begun::Draining;
-pub use counter::Counter;
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
-pub use error::FinishError;
-pub use error::{DrainError, InitError, ReleaseError};
-#[cfg(not(any(loom, interleave)))]
-pub use guard::{Guard, Held, ModuleRef, Released};
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-pub use holders::Holder;
-
-/// The guide's programs are tests.
-#[cfg(all(doctest, feature = "host"))]
-#[doc = include_str!("../docs/guide-rust.md")]
-struct Guide;
-
-/// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
-pub const MODULE_REF_BASE: u64 = word::BASE;
-
-#[doc(hidden)]
-pub use lifecycle::STATIC_STAMP;
-#[cfg(all(
-    feature = "std",
-    target_arch = "x86_64",
-    target_os = "linux",
-    target_env = "gnu",
-    not(any(loom, interleave))
-))]
-#[doc(hidden)]
-pub use percpu::RSEQ_OFFSET;
-
-/// How a counter counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// One shared word.
-    Atomic,
-    /// Per-CPU slots beside the word.
-    PerCpu,
-}
-
-impl Counter {
-    /// How this counter counts: what its initialisation got, which may be less
-    /// than was asked for.
-    pub fn mode(&self) -> Mode {
-        if self.slots.exist() { Mode::PerCpu } else { Mode::Atomic }
-    }
-}
+pub use abi::*;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub use host::*;

@@ -13,7 +13,7 @@ use std::{env, fs};
 const ABSENT: &str = "absent.txt";
 
 fn main() {
-    for path in ["c-tests", "capi/src", "include", "src", "Cargo.lock"] {
+    for path in ["c-tests", "src", "include", "core/src", "Cargo.lock"] {
         println!("cargo::rerun-if-changed=../../{path}");
     }
     println!("cargo::rerun-if-changed=build.rs");
@@ -113,11 +113,11 @@ version = "{version}"
 edition = "2024"
 
 [lib]
-path = "{root}/capi/src/lib.rs"
+path = "{root}/src/lib.rs"
 crate-type = ["staticlib"]
 
 [dependencies]
-counter = { package = "module-ref", path = "{root}" }
+counter = { package = "module-ref", path = "{root}/core" }
 libc = "0.2.180"
 
 [workspace]

@@ -9,7 +9,7 @@
  * hide races.
  *
  *   put     from a put in a slot to the end of the membarrier that the releaser calls: the add
- *           is in assembly, the barrier in the kernel (P1 in src/percpu/mod.rs)
+ *           is in assembly, the barrier in the kernel (P1 in core/src/percpu/mod.rs)
  *   get     from setting the tag to a get in a slot: the load of the tag is in assembly
  *   fence   from the other owners of a Rust Arc to whoever frees it: the sanitizer knows no
  *           fences, and std's own way around that is not in its compiled form

@@ -9,7 +9,7 @@
  *
  * Outcome 0: the next owner finds the slots still off, though the last one has turned them on
  * before it gave BASE back. Then its own turning off could be overtaken by the turning on.
- * As shipped: never (I1 of src/counter.rs). Relaxed, C11 allows it, and x86-64, where all
+ * As shipped: never (I1 of core/src/counter/mod.rs). Relaxed, C11 allows it, and x86-64, where all
  * three are locked instructions, cannot show it: loom does. With BASE first it has to be seen.
  */
 #define _GNU_SOURCE

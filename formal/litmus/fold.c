@@ -10,7 +10,7 @@
  *     word -= REF, a put
  *
  * Two references are held, both counted by the slots, so that the sum is 2. Outcome 0: two
- * owners, or a count that is not 1 at the end. As shipped: never (I1, I2 of src/counter.rs). A
+ * owners, or a count that is not 1 at the end. As shipped: never (I1, I2 of core/src/counter/mod.rs). A
  * claim that looks first and then clears, and a fold that looks and then stores, have to show
  * it. All of it is read-modify-writes of one word, which no processor reorders among
  * themselves: here every machine shows the same outcomes.

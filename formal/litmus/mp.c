@@ -8,7 +8,7 @@
  *                                   look at the data
  *
  * Outcome 0: the drain has succeeded, and the data are the old ones. As shipped: never (I5 of
- * src/counter.rs). Relaxed, C11 allows it; x86-64 keeps stores, and loads, in order, so that it
+ * core/src/counter/mod.rs). Relaxed, C11 allows it; x86-64 keeps stores, and loads, in order, so that it
  * cannot show it: loom does (the mutants of ci/mutants that relax the put or the drain's end).
  * If the put comes before the work it has to be seen.
  */

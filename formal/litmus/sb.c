@@ -9,7 +9,7 @@
  *
  * Outcome 0: the user saw the tag still on, and the releaser did not see its add. With
  * membarrier on the right, and on the left nothing but the order of the instructions: never
- * (P1 of src/percpu/). Without it x86-64 does it, also if the tag is turned off by a locked
+ * (P1 of core/src/percpu/). Without it x86-64 does it, also if the tag is turned off by a locked
  * instruction: the store that is held back is the user's.
  */
 #define _GNU_SOURCE

@@ -36,7 +36,7 @@ static long sum(void)
 	return total;
 }
 
-/* The sequence of src/percpu/linux/rseq.rs, and some turns of a loop between look and add.
+/* The sequence of core/src/percpu/linux/rseq.rs, and some turns of a loop between look and add.
  * `look` is the tag, or something that is always on. */
 static void sequence(_Atomic long *look)
 {

@@ -17,7 +17,7 @@ LIBRARY = pathlib.Path(
     os.environ.get("MODULE_REF_LIBRARY") or ROOT / "target" / "release" / "libmodule_ref.so"
 )
 HEADER = ROOT / "include" / "module_ref.h"
-EXPORTED = ROOT / "capi" / "abi" / "exported"
+EXPORTED = ROOT / "abi" / "exported"
 
 pytestmark = pytest.mark.skipif(
     not LIBRARY.is_file() and "MODULE_REF_LIBRARY" not in os.environ,

@@ -12,12 +12,12 @@
 //! ```
 
 use crate::Counter;
+use crate::counter::word::{BASE, PERCPU, PIN, pack};
 use crate::error::{DrainError, FinishError, ReleaseError};
 use crate::misuse::Caller;
 use crate::sync::{
     Data, Deadline, RECORDING_ENDS, Setup, Shared, Slots, Tally, Word, explore, have_bells,
 };
-use crate::word::{BASE, PERCPU, PIN, pack};
 use core::sync::atomic::Ordering::Relaxed;
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};

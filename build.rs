@@ -9,7 +9,7 @@ use std::path::Path;
 use std::{env, fs, process};
 
 fn main() {
-    for path in ["src", "cbindgen.toml", "build.rs", "../cmake", "../include/module_ref.h"] {
+    for path in ["src", "cbindgen.toml", "build.rs", "cmake", "include/module_ref.h"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=MODULE_REF_HEADER");
@@ -44,7 +44,7 @@ fn header() -> Result<(), String> {
         .map_err(|error| format!("cbindgen cannot write module_ref.h: {error}"))?
         .write(&mut bytes);
 
-    let path = root.join("../include/module_ref.h");
+    let path = root.join("include/module_ref.h");
     if fs::read(&path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
@@ -67,7 +67,7 @@ fn cmake() -> Result<(), String> {
         ("@MAJOR@", major),
         ("@POINTER@", (width / 8).to_string()),
     ];
-    let templates = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../cmake");
+    let templates = Path::new(&variable("CARGO_MANIFEST_DIR")).join("cmake");
     let folder = Path::new(&variable("OUT_DIR")).join("cmake");
     fs::create_dir_all(&folder)
         .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;

@@ -9,11 +9,11 @@
 //! taken.
 
 use crate::Counter;
+use crate::counter::word::{BASE, CLOSED, DESTROYED, PERCPU, count, flags, pack, plus};
 use crate::error::{InitError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 #[cfg(not(any(loom, interleave)))]
 use crate::sync::{Slots, Word};
-use crate::word::{BASE, CLOSED, DESTROYED, PERCPU, count, flags, pack, plus};
 use core::sync::atomic::Ordering::{self, *};
 
 /// The stamp of a counter that was initialised by the compiler. The low bits of every

@@ -23,12 +23,7 @@ mod native;
 #[cfg(not(any(loom, interleave)))]
 pub(crate) use native::*;
 
-#[cfg(all(loom, not(interleave)))]
-mod loom;
-#[cfg(all(loom, not(interleave)))]
-pub(crate) use self::loom::*;
-
 #[cfg(interleave)]
-mod interleave;
-#[cfg(interleave)]
-pub(crate) use interleave::*;
+pub(crate) use crate::models::interleave::*;
+#[cfg(all(loom, not(interleave)))]
+pub(crate) use crate::models::loom::*;

@@ -2,7 +2,7 @@
 //!
 //! # What holds, and why
 //!
-//! The invariants that the comments below cite. [`word`](crate::word) has the
+//! The invariants that the comments below cite. [`word`](crate::counter::word) has the
 //! bits and the table of states.
 //!
 //! **I1, one owner.** Only one thread at a time owns an attempt to release:
@@ -57,13 +57,19 @@
 //! `atomic_add_unless` does in the kernel's `try_release_module_ref`.
 
 #[cfg(not(any(loom, interleave)))]
-use crate::lifecycle::STATIC_STAMP;
-use crate::misuse::{self, Caller, Misuse};
-use crate::sync::{self, Slots, Word};
-use crate::word::{
+pub(crate) mod guard;
+pub(crate) mod lifecycle;
+pub(crate) mod release;
+pub(crate) mod word;
+
+#[cfg(not(any(loom, interleave)))]
+use crate::counter::lifecycle::STATIC_STAMP;
+use crate::counter::word::{
     BASE, CLOSED, DESTROYED, DRAINED, PERCPU, PIN, PINNED_FROM, REF, count, flags, pack, plus,
     released,
 };
+use crate::misuse::{self, Caller, Misuse};
+use crate::sync::{self, Slots, Word};
 use core::sync::atomic::Ordering::*;
 
 /// The count of `word` for people: a moment's surplus put does not show.

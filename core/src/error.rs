@@ -1,6 +1,6 @@
 //! Why a release did not happen.
 
-use crate::word::{DESTROYED, flags, released};
+use crate::counter::word::{DESTROYED, flags, released};
 use core::fmt;
 
 /// Why [`try_release`](crate::ModuleRef::try_release) left the counter as it was.

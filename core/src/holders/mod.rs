@@ -34,11 +34,11 @@ pub use report::Holder;
 pub(crate) use report::Holders;
 
 use crate::by_address::{ByAddress, Content};
+use crate::counter::word::{DESTROYED, flags};
 use crate::counter::{Counter, held};
 use crate::errno;
 use crate::error::InitError;
 use crate::misuse::Caller;
-use crate::word::{DESTROYED, flags};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
 use core::sync::atomic::{Ordering, fence};

@@ -12,8 +12,8 @@
 //! for the memory the word lives in, which [`Word::free`] writes: a touch that
 //! is not ordered before the free is a race, and loom reports it.
 
+use crate::counter::word::legal;
 use crate::error::FinishError;
-use crate::word::legal;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use loom::cell::UnsafeCell;

@@ -20,8 +20,8 @@
 //! can move and somebody is not done, which is how a lost wake shows. With each
 //! comes the whole path that led there.
 
+use crate::counter::word::legal;
 use crate::error::FinishError;
-use crate::word::legal;
 use core::cell::{Cell as Flag, RefCell};
 use core::sync::atomic::Ordering;
 use std::any::Any;

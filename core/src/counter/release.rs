@@ -17,6 +17,9 @@
 //!    nobody else can begin an attempt, and find one that is half undone. While holders are
 //!    recorded the slots stay off (P4), and the last step is one to look again (P5).
 
+use crate::counter::word::{
+    BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus,
+};
 use crate::counter::{Counter, held};
 use crate::error::{DrainError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
@@ -24,7 +27,6 @@ use crate::misuse::{self, Caller, Misuse};
 use crate::sync;
 use crate::sync::Word;
 use crate::trace;
-use crate::word::{BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus};
 use core::mem;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 

@@ -38,10 +38,10 @@
 
 use crate::Counter;
 use crate::counter::held;
+use crate::counter::word::{BASE, DRAINED, PINNED_FROM, count, flags};
 use crate::error::{DrainError, FinishError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 use crate::sync::{self, Bell, Descriptor, NewBell};
-use crate::word::{BASE, DRAINED, PINNED_FROM, count, flags};
 use core::sync::atomic::Ordering::*;
 
 #[cfg(not(any(loom, interleave)))]
@@ -169,7 +169,7 @@ impl Counter {
 
     /// The attempt becomes the caller's: the door stays shut, and nobody else ends it.
     #[cfg(all(feature = "host", not(any(loom, interleave))))]
-    pub(crate) fn drain_take_over(&self) -> Result<crate::release::Folded, FinishError> {
+    pub(crate) fn drain_take_over(&self) -> Result<crate::counter::release::Folded, FinishError> {
         self.own(Bell::of(sync::address(&self.word))?)?.over();
         Ok(self.folded())
     }
@@ -179,7 +179,7 @@ impl Counter {
 #[cfg(not(any(loom, interleave)))]
 mod typed {
     use super::{Caller, DrainError, FinishError};
-    use crate::guard::{ModuleRef, Released};
+    use crate::counter::guard::{ModuleRef, Released};
     use std::fmt;
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 

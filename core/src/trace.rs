@@ -127,8 +127,8 @@ impl Waited {
 /// What modules come through.
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub(crate) mod module {
+    use crate::counter::word::{PERCPU, count};
     use crate::misuse::Caller;
-    use crate::word::{PERCPU, count};
     use core::ffi::{c_char, c_void};
 
     /// Somebody asks for module `name`, for which another load may be under way.
@@ -172,7 +172,7 @@ pub(crate) mod module {
     }
 
     /// What a probe has for a count that nobody has read. The entry points of the C library
-    /// (`capi/src/caller.rs`) have it in their probes' text.
+    /// (`src/caller.rs` of the C library) have it in their probes' text.
     const NOT_COUNTED: i64 = -1;
 
     /// The count after a get that has found this word.
@@ -184,7 +184,7 @@ pub(crate) mod module {
     #[cfg(test)]
     mod tests {
         use super::*;
-        use crate::word::{BASE, pack};
+        use crate::counter::word::{BASE, pack};
 
         /// One word says how many there are; a part of them alone says nothing.
         #[test]

@@ -121,8 +121,8 @@ mod sleep {
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     mod futex {
         use super::{BOUNDED, Duration, LOOK_AGAIN, Word};
+        use crate::counter::word::DRAINED;
         use crate::errno;
-        use crate::word::DRAINED;
 
         /// A duration of less than a second.
         fn timespec(short: Duration) -> libc::timespec {

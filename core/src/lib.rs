@@ -1,0 +1,76 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(not(any(feature = "std", test, loom, interleave)), no_std)]
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("module-ref needs 64-bit atomics, which this target does not have");
+
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+mod begun;
+#[cfg(all(feature = "std", target_os = "linux", not(interleave), any(not(loom), test)))]
+mod by_address;
+mod counter;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+mod errno;
+mod error;
+#[cfg_attr(
+    not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),
+    path = "holders/absent.rs"
+)]
+mod holders;
+#[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
+pub mod host;
+pub mod misuse;
+#[cfg(any(loom, interleave))]
+mod models;
+#[cfg(not(any(loom, interleave)))]
+mod percpu;
+mod sync;
+pub mod trace;
+
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub use begun::Draining;
+pub use counter::Counter;
+#[cfg(not(any(loom, interleave)))]
+pub use counter::guard::{Guard, Held, ModuleRef, Released};
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+pub use error::FinishError;
+pub use error::{DrainError, InitError, ReleaseError};
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub use holders::Holder;
+
+/// The guide: programs from a first counter to a host of plugins.
+#[cfg(all(any(doc, doctest), feature = "host"))]
+#[doc = include_str!("../guide.md")]
+pub mod guide {}
+
+/// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
+pub const MODULE_REF_BASE: u64 = counter::word::BASE;
+
+#[doc(hidden)]
+pub use counter::lifecycle::STATIC_STAMP;
+#[cfg(all(
+    feature = "std",
+    target_arch = "x86_64",
+    target_os = "linux",
+    target_env = "gnu",
+    not(any(loom, interleave))
+))]
+#[doc(hidden)]
+pub use percpu::RSEQ_OFFSET;
+
+/// How a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One shared word.
+    Atomic,
+    /// Per-CPU slots beside the word.
+    PerCpu,
+}
+
+impl Counter {
+    /// How this counter counts: what its initialisation got, which may be less
+    /// than was asked for.
+    pub fn mode(&self) -> Mode {
+        if self.slots.exist() { Mode::PerCpu } else { Mode::Atomic }
+    }
+}

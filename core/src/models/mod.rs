@@ -1,0 +1,13 @@
+//! What proves the protocol: models of it, and the two checkers that run them.
+//!
+//! | build              | backend of [`sync`](crate::sync) | what it is for                    |
+//! | ------------------ | -------------------------------- | --------------------------------- |
+//! | `--cfg loom`       | `loom`       | memory orderings, and interleavings with every access a read-modify-write |
+//! | `--cfg interleave` | `interleave` | every interleaving, every state, exhaustively             |
+
+#[cfg(interleave)]
+pub(crate) mod interleave;
+#[cfg(all(loom, not(interleave)))]
+pub(crate) mod loom;
+#[cfg(test)]
+mod protocol;
