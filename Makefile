@@ -20,6 +20,7 @@ LIBRARY := target/release/libmodule_ref.so
 # Everything is built here, whatever the user's own settings say.
 export CARGO_TARGET_DIR = target
 C_TREE  := $(MAKE) --no-print-directory -C c-tests
+BENCHES_C = $(MAKE) --no-print-directory -C benches/c CC="$(CC)" CXX="$(CXX)"
 
 .DELETE_ON_ERROR:
 .PHONY: help
@@ -99,7 +100,7 @@ RUNS ?= 3
 bench-build: need-cc build $(WHEEL)
 	@ci/need "$(firstword $(CXX))" "a C++ compiler, for std::weak_ptr" "apt-get install g++"
 	$(CARGO) build --release --package module-ref-benches
-	@$(C_TREE) CC="$(CC)" CXX="$(CXX)" OUT=../target/c/cc bench
+	@$(BENCHES_C) all
 
 bench: bench-build ## what it costs, against its peers: every figure, in target/bench/run.json
 	@$(VENV)/bin/python benches/run --runs $(RUNS) --command "make $@ RUNS=$(RUNS)" --output $(BENCH_RUN)
@@ -112,8 +113,7 @@ bench-quick: bench-build ## the same in a minute, with few rounds, printed and s
 bench-probes: need-cc build ## what the trace points cost while nobody listens
 	RUSTFLAGS="--cfg untraced" CARGO_TARGET_DIR=target/untraced MODULE_REF_HEADER=check \
 		$(CARGO) build --release --package module-ref-capi
-	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/bench/probes \
-		../target/c/cc/bench/libsimulated_rseq.so
+	@$(BENCHES_C) $(addprefix ../../target/bench/c/,probes simulated_rseq.so)
 	@benches/probes
 
 report: bench ## bench, and a page with plots, in target/bench/report

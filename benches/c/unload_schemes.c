@@ -19,8 +19,8 @@
 #include <urcu/urcu-memb.h>
 #endif
 
-#include "../peers/patch.h"
-#include "../peers/world.h"
+#include "peers/patch.h"
+#include "peers/world.h"
 #include "module_ref_inline.h"
 
 /* ---- this library ------------------------------------------------------------------- */

@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../peers/patch.h"
+#include "peers/patch.h"
 #include "bench.h"
 #include "module_ref_inline.h"
 

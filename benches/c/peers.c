@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include "../peers/patch.h"
+#include "peers/patch.h"
 #include "candidates.h"
 
 #define GRACE_GIVES "waits until everybody who was inside has left (a grace period)"

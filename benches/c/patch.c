@@ -2,7 +2,7 @@
  *
  * patch.c - the patch's counter as a shared library.
  */
-#include "patch.h"
+#include "peers/patch.h"
 
 bool patch_try_get(struct patch_ref *ref)
 {
