@@ -198,6 +198,9 @@ test-wheel: wheels
 test-bench: bench-build ## every benchmark runs, in its shortest form, and the report draws it
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
 	$(VENV)/bin/python -m module_ref report target/bench/smoke.json --output target/bench/smoke
+	GLIBC_TUNABLES=glibc.pthread.rseq=0 $(VENV)/bin/python benches/run --smoke --command "make $@" \
+		--output target/bench/no-rseq.json
+	$(VENV)/bin/python -m module_ref report target/bench/no-rseq.json --output target/bench/no-rseq
 
 test-sdist: $(if $(WHEEL_IS_THERE),,wheels) ## pip installs the source distribution, with a C compiler and without
 	ci/test-sdist

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -14,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 static const char *question;
 static FILE *json; /* a line for each figure, or NULL */
@@ -71,6 +74,30 @@ void run_on(int number)
 	CPU_SET(cpu, &one);
 	/* Where it is refused, the scheduler places the thread. */
 	pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+}
+
+/* ---- counting per CPU ----------------------------------------------------------------- */
+
+/* The C library's: 0 if it has registered no thread, also because it was told so
+ * (GLIBC_TUNABLES=glibc.pthread.rseq=0). */
+extern const unsigned __rseq_size __attribute__((weak));
+
+bool percpu_expected(void)
+{
+#if defined(__x86_64__) && !defined(__ILP32__)
+	long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+
+	return &__rseq_size && __rseq_size > 0 && commands > 0 &&
+	       (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
+#else
+	return false;
+#endif
+}
+
+bool percpu_there(bool said)
+{
+	need(said || !percpu_expected(), "counting per CPU, which this system can do,");
+	return said;
 }
 
 /* ---- crowds ------------------------------------------------------------------------- */

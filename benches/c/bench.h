@@ -45,6 +45,14 @@ struct candidate {
 void bench_candidate(const struct candidate *candidate);
 void bench_skipped(const char *name, const char *why);
 
+/* Whether this system can count per CPU, asked of the system and not of the library. */
+bool percpu_expected(void);
+
+/* Whether counters count per CPU, as the library says; ends the program if that is no, and the
+ * system could do it: a figure would stand under a wrong name. */
+bool percpu_there(bool said);
+#define NO_PERCPU "the system has no restartable sequences, or no membarrier for them"
+
 /* Saves what was measured: the parameters are members of a JSON object, "\"threads\":2". */
 void bench_cell(const char *candidate, const char *unit, const double *values, int n,
 		const char *parameters, ...) __attribute__((format(printf, 5, 6)));

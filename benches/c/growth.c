@@ -122,7 +122,9 @@ static void pair_patch(uint32_t *random, int size)
 		patch_put_inline(ref);
 }
 
+/* The first is left out where there is no counting per CPU. */
 enum { PERCPU, SHARED, PATCH, KINDS };
+static int first_kind;
 static const struct candidate kinds[KINDS] = {
 	{ .key = "percpu_inlined", .name = "module_ref, per-CPU, inlined", .ours = true,
 	  .gives = "counts references", .lacks = "a cache line for each 8 counters on each CPU" },
@@ -141,20 +143,20 @@ static void counters(struct bench_options options)
 	for (int s = 0; s < SIZES; s++) {
 		make_table(sizes[s]);
 		for (int round = 0; round < options.rounds; round++)
-			for (int k = 0; k < KINDS; k++)
+			for (int k = first_kind; k < KINDS; k++)
 				ns[s][k][round] = one_of_ns(pair[k], sizes[s], threads, 100);
 		free_table(sizes[s]);
 	}
 	printf("counters, used by %d thread%s at random, ratio of one turn to the other: median\n",
 	       threads, threads > 1 ? "s" : "");
-	for (int s = 0; s < SIZES; s++) {
+	for (int s = 0; s < SIZES && first_kind == PERCPU; s++) {
 		printf("%7d", sizes[s]);
 		bench_ratio("per-CPU to the patch, inlined, on one of so many counters",
 			    kinds[PERCPU].key, kinds[PATCH].key, ns[s][PERCPU], ns[s][PATCH],
 			    options.rounds, 0, "\"sweep\":\"counters\",\"counters\":%d,\"threads\":%d",
 			    sizes[s], threads);
 	}
-	for (int k = 0; k < KINDS; k++) {
+	for (int k = first_kind; k < KINDS; k++) {
 		printf("%s, ns per pair: median [quartiles]\n", kinds[k].name);
 		for (int s = 0; s < SIZES; s++) {
 			char name[32];
@@ -283,8 +285,8 @@ static void cpus(struct bench_options options)
 	}
 	atomic_store(&busy_over, true);
 	pthread_join(busy, NULL);
-	printf("try_release of a %s counter, %d possible CPUs, ns: median [quartiles]\n",
-	       module_ref_mode(&ref) == MODULE_REF_PERCPU ? "per-CPU" : "shared-word", possible);
+	printf("try_release of a per-CPU counter, %d possible CPUs, ns: median [quartiles]\n",
+	       possible);
 	for (int s = 0; s < STATES; s++) {
 		bench_line(ns[s], options.rounds, state_text[s]);
 		bench_cell("percpu_called", "ns", ns[s], options.rounds,
@@ -419,13 +421,27 @@ static void modules(struct bench_options options)
 	rmdir(folder);
 }
 
+static bool counts_per_cpu(void)
+{
+	struct module_ref ref = { 0 };
+	bool said;
+
+	need(module_ref_init_percpu(&ref) == 0, "module_ref_init_percpu()");
+	said = module_ref_mode(&ref) == MODULE_REF_PERCPU;
+	module_ref_destroy(&ref);
+	return percpu_there(said);
+}
+
 int main(int argc, char **argv)
 {
 	struct bench_options options = bench_start(argc, argv, "growth",
 						   "[counters|memory|cpus|modules]", ROUNDS);
 	const char *what = options.what;
 
-	for (int k = 0; k < KINDS; k++)
+	first_kind = counts_per_cpu() ? PERCPU : SHARED;
+	if (first_kind != PERCPU)
+		bench_skipped(kinds[PERCPU].name, NO_PERCPU);
+	for (int k = first_kind; k < KINDS; k++)
 		bench_candidate(&kinds[k]);
 	for (int c = 0; c < LOOKUPS; c++)
 		bench_candidate(&lookups[c]);
@@ -436,11 +452,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	/* Before other counters have left memory behind that can be used again. */
-	if (!what || strcmp(what, "memory") == 0)
+	if (first_kind == PERCPU && (!what || strcmp(what, "memory") == 0))
 		memory();
 	if (!what || strcmp(what, "counters") == 0)
 		counters(options);
-	if (!what || strcmp(what, "cpus") == 0)
+	if (first_kind == PERCPU && (!what || strcmp(what, "cpus") == 0))
 		cpus(options);
 	if (!what || strcmp(what, "modules") == 0)
 		modules(options);

@@ -33,7 +33,7 @@ static bool set_up_percpu(void)
 	for (int i = 0; i < MOST_THREADS && !done; i++)
 		need(module_ref_init_percpu(&percpu[i].ref) == 0, "module_ref_init_percpu()");
 	done = true;
-	return module_ref_mode(&percpu[0].ref) == MODULE_REF_PERCPU;
+	return percpu_there(module_ref_mode(&percpu[0].ref) == MODULE_REF_PERCPU);
 }
 
 static bool set_up_host(void)
@@ -116,8 +116,14 @@ const struct candidate host_find_get = {
 	.pairs = pairs_host_find_get,
 };
 
+bool rust_counts_per_cpu(void);
 void rust_percpu(int counter, long n);
 void rust_shared(int counter, long n);
+
+static bool set_up_percpu_rust(void)
+{
+	return percpu_there(rust_counts_per_cpu());
+}
 
 const struct candidate percpu_rust = {
 	.key = "percpu_rust",
@@ -125,6 +131,7 @@ const struct candidate percpu_rust = {
 	.ours = true,
 	.gives = COUNTS,
 	.lacks = PERCPU_LACKS,
+	.set_up = set_up_percpu_rust,
 	.pairs = rust_percpu,
 };
 

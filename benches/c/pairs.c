@@ -141,7 +141,7 @@ static void set_up(void)
 		if (takes_part[c])
 			bench_candidate(all[c]);
 		else
-			bench_skipped(all[c]->name, "no per-CPU counting here");
+			bench_skipped(all[c]->name, NO_PERCPU);
 	}
 #ifndef HAVE_URCU
 	bench_skipped("liburcu", "not installed: apt-get install liburcu-dev");

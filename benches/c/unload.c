@@ -461,7 +461,7 @@ static void set_up_schemes(void)
 		else if (s == URCU)
 			bench_skipped("liburcu", "not installed: apt-get install liburcu-dev");
 		else
-			bench_skipped(schemes[s].candidate.name, "no per-CPU counting here");
+			bench_skipped(schemes[s].candidate.name, NO_PERCPU);
 	}
 }
 

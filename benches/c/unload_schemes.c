@@ -35,7 +35,7 @@ static bool percpu_set_up(void)
 {
 	for (int i = 0; i < MODULES; i++)
 		need(module_ref_init_percpu(&percpu[i].ref) == 0, "module_ref_init_percpu()");
-	return module_ref_mode(&percpu[USED].ref) == MODULE_REF_PERCPU;
+	return percpu_there(module_ref_mode(&percpu[USED].ref) == MODULE_REF_PERCPU);
 }
 
 static bool shared_set_up(void)

@@ -6,7 +6,7 @@
 use arc_swap::ArcSwap;
 use core::ffi::{c_int, c_long};
 use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
-use module_ref::ModuleRef;
+use module_ref::{Mode, ModuleRef};
 use parking_lot::RwLock;
 use std::sync::{Arc, LazyLock, Weak};
 
@@ -30,6 +30,13 @@ static WEAKS: LazyLock<[Apart<Weak<u64>>; COUNTERS]> =
 static SWAPS: LazyLock<[Apart<ArcSwap<u64>>; COUNTERS]> =
     LazyLock::new(|| each(|| ArcSwap::from_pointee(42)));
 static LOCKS: [Apart<RwLock<u64>>; COUNTERS] = [const { Apart(RwLock::new(42)) }; COUNTERS];
+
+/// Whether the counters of [`percpu`] count per CPU here.
+// SAFETY: nothing else has a name that begins like this.
+#[unsafe(export_name = "rust_counts_per_cpu")]
+pub extern "C" fn counts_per_cpu() -> bool {
+    PERCPU[0].0.mode() == Mode::PerCpu
+}
 
 /// Defines each function for Rust, and for C under its name with `rust_` before it.
 macro_rules! pairs {
