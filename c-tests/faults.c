@@ -14,7 +14,7 @@
  *
  * And every allocation fails, each in a child: most of the host's are Rust's own, which end the
  * process with a word. What must not be is anything else than that or the above. Counters
- * allocate only to record and to list who holds them.
+ * allocate nothing.
  *
  * The library's own start is in atload.c.
  */
@@ -761,92 +761,6 @@ static void after_the_last_put(int rc)
 	module_ref_destroy(&ref);
 }
 
-/* Who holds it. Without memory for the records nothing is recorded; without anything else less is
- * said of a holder. */
-static char said[512];
-
-static int record(void)
-{
-	return module_ref_record_holders(&ref, true);
-}
-
-static int record_no_more(void)
-{
-	return module_ref_record_holders(&ref, false);
-}
-
-static bool lists(const char *text)
-{
-	int64_t n = module_ref_holders(&ref, said, sizeof(said));
-
-	return HOLDS(n >= 0 && n < (int64_t)sizeof(said)) && strcmp(said, text) == 0;
-}
-
-static bool names_this_thread(void)
-{
-	char thread[32];
-
-	snprintf(thread, sizeof(thread), "%d) for ", gettid());
-	return strchr(said, '\n') == said + strlen(said) - 1 && strstr(said, thread);
-}
-
-static void stop_recording_and_put(void)
-{
-	HOLDS(record_no_more() == 0);
-	HOLDS(lists(""));
-	held_as_before();
-}
-
-static void after_record(int rc)
-{
-	if (rc != 0) {
-		HOLDS(rc == -ENOMEM && was_done());
-		HOLDS(lists(""));
-		HOLDS(record() == 0);
-	}
-	HOLDS(lists("1 taken before recording began\n"));
-	stop_recording_and_put();
-}
-
-static void a_recorded_counter(void)
-{
-	a_counter();
-	need(record() == 0);
-	get_ref();
-}
-
-static int ask_who(void)
-{
-	return module_ref_holders(&ref, said, sizeof(said)) > 0 ? 0 : -1;
-}
-
-static void after_asking_who(int rc)
-{
-	HOLDS(rc == 0 && names_this_thread());
-	HOLDS(!strstr(said, "ended") || fault.how == ENOENT);
-	stop_recording_and_put();
-}
-
-static void after_recorded_get_and_put(int rc)
-{
-	HOLDS(rc == -2); /* one more than without a holder */
-	HOLDS(ask_who() == 0 && names_this_thread());
-	stop_recording_and_put();
-}
-
-static void after_recorded_release(int rc)
-{
-	HOLDS((rc == -EWOULDBLOCK && !no_barrier()) || by_the_fault(rc));
-	HOLDS(ask_who() == 0 && names_this_thread());
-	stop_recording_and_put();
-}
-
-static void after_record_no_more(int rc)
-{
-	HOLDS(rc == 0 && lists(""));
-	held_as_before();
-}
-
 /* -- the host -- */
 
 int on_init(struct module *self)
@@ -1236,21 +1150,6 @@ static void after_held_unload_within(int rc)
 	after_refused_unload(rc, -ETIMEDOUT);
 }
 
-static void recorded_and_held(void)
-{
-	loaded();
-	need(module_record_holders(handle, true) == 0);
-	held = module_find_get(host, "patient");
-	need(held);
-}
-
-/* It says by whom, if it was refused for that. */
-static void after_recorded_unload(int rc)
-{
-	HOLDS(rc != -EWOULDBLOCK || (tells("(thread ") && tells(") for ")));
-	after_held_unload(rc);
-}
-
 static void loaded_and_put_soon(void)
 {
 	loaded_and_held();
@@ -1536,11 +1435,6 @@ static const struct op ops[] = {
 	{ "drain_begin, put", a_begun_counter, put_begun, after_put_begun, 0 },
 	{ "drain_finish", a_begun_counter, put_and_finish, after_put_and_finish, 0 },
 	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0 },
-	{ "record_holders", a_held_counter, record, after_record, 0 },
-	{ "recorded: holders", a_recorded_counter, ask_who, after_asking_who, 0 },
-	{ "recorded: get and put", a_recorded_counter, get_and_put, after_recorded_get_and_put, 0 },
-	{ "recorded: try_release", a_recorded_counter, try_release, after_recorded_release, 0 },
-	{ "recorded: no more", a_recorded_counter, record_no_more, after_record_no_more, 0 },
 	{ "reinit", a_released_counter, reinit, after_reinit, 0 },
 	{ "destroy", a_counter, destroy, after_destroy, 0 },
 	{ "destroy, released", a_released_counter, destroy, after_destroy, 0 },
@@ -1564,7 +1458,6 @@ static const struct op ops[] = {
 	{ "unload, 2 ms", loaded, unload_within, after_unload, 0 },
 	{ "unload, force", loaded, unload_forced, after_unload, 0 },
 	{ "unload, held", loaded_and_held, unload, after_held_unload, 0 },
-	{ "unload, held, recorded", recorded_and_held, unload, after_recorded_unload, 0 },
 	{ "unload, 2 ms, held", loaded_and_held, unload_within, after_held_unload_within, 0 },
 	{ "unload, put soon", loaded_and_put_soon, unload_waiting, after_put_soon_unload, 0 },
 	{ "unload_begin", loaded, unload_begin_and_finish, after_unload_begun, 0 },

@@ -132,6 +132,7 @@ static void a_load_and_an_unload(void)
 	ok(strcmp(module_name(handle), "hooked") == 0, "it is called after its file");
 	is(module_refcount(handle), 0, "C2 nobody holds it");
 	ok(module_host_of(handle) == host, "its host is known");
+	is(module_holders(handle, NULL, 0), 0, "and that nobody holds it");
 	ok(mapped("/hooked.so") > 0, "it is mapped");
 	happens("init(hooked,1,1) ", "L1 init ran once, while COMING, with one reference");
 
@@ -146,6 +147,8 @@ static void a_load_and_an_unload(void)
 	is(unload("hooked"), -EWOULDBLOCK, "U6 it is held");
 	says("1 reference");
 	is(call(found, "answer"), 1, "and as before");
+	is(module_holders(handle, text, sizeof(text)), 25, "who holds it is not known");
+	ok(strcmp(text, "1 reference, not tracked\n") == 0, "but how many references there are");
 	module_get(found);
 	is(module_refcount(found), 2, "one more reference");
 	module_put(found);
@@ -877,6 +880,7 @@ static void nulls(void)
 	is(module_refcount(NULL), -EINVAL, "NULL has no count");
 	ok(strcmp(module_name(NULL), "") == 0, "nor a name");
 	is(module_host_list(NULL, NULL, 0), -EINVAL, "NULL has no list");
+	is(module_holders(NULL, NULL, 0), -EINVAL, "nor holders");
 	is(module_host_reap(NULL), -EINVAL, "nothing to reap");
 	is(module_host_free(NULL), -EINVAL, "nothing to free");
 	is(module_notifier_register(host, NULL, NULL, 0), -EINVAL, "NULL: notifier");

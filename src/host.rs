@@ -1050,28 +1050,9 @@ pub unsafe extern "C" fn module_host_list(
     }
 }
 
-/// Begins (on) or ends recording who takes references to a module, as module_ref_record_holders().
-/// While it is on, a module_unload() that is refused because references are held, or whose time
-/// is up, says in module_last_error() who holds them. The caller has a handle or a reference.
-///
-/// @return 0, or a negative errno.
-/// @retval -ENOMEM there is no memory for the records.
-/// @retval -EBUSY recording is to end while the module is being unloaded.
-/// @retval -EINVAL mod is NULL.
-///
-/// Memory ordering: none. Thread-safe. Not async-signal-safe.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> c_int {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(module) = (unsafe { handle(r#mod) }) else {
-        return invalid("module_record_holders", "mod is NULL");
-    };
-    module.record_holders(on).map_or_else(|error| fail(&error), |()| 0)
-}
-
-/// Writes who holds a module, as module_ref_holders(). The host's own references stand in it as
-/// "dependency of 'name'" and "its own load". A reference that a thread of module_thread_create()
-/// runs under is that thread's, taken by its start function.
+/// Writes who holds a module, as text. References are not tracked, so this says how many are held,
+/// the host's own with them: "3 references, not tracked" and a newline; "" if none is. It goes to
+/// buf as by module_host_list(). The caller has a handle or a reference.
 ///
 /// @return the length of the whole text, without its NUL; or a negative errno.
 /// @retval -EINVAL mod is NULL.
@@ -1079,7 +1060,6 @@ pub unsafe extern "C" fn module_record_holders(r#mod: *mut module, on: bool) -> 
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_holders(r#mod: *mut module, buf: *mut c_char, len: usize) -> i64 {
-    let _whole = NotCancelled::until_dropped();
     // SAFETY: the pointers are C's to keep valid.
     unsafe {
         match handle(r#mod) {

@@ -133,8 +133,6 @@ impl Shared {
                 Err(FinishError::TimedOut { held }) => {
                     inner.begun.swap_remove(at);
                     core.set_state(State::Live);
-                    // The words come from the dynamic linker, too (H6).
-                    drop(inner);
                     return Err(in_use(core, libc::ETIMEDOUT, held));
                 }
                 Err(why) => return Err(strange(core, why)),

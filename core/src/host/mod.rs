@@ -40,7 +40,6 @@ mod depend;
 mod elf;
 mod error;
 mod fork;
-mod holders;
 #[allow(clippy::module_inception)]
 mod host;
 mod linked;

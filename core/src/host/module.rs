@@ -1,6 +1,6 @@
 //! A module: the counter, its state, and the object behind it.
 
-use super::error::Error;
+use super::error::{Error, references};
 use super::host::Shared;
 use super::open::Object;
 use crate::counter::is_odd;
@@ -210,14 +210,14 @@ impl Core {
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
         let Some(old) = self.counter.look_and_add() else { return false };
-        if is_odd(old) || self.counter.is_recorded() {
+        if is_odd(old) {
             return self.try_get_slow(old, caller);
         }
         trace::module::get(self.c_name(), Some(old), caller);
         true
     }
 
-    /// Too late, in the outermost zone, or recorded.
+    /// Too late, or in the outermost zone.
     #[cold]
     #[inline(never)]
     fn try_get_slow(&self, old: u64, caller: Caller) -> bool {
@@ -405,6 +405,16 @@ impl Module {
         self.0.counter.count().try_into().ok()
     }
 
+    /// Who holds it, as text, a line each. References are not tracked, so it says how many there
+    /// are.
+    #[doc(hidden)]
+    pub fn holders_text(&self) -> String {
+        match self.0.held() {
+            0 => String::new(),
+            held => format!("{}, not tracked\n", references(held)),
+        }
+    }
+
     /// How its references are counted.
     pub fn mode(&self) -> Mode {
         self.0.counter.mode()
@@ -498,11 +508,6 @@ impl Reference {
     fn core(&self) -> &Core {
         // SAFETY: H1.
         unsafe { self.core.as_ref() }
-    }
-
-    /// The thread that has been given a reference of the host's takes it in its own name.
-    pub(super) fn take_over(&self, caller: Caller) {
-        self.core().counter.take_over(caller);
     }
 
     pub(super) fn core_ptr(&self) -> *const Core {

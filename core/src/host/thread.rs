@@ -109,7 +109,6 @@ extern "C-unwind" fn begin(beginning: *mut c_void) -> *mut c_void {
         // SAFETY: the box that `create` has made for this thread.
         let Beginning { module, start, argument } =
             *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
-        module.take_over(Caller(start as *const c_void));
         match this_thread() {
             Ok(at_exit) => {
                 at_exit.started_for = module.core_ptr();

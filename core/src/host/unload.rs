@@ -415,17 +415,16 @@ impl Zombie {
 /// `EWOULDBLOCK` of a look, or `ETIMEDOUT` of a drain.
 pub(super) fn in_use(core: &Core, errno: i32, held: u64) -> Error {
     let (name, held) = (core.name(), references(held));
-    let (by, hint) = core.held_by();
     let why = if errno == libc::ETIMEDOUT {
         format!(
-            "module '{name}' is still in use: {held} when the time was up{by}; it is live again, so \
-             try a longer timeout{hint}"
+            "module '{name}' is still in use: {held} when the time was up; it is live again, so \
+             try a longer timeout"
         )
     } else {
         // None, if it was a surplus put that stood in the way; that is mended by now.
         format!(
-            "module '{name}' is in use: {held}{by}; unload it with a timeout to drain them, or see \
-             the list of modules{hint}"
+            "module '{name}' is in use: {held}; unload it with a timeout to drain them, or see \
+             the list of modules"
         )
     };
     Error::new(errno, why)
