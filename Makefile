@@ -188,7 +188,7 @@ test-man: need-cc need-python build ## the manual pages: current, complete, clea
 test-probes: need-rust build ## the trace points are those of the table, and tracers take them
 	ci/probes
 
-test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of the README
+test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of the README and the guides
 	$(VENV)/bin/python ci/readme
 
 # The abi3 wheel, into the project's venv.

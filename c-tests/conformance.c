@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * conformance.c - what Linux's module counter does in each case, C1 to C11, and what this
- * library does. For its list of misuses of a refcount_t see lkdtm.c.
+ * conformance.c - what Linux's module counter does in each case, and what this library does: the
+ * rows C1 to C11 of docs/conformance.md. For its list of misuses of a refcount_t see lkdtm.c.
  */
 #include "rows.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * host.c - what Linux does when a module is loaded, listed and unloaded, and what the module
- * host does: the tables U1 to U7, F1 and F2, L1 to L7 and "Listing". Bad plugins are in
- * badplugins.c.
+ * host does: the tables U1 to U7, F1 and F2, L1 to L7 and "Listing" of docs/conformance.md. Bad
+ * plugins are in badplugins.c.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,10 +1,9 @@
-"""What is installed: its metadata, its stress program, and the programs of its README."""
+"""What is installed: its metadata, and its stress program."""
 
 import importlib.metadata
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +14,6 @@ import module_ref
 import pytest
 from module_ref import __main__ as command
 from module_ref import stress
-
-SHUT = "nobody is inside, and nobody gets in\n"
 
 
 @pytest.fixture(scope="module")
@@ -71,31 +68,6 @@ class TestMetadata:
 
 def readme(metadata):
     return metadata["Description"] or metadata.get_payload()
-
-
-class TestReadme:
-    """Its Python programs, from what is installed alone."""
-
-    @pytest.fixture
-    def folder(self, metadata, tmp_path):
-        text = readme(metadata)
-        for block in re.findall(r"^```(?:c|python)\n(.*?)^```$", text, re.M | re.S):
-            name = re.match(r"(?:/\*|#) (\S+)", block)[1]
-            (tmp_path / name).write_text(block)
-        return tmp_path
-
-    def test_first(self, folder):
-        done = python("first.py", folder=folder)
-        assert (done.returncode, done.stdout, done.stderr) == (0, SHUT, "")
-
-    def test_host(self, folder):
-        compiler = shutil.which("cc")
-        if compiler is None:
-            pytest.skip("needs a C compiler, as cc")
-        build = [compiler, "-shared", "-fPIC", "-o", "plugin.so", "plugin.c"]
-        subprocess.run(build, cwd=folder, check=True, timeout=60)
-        done = python("host.py", folder=folder)
-        assert (done.returncode, done.stdout) == (0, "the answer is 42\n" + SHUT), done.stderr
 
 
 class TestStress:

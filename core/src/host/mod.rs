@@ -3,7 +3,8 @@
 //! A *module* is one load of a shared object, with a [counter](crate::Counter) of its own in
 //! the host's memory. Whoever calls into it holds a [`Reference`]; the host unloads it once
 //! nobody does, and never while somebody does. Behaviour is that of Linux's `kernel/module`
-//! where Linux has one, with these differences on purpose:
+//! where Linux has one (docs/conformance.md of the repository has the rows that comments cite: U1,
+//! L3, F1), with these differences on purpose:
 //!
 //! - an unload can wait: the door is shut, and the references run out or the module is
 //!   live again ([`Unload::within`]);
