@@ -78,7 +78,8 @@ enum module_ref_mode {
  */
 enum module_ref_misuse {
   /**
-   * A put without a get. It was undone; the counter is as before.
+   * A put without a get, while nobody held a reference. It was undone; the counter is
+   * as before.
    */
   MODULE_REF_SURPLUS_PUT,
   /**
@@ -148,7 +149,9 @@ struct module;
  * A table of modules, and the means to load, find, unload and replace them. Any number of
  * hosts can be in a process.
  *
- * Lookups (module_find_get()) and references take no lock and never wait for a load. All
+ * References take no lock and never wait. Lookups (module_find_get()) take no lock of the
+ * host's and do not wait for a load; but a thread's first one registers a thread-local with the C
+ * library, which waits there while another thread is in dlopen(3), constructors included. All
  * other functions may be called from any thread, also from the init and exit functions of
  * modules and from notifiers: no lock is held while those run. None is
  * async-signal-safe unless it says so, and none is a cancellation point: a thread that is
@@ -315,10 +318,11 @@ void module_ref_get(struct module_ref *ref);
  * Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is touched
  * once the reference is gone. NULL is ignored.
  *
- * A put without a get is undone, and the misuse handler is told. That is exact only
- * where no other thread gets or puts in that moment: otherwise another thread's
- * reference may be given back in its stead, or be left over for good, and the report
- * may name that thread.
+ * References have no names, so a put without a get cannot be told from a holder's own. Where
+ * nobody holds a reference it is undone, and the misuse handler is told. Where somebody does,
+ * it gives that reference back: nobody is told, and the counter may be released while that
+ * holder is inside. Where another thread gets or puts in that moment, the report may name
+ * that thread, and a reference may be left over for good.
  *
  * A thread that runs code which is to be unloaded makes its last put from code that
  * stays: after it, the code that called it may be gone.
@@ -780,8 +784,8 @@ int module_replace(struct module_host *host,
  * Finds the module of that name, and takes a reference to put. It may be COMING: its init
  * function may not have returned.
  *
- * Takes no lock and never waits for a load; but a thread's first lookup registers a
- * thread-local with the C library, which can wait there while another thread is in dlopen(3).
+ * Takes no lock of the host's and does not wait for a load; but a thread's first lookup registers a
+ * thread-local with the C library, which waits there while another thread is in dlopen(3).
  *
  * @return the module; NULL if there is none, or if it is being unloaded.
  *

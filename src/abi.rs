@@ -54,7 +54,8 @@ pub enum module_ref_mode {
 /// A use of a counter that cannot be right.
 #[repr(C)]
 pub enum module_ref_misuse {
-    /// A put without a get. It was undone; the counter is as before.
+    /// A put without a get, while nobody held a reference. It was undone; the counter is
+    /// as before.
     MODULE_REF_SURPLUS_PUT,
     /// A get found the count in its outermost zone, beyond 2^58, where only a leak
     /// of references can bring it. The count is pinned there: the counter can be
@@ -292,10 +293,11 @@ unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
 /// Gives a reference back, from whichever thread. Wait-free. Nothing in *ref is touched
 /// once the reference is gone. NULL is ignored.
 ///
-/// A put without a get is undone, and the misuse handler is told. That is exact only
-/// where no other thread gets or puts in that moment: otherwise another thread's
-/// reference may be given back in its stead, or be left over for good, and the report
-/// may name that thread.
+/// References have no names, so a put without a get cannot be told from a holder's own. Where
+/// nobody holds a reference it is undone, and the misuse handler is told. Where somebody does,
+/// it gives that reference back: nobody is told, and the counter may be released while that
+/// holder is inside. Where another thread gets or puts in that moment, the report may name
+/// that thread, and a reference may be left over for good.
 ///
 /// A thread that runs code which is to be unloaded makes its last put from code that
 /// stays: after it, the code that called it may be gone.

@@ -29,7 +29,9 @@ const MODULE_UNLOAD_FORCE: c_uint = 1;
 /// A table of modules, and the means to load, find, unload and replace them. Any number of
 /// hosts can be in a process.
 ///
-/// Lookups (module_find_get()) and references take no lock and never wait for a load. All
+/// References take no lock and never wait. Lookups (module_find_get()) take no lock of the
+/// host's and do not wait for a load; but a thread's first one registers a thread-local with the C
+/// library, which waits there while another thread is in dlopen(3), constructors included. All
 /// other functions may be called from any thread, also from the init and exit functions of
 /// modules and from notifiers: no lock is held while those run. None is
 /// async-signal-safe unless it says so, and none is a cancellation point: a thread that is
@@ -648,8 +650,8 @@ pub unsafe extern "C" fn module_replace(
 /// Finds the module of that name, and takes a reference to put. It may be COMING: its init
 /// function may not have returned.
 ///
-/// Takes no lock and never waits for a load; but a thread's first lookup registers a
-/// thread-local with the C library, which can wait there while another thread is in dlopen(3).
+/// Takes no lock of the host's and does not wait for a load; but a thread's first lookup registers a
+/// thread-local with the C library, which waits there while another thread is in dlopen(3).
 ///
 /// @return the module; NULL if there is none, or if it is being unloaded.
 ///

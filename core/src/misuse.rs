@@ -14,7 +14,8 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum Misuse {
-    /// A put without a get. It was undone.
+    /// A put without a get, while nobody held a reference: where somebody does, it gives
+    /// theirs back, and nobody can tell. It was undone.
     SurplusPut = 0,
     /// A get found the count in its outermost zone, where only a leak of
     /// references can bring it. The count is pinned there: the counter can be

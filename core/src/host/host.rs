@@ -274,8 +274,9 @@ impl Inner {
 
 /// A table of modules, and the means to load, find, unload and replace them.
 ///
-/// Lookups take no lock and never wait for a load. Everything else takes the host's lock for
-/// moments only, never while a module's or a notifier's code runs: init and exit functions
+/// Lookups take no lock of the host's and do not wait for a load (a thread's first one registers a
+/// thread-local, for which the C library waits for a dlopen that another thread is in). Everything
+/// else takes the host's lock for moments only, never while a module's or a notifier's code runs: init and exit functions
 /// and notifiers may call the host themselves.
 ///
 /// ```no_run
