@@ -161,9 +161,10 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(VENV)/bin/ruff check $(SCRIPTS)
 	$(VENV)/bin/ruff format --check $(SCRIPTS)
 
-test-rust: need-rust ## unit, property, thread and documentation tests; no_std; oldest compiler
+test-rust: need-rust ## unit, property, thread and documentation tests; no_std; oldest compiler; targets
 	$(CARGO) test
 	ci/no-std
+	ci/targets
 	ci/msrv
 
 test-models: test-interleave test-loom ## the shipped code under both model checkers

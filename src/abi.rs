@@ -2,7 +2,8 @@
 //!
 //! The comments go into the header, and into the manual pages: ci/man says which parts they have.
 
-use crate::caller::{sequence_or, with_caller};
+use crate::caller::with_caller;
+use crate::sequence::sequence_or;
 use core::ffi::{c_char, c_int, c_void};
 use core::mem;
 use core::time::Duration;
@@ -225,7 +226,7 @@ pub unsafe extern "C" fn module_ref_reinit(r#ref: *mut module_ref) -> c_int {
 /// Memory ordering: as module_ref_try_release(). Thread safety: no other thread may use
 /// *ref, but for puts on their way back. Not async-signal-safe.
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_destroy(r#ref: *mut module_ref) {
     with_caller!(destroy, r#ref)
 }
@@ -261,7 +262,7 @@ pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref
 /// reinit happens before what follows. Thread-safe. Async-signal-safe. Linux:
 /// try_module_get().
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_try_get(r#ref: *mut module_ref) -> bool {
     sequence_or!(try_get_in_word, r#ref, "1")
 }
@@ -278,7 +279,7 @@ unsafe extern "C" fn try_get_in_word(of: *mut module_ref, caller: Caller) -> boo
 /// Memory ordering: none needed, the caller's own reference has it. Thread-safe.
 /// Async-signal-safe. Linux: __module_get().
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_get(r#ref: *mut module_ref) {
     sequence_or!(get, r#ref, "1")
 }
@@ -306,7 +307,7 @@ unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
 /// release does next. Thread-safe. Async-signal-safe; errno is preserved. Linux:
 /// module_put().
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_put(r#ref: *mut module_ref) {
     sequence_or!(put_in_word, r#ref, "-1")
 }
@@ -349,7 +350,7 @@ pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
 /// Memory ordering: acquire, on success: everything that holders did happens before
 /// what follows. Thread-safe. Async-signal-safe. Linux: try_release_module_ref().
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_try_release(r#ref: *mut module_ref) -> c_int {
     with_caller!(try_release, r#ref)
 }
@@ -378,7 +379,7 @@ unsafe extern "C" fn try_release(of: *mut module_ref, caller: Caller) -> c_int {
 /// Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
 /// waits.
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_drain(r#ref: *mut module_ref, timeout_ns: i64) -> c_int {
     with_caller!(drain, r#ref, timeout_ns)
 }
@@ -427,7 +428,7 @@ unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller)
 /// async-signal-safe: it may allocate.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_drain_begin(r#ref: *mut module_ref) -> c_int {
     with_caller!(drain_begin, r#ref)
 }
@@ -459,7 +460,7 @@ unsafe extern "C" fn drain_begin(of: *mut module_ref, caller: Caller) -> c_int {
 /// Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_drain_finish(r#ref: *mut module_ref) -> c_int {
     with_caller!(drain_finish, r#ref)
 }

@@ -12,6 +12,16 @@ mod caller;
 mod cancel;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod host;
+#[cfg_attr(
+    not(all(
+        target_arch = "x86_64",
+        target_pointer_width = "64",
+        target_os = "linux",
+        target_env = "gnu"
+    )),
+    path = "sequence/absent.rs"
+)]
+mod sequence;
 
 pub use abi::*;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -51,6 +51,7 @@ pub use counter::lifecycle::STATIC_STAMP;
 #[cfg(all(
     feature = "std",
     target_arch = "x86_64",
+    target_pointer_width = "64",
     target_os = "linux",
     target_env = "gnu",
     not(any(loom, interleave))

@@ -30,7 +30,7 @@ pub type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 
 /// Sleeps, or not, where a sandbox refuses that: std's sleep would panic.
 pub(super) fn nap(short: Duration) {
-    let time = libc::timespec { tv_sec: 0, tv_nsec: short.subsec_nanos().into() };
+    let time = libc::timespec { tv_sec: 0, tv_nsec: short.subsec_nanos() as _ };
     // SAFETY: the time outlives the call, and nobody asks for the rest.
     unsafe { libc::nanosleep(&time, ptr::null_mut()) };
 }

@@ -51,15 +51,23 @@
 // The sequence is written for x86-64, and glibc registers it. Elsewhere, and without
 // `std`, every counter is a shared word.
 #[cfg_attr(
-    not(all(feature = "std", target_arch = "x86_64", target_os = "linux", target_env = "gnu")),
+    not(all(
+        feature = "std",
+        target_arch = "x86_64",
+        target_pointer_width = "64",
+        target_os = "linux",
+        target_env = "gnu"
+    )),
     path = "absent.rs"
 )]
-#[cfg_attr(
-    all(feature = "std", target_arch = "x86_64", target_os = "linux", target_env = "gnu"),
-    path = "linux/mod.rs"
-)]
-mod system;
+mod linux;
 
-#[cfg(all(feature = "std", target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
-pub use system::RSEQ_OFFSET;
-pub(crate) use system::Slots;
+#[cfg(all(
+    feature = "std",
+    target_arch = "x86_64",
+    target_pointer_width = "64",
+    target_os = "linux",
+    target_env = "gnu"
+))]
+pub use linux::RSEQ_OFFSET;
+pub(crate) use linux::Slots;
