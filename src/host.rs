@@ -6,7 +6,7 @@ use crate::cancel::NotCancelled;
 use crate::sequence::sequence_or;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use counter::Mode;
-use counter::host::raw::{self, Core, Shared};
+use counter::host::raw::{self, Record, Registry};
 use counter::host::{Error, Host, Load, Module, NotifierId, State, Unload, Unloaded};
 use counter::misuse::Caller;
 use libc::{pthread_attr_t, pthread_t};
@@ -47,7 +47,7 @@ const MODULE_UNLOAD_FORCE: c_uint = 1;
 /// dlclose(3) just then, the C library's own state is, too: the child may look and call, but
 /// should exec before it loads or unloads.
 pub struct module_host {
-    _private: Shared,
+    _private: Registry,
 }
 
 /// One load of a shared object.
@@ -70,7 +70,7 @@ pub struct module_host {
 /// must not be put by the module's own code, which may be gone before the put returns:
 /// module_thread_create() and module_put_and_exit() are for that.
 pub struct module {
-    _private: Core,
+    _private: Record,
 }
 
 /// Where a module is between its load and its end. Linux: enum module_state.
@@ -167,10 +167,10 @@ unsafe fn borrow(host: *mut module_host) -> Option<ManuallyDrop<Host>> {
 /// # Safety
 ///
 /// `module` is NULL, a module, or such a place, and stays for the call.
-unsafe fn record(module: *const module) -> *const Core {
+unsafe fn raw_record(module: *const module) -> *const Record {
     if module as usize % 16 == 8 {
         // SAFETY: the caller's promise.
-        unsafe { module.byte_sub(8).cast::<*const Core>().read() }
+        unsafe { module.byte_sub(8).cast::<*const Record>().read() }
     } else {
         module.cast()
     }
@@ -180,20 +180,20 @@ unsafe fn record(module: *const module) -> *const Core {
 ///
 /// # Safety
 ///
-/// As for `record`.
-unsafe fn core<'a>(module: *const module) -> Option<&'a Core> {
+/// As for `raw_record`.
+unsafe fn record<'a>(module: *const module) -> Option<&'a Record> {
     // SAFETY: the caller's promise.
-    unsafe { record(module).as_ref() }
+    unsafe { raw_record(module).as_ref() }
 }
 
 /// A handle of our own to the module behind a pointer from C.
 ///
 /// # Safety
 ///
-/// As for `record`.
+/// As for `raw_record`.
 unsafe fn handle(module: *const module) -> Option<Module> {
     // SAFETY: the caller's promise.
-    unsafe { core(module).map(|core| Module::borrow_raw(core)) }
+    unsafe { record(module).map(|record| Module::borrow_raw(record)) }
 }
 
 /// A C string as text, or why not.
@@ -405,7 +405,7 @@ pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
     // SAFETY: the handle is C's to give back, once.
-    drop(unsafe { core(r#mod).map(|core| Module::from_raw(core)) });
+    drop(unsafe { record(r#mod).map(|record| Module::from_raw(record)) });
 }
 
 /// Unmaps modules that were unloaded by force, or replaced, while they were held, and are not
@@ -696,7 +696,7 @@ pub unsafe extern "C" fn module_try_get(r#mod: *mut module) -> bool {
 
 unsafe extern "C" fn try_get_in_word(of: *mut module, caller: Caller) -> bool {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { core(of) }.is_none_or(|core| core.try_get_in_word(caller))
+    unsafe { record(of) }.is_none_or(|record| record.try_get_in_word(caller))
 }
 
 /// Takes one more reference. The caller holds one already. NULL is ignored.
@@ -711,9 +711,9 @@ pub unsafe extern "C" fn module_get(r#mod: *mut module) {
 
 unsafe extern "C" fn get(of: *mut module, caller: Caller) {
     // SAFETY: the pointer is C's to keep valid.
-    let Some(core) = (unsafe { core(of) }) else { return };
+    let Some(record) = (unsafe { record(of) }) else { return };
     // SAFETY: the reference is C's to keep.
-    unsafe { core.get(caller) };
+    unsafe { record.get(caller) };
 }
 
 /// Gives a reference back, from whichever thread; not from the module's own code if it is the
@@ -730,9 +730,9 @@ pub unsafe extern "C" fn module_put(r#mod: *mut module) {
 
 unsafe extern "C" fn put(of: *mut module, caller: Caller) {
     // SAFETY: the pointer is C's to keep valid.
-    let Some(core) = (unsafe { core(of) }) else { return };
+    let Some(record) = (unsafe { record(of) }) else { return };
     // SAFETY: the reference is C's to keep.
-    unsafe { core.put_in_word(caller) };
+    unsafe { record.put_in_word(caller) };
 }
 
 /// A put whose trace point has been passed. It was for a record, which begins with its counter.
@@ -755,8 +755,8 @@ unsafe extern "C" fn put_told(of: *mut module, caller: Caller) {
 pub unsafe extern "C-unwind" fn module_put_and_exit(r#mod: *mut module, retval: *mut c_void) -> ! {
     // SAFETY: the reference is C's.
     unsafe {
-        if let Some(core) = core(r#mod) {
-            raw::put_at_exit(core);
+        if let Some(record) = record(r#mod) {
+            raw::put_at_exit(record);
         }
     }
     // SAFETY: nothing in this frame has a destructor.
@@ -812,11 +812,11 @@ pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char
     const FUNCTION: &str = "module_symbol";
     // SAFETY: the pointers are C's to keep valid, and the caller holds a reference.
     let found = unsafe {
-        match core(r#mod) {
+        match record(r#mod) {
             None => Err(invalid(FUNCTION, "mod is NULL")),
             Some(_) if symbol.is_null() => Err(invalid(FUNCTION, "symbol is NULL")),
-            Some(core) => {
-                raw::raw_symbol(core, CStr::from_ptr(symbol)).map_err(|error| fail(&error))
+            Some(record) => {
+                raw::raw_symbol(record, CStr::from_ptr(symbol)).map_err(|error| fail(&error))
             }
         }
     };
@@ -925,7 +925,7 @@ pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { core(r#mod) }.map_or(i64::from(-libc::EINVAL), Core::refcount)
+    unsafe { record(r#mod) }.map_or(i64::from(-libc::EINVAL), Record::refcount)
 }
 
 /// Says where the module is between its load and its end.
@@ -938,7 +938,7 @@ pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { core(r#mod) }.map_or(State::Live, Core::state).into()
+    unsafe { record(r#mod) }.map_or(State::Live, Record::state).into()
 }
 
 /// Gives the module's name.
@@ -949,7 +949,7 @@ pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
     // SAFETY: the pointer is C's to keep valid.
-    unsafe { core(r#mod) }.map_or(c"".as_ptr(), Core::c_name)
+    unsafe { record(r#mod) }.map_or(c"".as_ptr(), Record::c_name)
 }
 
 /// Gives the host that has loaded the module.
@@ -960,7 +960,7 @@ pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_of(r#mod: *const module) -> *mut module_host {
     // SAFETY: the pointer is C's to keep valid.
-    let host = unsafe { core(r#mod) }.map_or(core::ptr::null(), Core::raw_host);
+    let host = unsafe { record(r#mod) }.map_or(core::ptr::null(), Record::raw_host);
     host.cast_mut().cast()
 }
 

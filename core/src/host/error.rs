@@ -14,7 +14,7 @@ pub struct Error {
 }
 
 impl Error {
-    pub(super) fn new(errno: i32, text: impl Into<String>) -> Self {
+    pub(crate) fn new(errno: i32, text: impl Into<String>) -> Self {
         Self { errno, text: text.into() }
     }
 
@@ -45,19 +45,19 @@ impl From<Error> for io::Error {
 }
 
 /// "No such file or directory" and its like, for an errno value.
-pub(super) fn errno_text(errno: i32) -> String {
+pub(crate) fn errno_text(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     // Rust adds " (os error 2)".
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// "1 reference", "2 references".
-pub(super) fn references(n: u64) -> String {
+pub(crate) fn references(n: u64) -> String {
     format!("{n} reference{}", if n == 1 { "" } else { "s" })
 }
 
 /// A warning that nobody's return value carries, as one line on standard error.
-pub(super) fn warn(text: &str) {
+pub(crate) fn warn(text: &str) {
     use io::Write;
     // If there is nowhere to write it, it is lost.
     let _ = io::stderr().write_all(format!("module_ref: {text}\n").as_bytes());

@@ -17,9 +17,16 @@
 //! cleanup_module(void)` they are called, and `struct module *__this_module` is filled in. They
 //! may not unwind; a C++ exception that leaves them ends the process.
 //!
+//! # The layers
+//!
+//! `object` (files and what the dynamic linker has made of them; it knows no module) → `registry`
+//! (the records of modules, their table, one lock) → `operations` (load, unload, replace and so
+//! on) → `face` (what users call). Each uses those before it, and none of those after it;
+//! `ci/layers` looks.
+//!
 //! # The rules that the code relies on
 //!
-//! - **H1** A record (`Core`) is in the table, or among the zombies, or the ending, for as
+//! - **H1** A record (`Record`) is in the table, or among the zombies, or the ending, for as
 //!   long as anybody holds a counted reference on it. So a reference is a plain pointer. A
 //!   lookup takes its reference while it keeps the snapshot of the table in which it
 //!   found the record.
@@ -36,38 +43,28 @@
 //! - **H6** The dynamic linker's lock is held while constructors and destructors run, and those
 //!   may call the host. So whoever has a lock of ours never waits for the linker's.
 
-mod begun;
-mod depend;
-mod elf;
 mod error;
-mod fork;
-#[allow(clippy::module_inception)]
-mod host;
-mod linked;
-mod list;
-mod load;
-mod module;
-mod notify;
-mod open;
-mod replace;
-mod resident;
-mod table;
-mod thread;
-mod unload;
+mod face;
+mod object;
+mod operations;
+mod registry;
 
-pub use begun::Unloading;
 pub use error::Error;
-pub use host::{Host, LastUnloaded};
-pub use load::Load;
-pub use module::{Module, NAME_LEN, Reference, State, Symbol};
-pub use notify::{Notifier, NotifierId};
-pub use resident::Residency;
-pub use unload::{Unload, Unloaded};
+pub use face::Host;
+pub use object::resident::{Residency, Unloaded};
+pub use operations::drain::Unloading;
+pub use operations::load::Load;
+pub use operations::unload::Unload;
+pub use registry::LastUnloaded;
+pub use registry::module::{Module, Reference, Symbol};
+pub use registry::name::NAME_LEN;
+pub use registry::notify::{Notifier, NotifierId};
+pub use registry::record::State;
 
 /// What the C library is made of.
 #[doc(hidden)]
 pub mod raw {
-    pub use super::host::Shared;
-    pub use super::module::{Core, NAME_AT, raw_symbol};
-    pub use super::thread::{Start, create as thread_create, put_at_exit};
+    pub use super::operations::thread::{Start, create as thread_create, put_at_exit};
+    pub use super::registry::Registry;
+    pub use super::registry::record::{NAME_AT, Record, raw_symbol};
 }

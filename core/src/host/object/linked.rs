@@ -3,7 +3,7 @@
 //! Two modules can have the same file name and the same soname while one replaces the
 //! other, so the host never asks by name whom an object depends on: it asks the linker.
 
-use super::thread::nap;
+use super::nap;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -42,7 +42,7 @@ const DT_FINI_ARRAYSZ: isize = 28;
 /// The identity of an object that is loaded: the linker's own record of it. It is that
 /// object's for as long as somebody has it open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Linked(*const LinkMap);
+pub(crate) struct Linked(*const LinkMap);
 
 // SAFETY: the linker's record can be read from any thread while the object is loaded.
 unsafe impl Send for Linked {}
@@ -51,7 +51,7 @@ unsafe impl Sync for Linked {}
 
 /// An object's dynamic section as it was when the object had just been loaded.
 #[derive(Debug)]
-pub(super) struct Section {
+pub(crate) struct Section {
     at: usize,
     entries: Vec<Dynamic>,
     strings_at: usize,
@@ -60,24 +60,24 @@ pub(super) struct Section {
 
 /// Where an object is in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) linked: Linked,
+pub(crate) struct Place {
+    pub(crate) linked: Linked,
     /// Where its program headers are: there is one object at a time there.
     headers: usize,
     /// What its addresses are relative to.
     base: usize,
     /// As it was spelled: paths are equal that are not.
     name: OsString,
-    pub(super) range: Range<usize>,
+    pub(crate) range: Range<usize>,
     /// The bytes of its segments, in whole pages.
-    pub(super) size: usize,
+    pub(crate) size: usize,
 }
 
 impl Linked {
     /// # Safety
     ///
     /// `handle` is one of dlopen's that has not been closed.
-    pub(super) unsafe fn of_handle(handle: *mut c_void) -> Option<Self> {
+    pub(crate) unsafe fn of_handle(handle: *mut c_void) -> Option<Self> {
         let mut map: *const LinkMap = ptr::null();
         // SAFETY: the caller's promise; the request wants the place for a pointer.
         let rc = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) };
@@ -97,7 +97,7 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded.
-    pub(super) unsafe fn path(&self) -> PathBuf {
+    pub(crate) unsafe fn path(&self) -> PathBuf {
         // SAFETY: the caller's promise.
         unsafe { path(self.map().name) }
     }
@@ -123,7 +123,7 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded.
-    pub(super) unsafe fn section(&self) -> Section {
+    pub(crate) unsafe fn section(&self) -> Section {
         // SAFETY: the caller's promise.
         let (map, entries) = unsafe { (self.map(), self.entries()) };
         let at = entries.as_ptr() as usize;
@@ -156,7 +156,7 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded.
-    pub(super) unsafe fn soname(&self) -> Vec<u8> {
+    pub(crate) unsafe fn soname(&self) -> Vec<u8> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.strings(DT_SONAME).first() {
@@ -172,7 +172,7 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded; what it needs is, then, too.
-    pub(super) unsafe fn bound(&self, stop: impl Fn(Self) -> bool) -> Vec<Self> {
+    pub(crate) unsafe fn bound(&self, stop: impl Fn(Self) -> bool) -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
         let mut next = vec![*self];
         while let Some(object) = next.pop() {
@@ -205,7 +205,7 @@ impl Linked {
     }
 
     /// Finds out what needs the linker's lock, before anybody has another.
-    pub(super) fn prepare() {
+    pub(crate) fn prepare() {
         Self::first();
     }
 
@@ -239,7 +239,7 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded.
-    pub(super) unsafe fn place(&self) -> Option<Place> {
+    pub(crate) unsafe fn place(&self) -> Option<Place> {
         // SAFETY: the caller's promise.
         let map = unsafe { self.map() };
         each_object(|info| {
@@ -268,7 +268,7 @@ impl Section {
     /// # Safety
     ///
     /// The object is loaded, at `place`, and nobody uses it any more.
-    pub(super) unsafe fn disarm(&self, place: &Place) {
+    pub(crate) unsafe fn disarm(&self, place: &Place) {
         let writable = libc::PROT_READ | libc::PROT_WRITE;
         let fresh = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let (start, len) = (place.range.start as *mut c_void, place.range.len());
@@ -303,9 +303,9 @@ fn page_size() -> usize {
 /// A look at an object whose module is being closed in that moment leaves it to us to unmap it,
 /// so the closer, who would find it resident, waits for looks to end. That is no lock: the
 /// linker's own is taken in between, and whoever holds that may be in the host's code.
-pub(super) struct Peek {
+pub(crate) struct Peek {
     handle: *mut c_void,
-    pub(super) linked: Linked,
+    pub(crate) linked: Linked,
     /// Ends last.
     _look: Look,
 }
@@ -314,10 +314,10 @@ pub(super) struct Peek {
 static LOOKS: AtomicUsize = AtomicUsize::new(0);
 
 /// An object may be kept for a moment that is not ours to keep.
-pub(super) struct Look(());
+pub(crate) struct Look(());
 
 impl Look {
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         // Relaxed: the linker's lock orders it. A closer who finds the object kept by our handle
         // has had that lock after we took the handle, and so sees this.
         LOOKS.fetch_add(1, Relaxed);
@@ -326,7 +326,7 @@ impl Look {
 
     /// Waits for all looks that there are, for a tenth of a second at most: one may be left over
     /// by a fork, or be waiting for somebody's constructors.
-    pub(super) fn wait_for_all() {
+    pub(crate) fn wait_for_all() {
         let began = Instant::now();
         // Relaxed: see begin().
         while LOOKS.load(Relaxed) > 0 && began.elapsed() < Duration::from_millis(100) {
@@ -344,7 +344,7 @@ impl Drop for Look {
 
 impl Peek {
     /// Loads nothing. `None` if no such object is loaded.
-    pub(super) fn at(name: &CStr) -> Option<Self> {
+    pub(crate) fn at(name: &CStr) -> Option<Self> {
         let look = Look::begin();
         // SAFETY: a name; nothing is loaded, so no code runs.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
@@ -395,7 +395,7 @@ impl Place {
 
     /// Whether the object is still there; and if so, the first other object that names it in
     /// `DT_NEEDED`, if one does.
-    pub(super) fn is_mapped(&self) -> Option<Option<PathBuf>> {
+    pub(crate) fn is_mapped(&self) -> Option<Option<PathBuf>> {
         let first = Linked::first();
         // Nothing comes or goes while `each_object` asks, so the list can be walked.
         each_object(|info| {
@@ -417,7 +417,7 @@ impl Place {
     }
 
     /// Whether an address is inside.
-    pub(super) fn contains(&self, address: *const c_void) -> bool {
+    pub(crate) fn contains(&self, address: *const c_void) -> bool {
         self.range.contains(&(address as usize))
     }
 }

@@ -1,6 +1,6 @@
 //! The table of modules: what a lookup reads, without a lock.
 
-use super::module::{Core, State};
+use super::record::{Record, State};
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 /// One state of the table. It never changes; a new one takes its place.
 #[derive(Clone, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     modules: HashSet<Named>,
 }
 
 /// A module, as its name, which is unique in a table and never changes.
 #[derive(Clone)]
-struct Named(Arc<Core>);
+struct Named(Arc<Record>);
 
 impl Borrow<str> for Named {
     fn borrow(&self) -> &str {
@@ -37,45 +37,45 @@ impl PartialEq for Named {
 impl Eq for Named {}
 
 impl Table {
-    pub(super) fn get(&self, name: &str) -> Option<&Arc<Core>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Record>> {
         self.modules.get(name).map(|named| &named.0)
     }
 
     /// What is there for anybody but the loader.
-    pub(super) fn visible(&self, name: &str) -> Option<&Arc<Core>> {
-        self.get(name).filter(|core| core.state() != State::Unformed)
+    pub(crate) fn visible(&self, name: &str) -> Option<&Arc<Record>> {
+        self.get(name).filter(|record| record.state() != State::Unformed)
     }
 
-    /// This table with `core` under its name, in the place of whatever was there.
-    pub(super) fn with(&self, core: &Arc<Core>) -> Self {
+    /// This table with `record` under its name, in the place of whatever was there.
+    pub(crate) fn with(&self, record: &Arc<Record>) -> Self {
         let mut table = self.clone();
-        table.modules.replace(Named(core.clone()));
+        table.modules.replace(Named(record.clone()));
         table
     }
 
-    /// This table without `core`.
-    pub(super) fn without(&self, core: &Core) -> Self {
+    /// This table without `record`.
+    pub(crate) fn without(&self, record: &Record) -> Self {
         let mut table = self.clone();
-        if self.get(core.name()).is_some_and(|there| **there == *core) {
-            table.modules.remove(core.name());
+        if self.get(record.name()).is_some_and(|there| **there == *record) {
+            table.modules.remove(record.name());
         }
         table
     }
 
     /// In no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Core>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.modules.iter().map(|named| &named.0)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.modules.len()
     }
 
     /// What is visible, newest first.
-    pub(super) fn newest_first(&self) -> Vec<&Arc<Core>> {
+    pub(crate) fn newest_first(&self) -> Vec<&Arc<Record>> {
         let mut modules: Vec<_> =
-            self.iter().filter(|core| core.state() != State::Unformed).collect();
-        modules.sort_by_key(|core| std::cmp::Reverse(core.serial));
+            self.iter().filter(|record| record.state() != State::Unformed).collect();
+        modules.sort_by_key(|record| std::cmp::Reverse(record.serial));
         modules
     }
 }

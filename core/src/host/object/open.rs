@@ -16,10 +16,10 @@
 //! linked with, is shared, as by any dlopen: it will be found resident at unload.
 
 use super::elf::{self, Facts, File, Stamp};
-use super::error::{Error, errno_text};
 use super::linked::{Linked, Look, Peek, Place, Section};
+use super::nap;
 use super::resident::Residency;
-use super::thread::nap;
+use crate::host::error::{Error, errno_text};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::collections::HashMap;
 use std::ffi::{CString, OsString, c_void};
@@ -36,13 +36,13 @@ use std::time::Duration;
 
 /// An object that is loaded, until `close`.
 #[derive(Debug)]
-pub(super) struct Object {
+pub(crate) struct Object {
     handle: Handle,
-    pub(super) linked: Linked,
-    pub(super) place: Place,
-    pub(super) facts: Facts,
+    pub(crate) linked: Linked,
+    pub(crate) place: Place,
+    pub(crate) facts: Facts,
     /// Somebody in the process had it loaded before us.
-    pub(super) was_loaded: bool,
+    pub(crate) was_loaded: bool,
     /// What is mapped; taken by the close.
     source: Mutex<Source>,
 }
@@ -66,7 +66,7 @@ struct Mapped {
 }
 
 /// A file to be loaded, found and checked.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// As the linker is to be given it.
     name: PathBuf,
     /// `None` if only the linker knows where it is.
@@ -74,7 +74,7 @@ pub(super) struct Found {
 }
 
 /// Finds `path`: a file, or else a library that the dynamic linker finds by its name.
-pub(super) fn find(path: &Path) -> Result<Found, Error> {
+pub(crate) fn find(path: &Path) -> Result<Found, Error> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {
         return Err(Error::new(libc::ENOENT, "cannot load a module from an empty path"));
@@ -96,12 +96,12 @@ pub(super) fn find(path: &Path) -> Result<Found, Error> {
 
 impl Found {
     /// What it needs, as far as the file could be read.
-    pub(super) fn needed(&self) -> &[CString] {
+    pub(crate) fn needed(&self) -> &[CString] {
         self.file.as_ref().map_or(&[], |file| &file.facts.needed)
     }
 
     /// What others name it by.
-    pub(super) fn soname(&self) -> Vec<u8> {
+    pub(crate) fn soname(&self) -> Vec<u8> {
         let soname = self.file.as_ref().and_then(|file| file.facts.soname.as_ref());
         soname.map_or_else(
             || self.name.file_name().unwrap_or_default().as_bytes().to_vec(),
@@ -114,7 +114,7 @@ impl Found {
     /// # Safety
     ///
     /// The object's constructors and destructors may run in this process.
-    pub(super) unsafe fn open(self, copied: bool) -> Result<Object, Error> {
+    pub(crate) unsafe fn open(self, copied: bool) -> Result<Object, Error> {
         let Self { name, file } = self;
         // SAFETY: the caller's promise, throughout.
         unsafe {
@@ -280,7 +280,7 @@ impl Object {
     /// # Safety
     ///
     /// It has not been closed, and `T` is a pointer or a function that fits the symbol.
-    pub(super) unsafe fn symbol<T>(
+    pub(crate) unsafe fn symbol<T>(
         &self,
         name: &str,
     ) -> Result<libloading::os::unix::Symbol<T>, libloading::Error> {
@@ -294,7 +294,7 @@ impl Object {
     /// # Safety
     ///
     /// It has not been closed.
-    pub(super) unsafe fn own_symbol(&self, name: &str) -> Option<*mut c_void> {
+    pub(crate) unsafe fn own_symbol(&self, name: &str) -> Option<*mut c_void> {
         // SAFETY: the caller's promise; any symbol has an address.
         let symbol = unsafe { self.symbol::<*mut c_void>(name) }.ok()?;
         let address = symbol.as_raw_ptr();
@@ -303,7 +303,7 @@ impl Object {
 
     /// Whether the file it was mapped from has been written over since. Its code and its data
     /// are not what they were, then, nor what the new file has; even to close it would crash.
-    pub(super) fn is_overwritten(&self) -> bool {
+    pub(crate) fn is_overwritten(&self) -> bool {
         match &*lock(&self.source) {
             Source::File(file) => file.is_overwritten(),
             _ => false,
@@ -315,7 +315,7 @@ impl Object {
     /// # Safety
     ///
     /// Nobody uses it any more, and this is called once.
-    pub(super) unsafe fn close(&self) -> Option<Residency> {
+    pub(crate) unsafe fn close(&self) -> Option<Residency> {
         let source = std::mem::replace(&mut *lock(&self.source), Source::Unknown);
         if let Source::File(file) = source {
             if file.is_overwritten() {

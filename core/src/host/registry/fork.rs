@@ -4,32 +4,32 @@
 //! sides let go of them. What other threads were in the middle of, a load or a drain, stays in
 //! the middle in the child: nothing is released wrongly, and who asks is told (`EBUSY`).
 
-use super::host::{Inner, Shared, prepare_thread};
 use super::notify::Entries;
+use super::{Inner, Registry, prepare_thread};
 use std::cell::UnsafeCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
-type Hosts = Vec<Weak<Shared>>;
+type Hosts = Vec<Weak<Registry>>;
 
 static HOSTS: Mutex<Hosts> = Mutex::new(Vec::new());
 
 /// The locks that a fork under way holds.
-struct Held(UnsafeCell<Option<Locks>>);
+struct LocksOfFork(UnsafeCell<Option<Locks>>);
 
 struct Locks {
     /// Before their owners below, which is the order they are dropped in.
     _hosts: Vec<(Entries<'static>, MutexGuard<'static, Inner>)>,
-    _owners: Vec<Arc<Shared>>,
+    _owners: Vec<Arc<Registry>>,
     _registry: MutexGuard<'static, Hosts>,
 }
 
 // SAFETY: only the thread that holds `HOSTS` looks inside.
-unsafe impl Sync for Held {}
+unsafe impl Sync for LocksOfFork {}
 
-static HELD: Held = Held(UnsafeCell::new(None));
+static HELD: LocksOfFork = LocksOfFork(UnsafeCell::new(None));
 
 /// Has forks leave `host` in order.
-pub(super) fn register(host: &Arc<Shared>) {
+pub(crate) fn register(host: &Arc<Registry>) {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| {
         // SAFETY: the handlers stay, as this library does. Without memory for them, forks
@@ -49,7 +49,7 @@ unsafe extern "C" fn before() {
         .iter()
         .map(|host| {
             // SAFETY: the owner stays in `Locks` for longer than its locks.
-            let host: &'static Shared = unsafe { &*Arc::as_ptr(host) };
+            let host: &'static Registry = unsafe { &*Arc::as_ptr(host) };
             (host.chain.lock(), host.lock())
         })
         .collect();

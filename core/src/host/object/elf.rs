@@ -4,7 +4,7 @@
 //! is refused it says so in words only. So the file is looked at first, as far as an errno
 //! and those crashes need it.
 
-use super::error::{Error, errno_text};
+use crate::host::error::{Error, errno_text};
 use object::elf;
 use object::read::StringTable;
 use object::read::elf::{Dyn, ElfFile, FileHeader, ProgramHeader, Sym};
@@ -29,15 +29,15 @@ const MACHINE: Option<elf::Machine> = if cfg!(target_arch = "x86_64") {
 };
 
 /// A file that can be a plugin.
-pub(super) struct File {
-    pub(super) bytes: Vec<u8>,
-    pub(super) facts: Facts,
-    pub(super) stamp: Stamp,
+pub(crate) struct File {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) facts: Facts,
+    pub(crate) stamp: Stamp,
 }
 
 /// Which file it is, and since when it has been what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -45,7 +45,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(meta: &fs::Metadata) -> Self {
+    pub(crate) fn of(meta: &fs::Metadata) -> Self {
         Self {
             device: meta.dev(),
             inode: meta.ino(),
@@ -55,29 +55,29 @@ impl Stamp {
     }
 
     /// Which file it is.
-    pub(super) fn id(&self) -> (u64, u64) {
+    pub(crate) fn id(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
 }
 
 /// What the file says that the host has to know.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// What it needs, as it names it (`DT_NEEDED`).
-    pub(super) needed: Vec<CString>,
+    pub(crate) needed: Vec<CString>,
     /// What others name it by (`DT_SONAME`), if that is not its file's name.
-    pub(super) soname: Option<CString>,
+    pub(crate) soname: Option<CString>,
     /// It asks never to be unmapped (`-z nodelete`).
-    pub(super) no_delete: bool,
+    pub(crate) no_delete: bool,
     /// A symbol of which there may be one in the process (`STB_GNU_UNIQUE`); the C library
     /// keeps its object mapped once anybody has bound it.
-    pub(super) unique: Option<String>,
+    pub(crate) unique: Option<String>,
     /// It registers destructors of thread-local objects.
-    pub(super) thread_exit: bool,
+    pub(crate) thread_exit: bool,
 }
 
 /// Reads and checks the file at `path`.
-pub(super) fn read(path: &Path) -> Result<File, Error> {
+pub(crate) fn read(path: &Path) -> Result<File, Error> {
     let cannot = |errno: i32, why: &str| {
         Error::new(errno, format!("cannot load '{}': {why}", path.display()))
     };

@@ -5,96 +5,41 @@
 //! or replaces it, and no reference is given out. Whoever takes it out of that list, under the
 //! host's lock, ends the unload, in one way or the other.
 
-use super::error::{Error, errno_text};
-use super::host::{Host, Inner, Shared};
-use super::module::{Core, Module, State};
-use super::unload::{Claimed, Unloaded, barrier, in_use};
+use super::unload::{Claimed, barrier, in_use};
+use crate::host::error::{Error, errno_text};
+use crate::host::object::resident::Unloaded;
+use crate::host::registry::module::Module;
+use crate::host::registry::record::{Record, State};
+use crate::host::registry::{Inner, Registry};
 use crate::misuse::Caller;
 use crate::{DrainError, FinishError};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-impl Host {
-    /// Begins to unload the module and returns without waiting for the references that are held:
-    /// its door is shut, and its state GOING. The descriptor of what this returns becomes readable
-    /// when the last one is given back, and now and then before; then
-    /// [`finish`](Unloading::finish) unloads it. `force` is for a module that has an init function
-    /// and no exit function.
-    ///
-    /// Errors, each leaving everything as it was: as [`unload`](Self::unload), but that references
-    /// are held is none; and the errno of `timerfd_create(2)` if there is no descriptor.
-    ///
-    /// ```no_run
-    /// # use module_ref::host::{Error, Host};
-    /// # fn wait_until_readable(_: impl std::os::fd::AsFd) {}
-    /// # fn f(host: &Host) -> Result<(), Error> {
-    /// let mut unloading = host.unload_begin("plugin", false)?;
-    /// let outcome = loop {
-    ///     // With whatever else the program waits for.
-    ///     wait_until_readable(&unloading);
-    ///     if let Some(outcome) = unloading.finish()? {
-    ///         break outcome;
-    ///     }
-    /// };
-    /// # let _ = outcome;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn unload_begin(&self, name: &str, force: bool) -> Result<Unloading, Error> {
-        let (module, timer) = self.unload_begin_raw(name, force)?;
-        Ok(Unloading { module, timer, over: false })
-    }
-
-    /// For bindings, as what `Module` has below.
-    #[doc(hidden)]
-    pub fn unload_begin_raw(&self, name: &str, force: bool) -> Result<(Module, OwnedFd), Error> {
-        self.reap();
-        let shared = &*self.shared;
-        let mut inner = shared.lock();
-        let core = shared.find_free(&inner, name, force)?;
-        let timer = core.counter.drain_begin(Caller::UNKNOWN).map_err(|why| match why {
-            DrainError::Descriptor { errno } => no_descriptor(name, errno),
-            other => barrier(name, other.errno()),
-        })?;
-        core.set_state(State::Going);
-        inner.begun.push(core.clone());
-        Ok((Module(core), timer))
-    }
-
-    /// The module of that name, if its unload was begun.
-    #[doc(hidden)]
-    pub fn unload_begun(&self, name: &str) -> Result<Module, Error> {
-        let inner = self.shared.lock();
-        let core = self.shared.visible(name)?;
-        inner.begun_at(&core)?;
-        Ok(Module(core))
-    }
-}
-
 /// For bindings, which keep the module and the descriptor themselves.
 impl Module {
     /// `None` if references are still held, which by force does not matter.
     #[doc(hidden)]
     pub fn unload_finish(&self, force: bool) -> Result<Option<Unloaded>, Error> {
-        let shared = self.shared()?;
-        let Some(claimed) = shared.finish(&self.0, force)? else { return Ok(None) };
-        Ok(Some(shared.take_out(&self.0, claimed)))
+        let registry = self.registry()?;
+        let Some(claimed) = registry.finish(&self.0, force)? else { return Ok(None) };
+        Ok(Some(registry.take_out(&self.0, claimed)))
     }
 
     #[doc(hidden)]
     pub fn unload_cancel(&self) -> Result<(), Error> {
-        let (shared, core) = (self.shared()?, &self.0);
-        let mut inner = shared.lock();
-        let at = inner.begun_at(core)?;
-        let released = core.counter.drain_cancel().map_err(|why| strange(core, why))?;
+        let (registry, record) = (self.registry()?, &self.0);
+        let mut inner = registry.lock();
+        let at = inner.begun_at(record)?;
+        let released = record.counter.drain_cancel().map_err(|why| strange(record, why))?;
         inner.begun.swap_remove(at);
         if released {
             // Nobody holds it, and nobody was told: it stays.
             // SAFETY: it is this drain that has won.
-            unsafe { core.counter.reinit() }.expect("the winner's reinit");
+            unsafe { record.counter.reinit() }.expect("the winner's reinit");
         }
-        core.set_state(State::Live);
+        record.set_state(State::Live);
         Ok(())
     }
 
@@ -109,7 +54,7 @@ impl Module {
     }
 
     /// The host that has it.
-    fn shared(&self) -> Result<Arc<Shared>, Error> {
+    fn registry(&self) -> Result<Arc<Registry>, Error> {
         self.0.host.upgrade().ok_or_else(|| {
             let why = format!("the host that module '{}' was loaded by is gone", self.name());
             Error::new(libc::ENOENT, why)
@@ -117,41 +62,61 @@ impl Module {
     }
 }
 
-impl Shared {
-    /// Takes a module out of those whose unload was begun, unless it is held.
-    fn finish(&self, core: &Core, force: bool) -> Result<Option<Claimed>, Error> {
+impl Registry {
+    pub(crate) fn unload_begin(&self, name: &str, force: bool) -> Result<(Module, OwnedFd), Error> {
+        self.reap();
         let mut inner = self.lock();
-        let at = inner.begun_at(core)?;
+        let record = self.find_free(&inner, name, force)?;
+        let timer = record.counter.drain_begin(Caller::UNKNOWN).map_err(|why| match why {
+            DrainError::Descriptor { errno } => no_descriptor(name, errno),
+            other => barrier(name, other.errno()),
+        })?;
+        record.set_state(State::Going);
+        inner.begun.push(record.clone());
+        Ok((Module(record), timer))
+    }
+
+    pub(crate) fn unload_begun(&self, name: &str) -> Result<Module, Error> {
+        let inner = self.lock();
+        let record = self.visible(name)?;
+        inner.begun_at(&record)?;
+        Ok(Module(record))
+    }
+
+    /// Takes a module out of those whose unload was begun, unless it is held.
+    fn finish(&self, record: &Record, force: bool) -> Result<Option<Claimed>, Error> {
+        let mut inner = self.lock();
+        let at = inner.begun_at(record)?;
         let claimed = if force {
-            let folded = core.counter.drain_take_over().map_err(|why| strange(core, why))?;
-            let left = core.counter.try_finish(folded);
-            if left { Claimed::Released } else { Claimed::Held(folded) }
+            let folded = record.counter.drain_take_over().map_err(|why| strange(record, why))?;
+            let left = record.counter.try_finish(folded);
+            if left { Claimed::Released } else { Claimed::Forced(folded) }
         } else {
-            match core.counter.drain_finish(Caller::UNKNOWN) {
+            match record.counter.drain_finish(Caller::UNKNOWN) {
                 Ok(()) => Claimed::Released,
                 Err(FinishError::InUse { .. }) => return Ok(None),
                 Err(FinishError::TimedOut { held }) => {
                     inner.begun.swap_remove(at);
-                    core.set_state(State::Live);
-                    return Err(in_use(core, libc::ETIMEDOUT, held));
+                    record.set_state(State::Live);
+                    return Err(in_use(record, libc::ETIMEDOUT, held));
                 }
-                Err(why) => return Err(strange(core, why)),
+                Err(why) => return Err(strange(record, why)),
             }
         };
         inner.begun.swap_remove(at);
-        claimed.note(&mut inner, core);
+        claimed.note(&mut inner, record);
         Ok(Some(claimed))
     }
 }
 
 impl Inner {
     /// Where a module is in the list, or why it is not there.
-    fn begun_at(&self, core: &Core) -> Result<usize, Error> {
-        if let Some(at) = self.begun.iter().position(|begun| **begun == *core) {
+    fn begun_at(&self, record: &Record) -> Result<usize, Error> {
+        if let Some(at) = self.begun.iter().position(|begun| **begun == *record) {
             return Ok(at);
         }
-        let name = core.name();
-        Err(if core.state() == State::Going {
+        let name = record.name();
+        Err(if record.state() == State::Going {
             let why = format!("module '{name}' is being unloaded by another thread, or is gone");
             Error::new(libc::EBUSY, why)
         } else {
@@ -162,8 +127,8 @@ impl Inner {
 }
 
 /// The counter of a module is the host's to drain.
-fn strange(core: &Core, why: FinishError) -> Error {
-    let why = format!("module '{}': its counter is drained by somebody else: {why}", core.name());
+fn strange(record: &Record, why: FinishError) -> Error {
+    let why = format!("module '{}': its counter is drained by somebody else: {why}", record.name());
     Error::new(libc::EBUSY, why)
 }
 
@@ -178,7 +143,7 @@ fn no_descriptor(name: &str, errno: i32) -> Error {
     )
 }
 
-/// An unload that was [begun](Host::unload_begin). Dropping it cancels it: the module is live
+/// An unload that was [begun](crate::host::Host::unload_begin). Dropping it cancels it: the module is live
 /// again.
 ///
 /// Its descriptor ([`AsFd`]) is as that of a counter's [`Draining`](crate::Draining).
@@ -191,6 +156,10 @@ pub struct Unloading {
 }
 
 impl Unloading {
+    pub(crate) fn new(module: Module, timer: OwnedFd) -> Self {
+        Self { module, timer, over: false }
+    }
+
     /// The module that is being unloaded.
     pub fn module(&self) -> &Module {
         &self.module

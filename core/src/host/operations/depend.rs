@@ -7,10 +7,11 @@
 //! `DT_NEEDED` and through however many libraries that are no modules. They are held from
 //! before the object is opened, because its constructors may call what it is bound to.
 
-use super::error::Error;
-use super::host::{Host, Inner, Shared};
-use super::linked::{Linked, Peek};
-use super::module::{Core, Loaded, Module, State};
+use crate::host::error::Error;
+use crate::host::object::linked::{Linked, Peek};
+use crate::host::registry::module::Module;
+use crate::host::registry::record::{Loaded, Record, State};
+use crate::host::registry::{Inner, Registry};
 use crate::misuse::Caller;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const JUST_OPENED: Duration = Duration::from_secs(1);
 
 /// References on providers that a load has taken so far; dropped, they are given back.
 #[derive(Default)]
-pub(super) struct Providers(Vec<Arc<Core>>);
+pub(crate) struct Providers(Vec<Arc<Record>>);
 
 impl Drop for Providers {
     fn drop(&mut self) {
@@ -35,11 +36,11 @@ impl Drop for Providers {
     }
 }
 
-impl Shared {
+impl Registry {
     /// Takes references on the modules that an object will be bound to which needs `needed`.
-    pub(super) fn hold_providers(
+    pub(crate) fn hold_providers(
         &self,
-        user: &Arc<Core>,
+        user: &Arc<Record>,
         needed: &[CString],
     ) -> Result<Providers, Error> {
         let mut held = Providers::default();
@@ -61,10 +62,10 @@ impl Shared {
     /// # Safety
     ///
     /// The object is loaded.
-    unsafe fn modules_behind(&self, linked: Linked) -> Vec<Arc<Core>> {
+    unsafe fn modules_behind(&self, linked: Linked) -> Vec<Arc<Record>> {
         let owner = |linked| self.owner(&self.lock(), linked);
         match owner(linked) {
-            Some(core) => vec![core],
+            Some(record) => vec![record],
             // SAFETY: the caller's promise.
             None => unsafe { self.bound(linked).0 },
         }
@@ -75,13 +76,13 @@ impl Shared {
     /// # Safety
     ///
     /// The object is loaded.
-    unsafe fn bound(&self, linked: Linked) -> (Vec<Arc<Core>>, Vec<Linked>) {
+    unsafe fn bound(&self, linked: Linked) -> (Vec<Arc<Record>>, Vec<Linked>) {
         let owner = |linked| self.owner(&self.lock(), linked);
         let (mut modules, mut others) = (Vec::new(), Vec::new());
         // SAFETY: the caller's promise.
         for object in unsafe { linked.bound(|linked| owner(linked).is_some()) } {
             match owner(object) {
-                Some(core) => modules.push(core),
+                Some(record) => modules.push(record),
                 None => others.push(object),
             }
         }
@@ -90,7 +91,7 @@ impl Shared {
 
     /// Refuses a load that is bound to what was a module, has been unloaded, and is only still
     /// in memory.
-    fn check_residents(&self, user: &Core, bound: &[Linked]) -> Result<(), Error> {
+    fn check_residents(&self, user: &Record, bound: &[Linked]) -> Result<(), Error> {
         for needed in bound {
             let resident = self.lock().residents.get(needed).cloned();
             let Some((name, place)) = resident else { continue };
@@ -105,7 +106,12 @@ impl Shared {
     }
 
     /// Takes one reference, after waiting for a provider that is coming.
-    fn hold(&self, user: &Core, provider: Arc<Core>, held: &mut Providers) -> Result<(), Error> {
+    fn hold(
+        &self,
+        user: &Record,
+        provider: Arc<Record>,
+        held: &mut Providers,
+    ) -> Result<(), Error> {
         if *provider == *user || held.0.contains(&provider) {
             return Ok(());
         }
@@ -131,7 +137,7 @@ impl Shared {
     /// Turns what was held, and whatever else the object of `user` is bound to by now, into
     /// dependencies. Modules that name it, and had it mapped before it was a module, depend on it,
     /// too.
-    pub(super) fn link(&self, user: &Arc<Core>, mut held: Providers) -> Result<(), Error> {
+    pub(crate) fn link(&self, user: &Arc<Record>, mut held: Providers) -> Result<(), Error> {
         let object = &user.loaded().expect("opened by the caller").object;
         // An object we are bound to can be a module's that has just been opened by another
         // thread, which has not told us yet: between the linker and us nothing is atomic.
@@ -183,11 +189,11 @@ impl Shared {
     }
 
     /// Adds one dependency. `EDEADLK` for a cycle, `ENOENT` if the provider is going.
-    pub(super) fn depend(
+    pub(crate) fn depend(
         &self,
         _lock: &mut Inner,
-        user: &Arc<Core>,
-        provider: &Arc<Core>,
+        user: &Arc<Record>,
+        provider: &Arc<Record>,
     ) -> Result<(), Error> {
         if user.links().uses.contains(provider) {
             return Ok(());
@@ -212,17 +218,17 @@ impl Shared {
     }
 
     /// Gives up all that `user` depends on.
-    pub(super) fn unlink(&self, _lock: &mut Inner, user: &Core) {
+    pub(crate) fn unlink(&self, _lock: &mut Inner, user: &Record) {
         let uses = std::mem::take(&mut user.links().uses);
         for provider in uses {
-            provider.links().used_by.retain(|core| **core != *user);
+            provider.links().used_by.retain(|record| **record != *user);
             provider.put();
         }
     }
 }
 
 /// A reference for as long as this is there.
-struct Kept<'a>(&'a Core);
+struct Kept<'a>(&'a Record);
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
@@ -231,7 +237,7 @@ impl Drop for Kept<'_> {
 }
 
 /// Whether `from` is, or depends on, `to`, in however many steps.
-fn reaches(from: &Arc<Core>, to: &Arc<Core>) -> bool {
+fn reaches(from: &Arc<Record>, to: &Arc<Record>) -> bool {
     let mut seen = vec![from.clone()];
     let mut at = 0;
     while at < seen.len() {
@@ -249,7 +255,7 @@ fn reaches(from: &Arc<Core>, to: &Arc<Core>) -> bool {
     false
 }
 
-fn going(user: &Core, provider: &Core) -> Error {
+fn going(user: &Record, provider: &Record) -> Error {
     Error::new(
         libc::ENOENT,
         format!(
@@ -260,7 +266,7 @@ fn going(user: &Core, provider: &Core) -> Error {
     )
 }
 
-fn dead(user: &Core, provider: &str) -> Error {
+fn dead(user: &Record, provider: &str) -> Error {
     Error::new(
         libc::ENOENT,
         format!(
@@ -271,35 +277,26 @@ fn dead(user: &Core, provider: &str) -> Error {
     )
 }
 
-impl Host {
-    /// Makes `user` depend on `provider`, until `user` is unloaded: a reference on the
-    /// provider, once per pair. `EDEADLK` if that closed a cycle, `EXDEV` between hosts, `ENOENT`
-    /// if either is going.
-    ///
-    /// Linux: `ref_module`.
-    pub fn add_dependency(user: &Module, provider: &Module) -> Result<(), Error> {
-        let hosts = (user.0.host.upgrade(), provider.0.host.upgrade());
-        let (Some(host), Some(other)) = hosts else {
-            return Err(Error::new(libc::ENOENT, "the host of that module is gone"));
-        };
-        if !Arc::ptr_eq(&host, &other) {
-            return Err(Error::new(
-                libc::EXDEV,
-                format!(
-                    "module '{}' cannot depend on '{}', which is another host's",
-                    user.name(),
-                    provider.name()
-                ),
-            ));
-        }
-        let mut inner = host.lock();
-        if user.refcount().is_none() || user.state() == State::Going {
-            let why = format!(
-                "module '{}' is being unloaded; it can depend on nothing more",
-                user.name()
-            );
-            return Err(Error::new(libc::ENOENT, why));
-        }
-        host.depend(&mut inner, &user.0, &provider.0)
+pub(crate) fn add_dependency(user: &Module, provider: &Module) -> Result<(), Error> {
+    let hosts = (user.0.host.upgrade(), provider.0.host.upgrade());
+    let (Some(host), Some(other)) = hosts else {
+        return Err(Error::new(libc::ENOENT, "the host of that module is gone"));
+    };
+    if !Arc::ptr_eq(&host, &other) {
+        return Err(Error::new(
+            libc::EXDEV,
+            format!(
+                "module '{}' cannot depend on '{}', which is another host's",
+                user.name(),
+                provider.name()
+            ),
+        ));
     }
+    let mut inner = host.lock();
+    if user.refcount().is_none() || user.state() == State::Going {
+        let why =
+            format!("module '{}' is being unloaded; it can depend on nothing more", user.name());
+        return Err(Error::new(libc::ENOENT, why));
+    }
+    host.depend(&mut inner, &user.0, &provider.0)
 }

@@ -1,9 +1,18 @@
 //! Why an object is still in memory after its close.
 
 use super::elf::Facts;
-use super::error::references;
+use crate::host::error::references;
 use std::fmt;
 use std::path::PathBuf;
+
+/// What became of a module's code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unloaded {
+    /// It is gone from memory.
+    Unmapped,
+    /// The module is unloaded, and its code is still mapped.
+    Resident(Residency),
+}
 
 /// Why a module's code is still mapped although the module is unloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +50,7 @@ pub enum Residency {
 impl Residency {
     /// Of an object that has just been closed and is still there: the linker does not tell,
     /// so this goes by what is known to make it stay, the surest first.
-    pub(super) fn of(facts: &Facts, was_loaded: bool, needed_by: Option<PathBuf>) -> Self {
+    pub(crate) fn of(facts: &Facts, was_loaded: bool, needed_by: Option<PathBuf>) -> Self {
         if facts.no_delete {
             return Self::NoDelete;
         }

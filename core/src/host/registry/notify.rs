@@ -1,8 +1,9 @@
 //! Who is told of modules that come and go. Linux: `register_module_notifier`.
 
-use super::error::Error;
-use super::module::{Module, State};
-use super::thread::{ThreadId, this_thread_id};
+use super::module::Module;
+use super::record::State;
+use super::{ThreadId, this_thread_id};
+use crate::host::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,13 +36,13 @@ struct Entry {
 /// The notifiers of a host, the highest priority first, and of equal ones the oldest. Its
 /// lock is never held while one runs.
 #[derive(Default)]
-pub(super) struct Chain {
+pub(crate) struct Chain {
     entries: Mutex<Vec<Entry>>,
     ended: Condvar,
 }
 
 /// What the lock guards.
-pub(super) struct Entries<'a>(MutexGuard<'a, Vec<Entry>>);
+pub(crate) struct Entries<'a>(MutexGuard<'a, Vec<Entry>>);
 
 impl Entries<'_> {
     fn get(&mut self, id: NotifierId) -> Option<&mut Entry> {
@@ -54,11 +55,11 @@ fn me() -> (ThreadId, u32) {
 }
 
 impl Chain {
-    pub(super) fn lock(&self) -> Entries<'_> {
+    pub(crate) fn lock(&self) -> Entries<'_> {
         Entries(self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn register(
+    pub(crate) fn register(
         &self,
         id: NotifierId,
         priority: i32,
@@ -77,7 +78,7 @@ impl Chain {
     }
 
     /// Takes it out, and waits until no other thread is in it.
-    pub(super) fn unregister(&self, id: NotifierId) -> Result<(), Error> {
+    pub(crate) fn unregister(&self, id: NotifierId) -> Result<(), Error> {
         let (thread, process) = me();
         let mut entries = self.lock();
         match entries.get(id) {
@@ -100,7 +101,7 @@ impl Chain {
     }
 
     /// Tells everybody of `state`, and heeds nobody.
-    pub(super) fn tell(&self, module: &Module, state: State) {
+    pub(crate) fn tell(&self, module: &Module, state: State) {
         for id in self.ids() {
             let _ = self.call(id, module, state);
         }
@@ -108,7 +109,7 @@ impl Chain {
 
     /// Tells everybody that `module` is coming. If one refuses it, `refused` makes it GOING, and
     /// those before it are told.
-    pub(super) fn ask(&self, module: &Module, refused: impl FnOnce()) -> Result<(), Error> {
+    pub(crate) fn ask(&self, module: &Module, refused: impl FnOnce()) -> Result<(), Error> {
         let ids = self.ids();
         for (told, &id) in ids.iter().enumerate() {
             if let Err(refusal) = self.call(id, module, State::Coming) {

@@ -7,33 +7,16 @@
 //! pthread_exit was called. So the put is itself the destructor of a thread-specific value: the
 //! last to run, because it asks for its turn again until the C library asks no more.
 
-use super::error::Error;
-use super::module::{Core, Module, Reference};
+use crate::host::error::{Error, errno_text};
+use crate::host::registry::module::{Module, Reference};
+use crate::host::registry::record::Record;
 use crate::misuse::Caller;
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::OnceLock;
-use std::time::Duration;
-
-/// Which thread it is, among those that live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ThreadId(libc::pthread_t);
-
-/// Not Rust's, which a thread no longer has when its last destructors run.
-pub(super) fn this_thread_id() -> ThreadId {
-    // SAFETY: has no requirements.
-    ThreadId(unsafe { libc::pthread_self() })
-}
 
 /// A thread's start function, as in pthread_create(3).
 pub type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
-
-/// Sleeps, or not, where a sandbox refuses that: std's sleep would panic.
-pub(super) fn nap(short: Duration) {
-    let time = libc::timespec { tv_sec: 0, tv_nsec: short.subsec_nanos() as _ };
-    // SAFETY: the time outlives the call, and nobody asks for the rest.
-    unsafe { libc::nanosleep(&time, ptr::null_mut()) };
-}
 
 /// What a thread gives back at its end.
 struct AtExit {
@@ -42,7 +25,7 @@ struct AtExit {
     turns: c_uint,
     /// The module the thread was started for, until that reference has been given up by
     /// `put_and_exit`.
-    started_for: *const Core,
+    started_for: *const Record,
 }
 
 /// `PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and musl.
@@ -111,7 +94,7 @@ extern "C-unwind" fn begin(beginning: *mut c_void) -> *mut c_void {
             *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
         match this_thread() {
             Ok(at_exit) => {
-                at_exit.started_for = module.core_ptr();
+                at_exit.started_for = module.record_ptr();
                 at_exit.references.push(module);
             }
             Err(_) => {
@@ -140,7 +123,7 @@ pub unsafe fn create(
     argument: *mut c_void,
 ) -> Result<(), Error> {
     let failed = |errno: c_int| {
-        let why = super::error::errno_text(errno);
+        let why = errno_text(errno);
         Error::new(errno, format!("no thread of module '{}' was started: {why}", module.name()))
     };
     key().map_err(failed)?;
@@ -171,13 +154,13 @@ pub unsafe fn create(
 ///
 /// # Safety
 ///
-/// The caller has such a reference on `core`, which becomes ours.
+/// The caller has such a reference on `record`, which becomes ours.
 #[doc(hidden)]
-pub unsafe fn put_at_exit(core: *const Core) {
+pub unsafe fn put_at_exit(record: *const Record) {
     match this_thread() {
-        Ok(at_exit) if at_exit.started_for == core => at_exit.started_for = ptr::null(),
+        Ok(at_exit) if at_exit.started_for == record => at_exit.started_for = ptr::null(),
         // SAFETY: the caller's promise.
-        Ok(at_exit) => at_exit.references.push(unsafe { Reference::from_raw(core) }),
+        Ok(at_exit) => at_exit.references.push(unsafe { Reference::from_raw(record) }),
         // No memory for it: the module stays for ever, which is safe.
         Err(_) => {}
     }
