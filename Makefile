@@ -93,6 +93,7 @@ stress: need-cc build ## threads call into shared objects while others unload th
 
 # Both sides of every ratio run in one process, in turns.
 BENCH_RUN = target/bench/run.json
+REPORT = $(VENV)/bin/python benches/report
 # Starts of each program; each takes two minutes.
 RUNS ?= 3
 
@@ -104,7 +105,7 @@ bench-build: need-cc build $(WHEEL)
 
 bench: bench-build ## what it costs, against its peers: every figure, in target/bench/run.json
 	@$(VENV)/bin/python benches/run --runs $(RUNS) --command "make $@ RUNS=$(RUNS)" --output $(BENCH_RUN)
-	@$(VENV)/bin/python -m module_ref report --table $(BENCH_RUN)
+	@$(REPORT) $(BENCH_RUN) --table
 
 bench-quick: bench-build ## the same in a minute, with few rounds, printed and saved beside it
 	@$(VENV)/bin/python benches/run --quick --command "make $@" --output target/bench/quick.json
@@ -117,7 +118,7 @@ bench-probes: need-cc build ## what the trace points cost while nobody listens
 	@benches/probes
 
 report: bench ## bench, and a page with plots, in target/bench/report
-	@$(VENV)/bin/python -m module_ref report $(BENCH_RUN)
+	@$(REPORT) $(BENCH_RUN)
 
 # ---- test ----------------------------------------------------------------------
 
@@ -198,10 +199,11 @@ test-wheel: wheels
 
 test-bench: bench-build ## every benchmark runs, in its shortest form, and the report draws it
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
-	$(VENV)/bin/python -m module_ref report target/bench/smoke.json --output target/bench/smoke
+	$(REPORT) target/bench/smoke.json --output target/bench/smoke
 	GLIBC_TUNABLES=glibc.pthread.rseq=0 $(VENV)/bin/python benches/run --smoke --command "make $@" \
 		--output target/bench/no-rseq.json
-	$(VENV)/bin/python -m module_ref report target/bench/no-rseq.json --output target/bench/no-rseq
+	$(REPORT) target/bench/no-rseq.json --output target/bench/no-rseq
+	$(VENV)/bin/python -m pytest -q benches/report
 
 test-sdist: $(if $(WHEEL_IS_THERE),,wheels) ## pip installs the source distribution, with a C compiler and without
 	ci/test-sdist

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import report, stress
+from . import stress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,13 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     parser = argparse.ArgumentParser(prog="python -m module_ref", description="module_ref's tools")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    report.add_command(commands)
     stress.add_command(commands)
-    if arguments[:1] == ["stress"]:
-        return stress.main(arguments[1:])
-    parsed = parser.parse_args(arguments)
-    status: int = parsed.main(parsed)
-    return status
+    if arguments[:1] != ["stress"]:
+        parser.parse_args(arguments)  # which says what is wrong, and ends
+    return stress.main(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -123,6 +123,13 @@ class TestStress:
         ignored = int(done.stdout.split()[1], 16)
         assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
 
+    @pytest.mark.parametrize("arguments", [[], ["strain"], ["--seconds", "1"]])
+    def test_no_such_command(self, capsys, arguments):
+        with pytest.raises(SystemExit) as ended:
+            command.main(arguments)
+        assert ended.value.code == 2
+        assert "COMMAND" in capsys.readouterr().err
+
     def test_it_is_listed(self, capsys):
         with pytest.raises(SystemExit):
             command.main(["--help"])

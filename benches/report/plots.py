@@ -17,13 +17,11 @@ import matplotlib.axis
 import matplotlib.figure
 import matplotlib.lines
 import matplotlib.patches
+from data import SIZES, Candidate, Cell, Figure, Run
 from matplotlib import font_manager, ticker
 from matplotlib.backends import backend_agg
 from PIL import Image
-
-from .report import SIZES, Candidate, Cell, Figure, Run, count, plain
-
-__all__ = ["draw"]
+from words import count, origin, plain
 
 # Told apart also by those who see few colours, and dark enough for letters.
 _OURS = ("#0060a8", "#c04a00", "#007a5a", "#8f2f86", "#1a1a1a", "#2b8cb8", "#8a6500")
@@ -175,8 +173,8 @@ class _Sheet:
         if not wide:
             places = [(index, 0) for index in range(len(places))]
         columns = max(column for _, column in places) + 1
-        origin = _wrap(run.origin, self.width - 20, self.small)
-        below = 14 + _height(origin, self.small)
+        said = _wrap(origin(run), self.width - 20, self.small)
+        below = 14 + _height(said, self.small)
         self.height = above + (max(row for row, _ in places) + 1) * height + below
         self.picture = matplotlib.figure.Figure(
             figsize=(self.width / _PIXELS, self.height / _PIXELS), dpi=_PIXELS
@@ -203,7 +201,7 @@ class _Sheet:
         self.picture.text(
             10 / self.width,
             8 / self.height,
-            origin,
+            said,
             size=self.small,
             color=_DIM,
             linespacing=1.15,
@@ -399,6 +397,8 @@ def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
     """A panel for each load and number of workers, with the same axes in all of them."""
     panels: dict[tuple[str, int], list[Cell]] = {}
     for cell in run.select("unload", measure=measure):
+        if not cell.values:
+            continue
         key = (str(cell.parameters["load"]), int(cell.parameters["workers"]))
         panels.setdefault(key, []).append(cell)
     if not panels:
@@ -473,7 +473,7 @@ def _quantiles(cell: Cell) -> tuple[list[float], list[float]]:
 
 def _stalls(cell: Cell) -> tuple[list[float], list[float]]:
     """How many turns in a second took at least so long, over all runs."""
-    seconds = sum(besides["seconds"] for besides in cell.besides)
+    seconds = cell.total("seconds")
     counts = [0.0] * (max(map(len, cell.values)) + 1)
     for values in cell.values:
         for index, value in enumerate(values):

@@ -9,21 +9,8 @@ import struct
 import typing
 from collections import abc
 
-from .report import (
-    SIZES,
-    Candidate,
-    Cell,
-    Figure,
-    Ratio,
-    Run,
-    count,
-    duration,
-    in_words,
-    plain,
-    ratio_row,
-)
-
-__all__ = ["page"]
+from data import SIZES, Candidate, Cell, Figure, Ratio, Run
+from words import count, duration, in_words, plain, ratio_row, title
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --dim: #555; --line: #d8d8d8; --blue: #00508c; }
@@ -91,13 +78,11 @@ def _e(text: str) -> str:
 _Said = typing.Callable[[float], str]
 
 
-def _sides(
-    where: str, cells: abc.Iterable[Cell], figure: typing.Callable[[Cell], float], said: _Said
-) -> str:
+def _sides(where: str, cells: abc.Iterable[Cell], said: _Said) -> str:
     """The least of ours, and the least and the most of the others."""
     sides: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
     for cell in cells:
-        sides[cell.candidate.ours].append((figure(cell), cell.candidate.name))
+        sides[cell.candidate.ours].append((cell.figure.median, cell.candidate.name))
     ours, others = (sorted(sides[side]) for side in (True, False))
     words = [f"“{name}” {said(value)}" for value, name in ours[:1]]
     ends = [f"“{name}” {said(value)}" for value, name in [*others[:1], *others[1:][-1:]]]
@@ -106,33 +91,23 @@ def _sides(
     return f"{where[:1].upper()}{where[1:]}: {'; '.join(words)}."
 
 
-def _middle(cell: Cell) -> float:
-    return cell.figure.median
-
-
 def _quantity(cell: Cell) -> _Said:
     return duration if cell.unit == "ns" else lambda value: f"{plain(value)} {cell.unit}"
 
 
-def _longest(cell: Cell) -> Figure:
-    """The longest stall of each run."""
-    return Figure.of([besides["longest_ns"]] for besides in cell.besides)
-
-
 def _last(cells: list[Cell], name: str) -> list[Cell]:
     """The cells where a parameter is largest."""
-    most = max(int(cell.parameters[name]) for cell in cells)
+    most = max(cell.parameters[name] for cell in cells)
     return [cell for cell in cells if cell.parameters[name] == most]
 
 
 def _say_throughput(run: Run) -> str:
     cells = run.select("pairs", counters="one") or run.select("pairs", counters="own")
     cells = _last(cells, "threads")
-    pairs = 1000 * min(int(cells[0].parameters["threads"]), run.cpus)
+    pairs = 1000 * min(cells[0].parameters["threads"], run.cpus)
     return _sides(
         in_words(cells[0].parameters),
         cells,
-        _middle,
         lambda ns: f"{plain(pairs / ns)} million pairs a second",
     )
 
@@ -140,33 +115,21 @@ def _say_throughput(run: Run) -> str:
 def _say_bars(run: Run, question: str) -> str:
     first = run.select(question)[0]
     cells = run.select(question, **first.parameters)
-    where = in_words(first.parameters) or _TITLES[question]
-    return _sides(where, cells, _middle, _quantity(first))
+    return _sides(in_words(first.parameters) or _TITLES[question], cells, _quantity(first))
 
 
 def _say_unload(run: Run, measure: str, what: str) -> str:
     cells = _last(run.select("unload", measure=measure), "workers")
     said = []
     for load in ("idle", "busy"):
-        some = [
-            cell
-            for cell in cells
-            if cell.parameters["load"] == load and cell.candidate.key != "nobody"
-        ]
-        if some:
-            where = in_words({**some[0].parameters, "measure": what})
-            said.append(_sides(where, some, _middle, duration))
-    return " ".join(said)
-
-
-def _say_stalls(run: Run) -> str:
-    cells = _last(run.select("unload", measure="stall"), "workers")
-    cells = [cell for cell in cells if cell.parameters["load"] == cells[0].parameters["load"]]
-    nobody = [cell for cell in cells if cell.candidate.key == "nobody"]
-    where = in_words({**cells[0].parameters, "measure": "longest stall"})
-    unloads = [cell for cell in cells if cell not in nobody]
-    said = [_sides(where, unloads, lambda cell: _longest(cell).median, duration)]
-    said += [f"With no unload at all: {duration(_longest(cell).median)}." for cell in nobody]
+        of_load = [cell for cell in cells if cell.parameters["load"] == load]
+        nobody = [cell for cell in of_load if cell.candidate.key == "nobody"]
+        unloads = [cell for cell in of_load if cell not in nobody]
+        if unloads:
+            where = in_words({**unloads[0].parameters, "measure": what})
+            said.append(_sides(where, unloads, duration))
+        if measure == "stall":
+            said += [f"With no unload at all: {duration(cell.figure.median)}." for cell in nobody]
     return " ".join(said)
 
 
@@ -241,7 +204,7 @@ _SECTIONS = (
         "How often, in a second, a worker’s loop took at least so long for one turn; lower and "
         "further left is better, and both axes are logarithmic. The grey area is the same loop "
         "while nobody unloads anything. A way that takes longer to unload also does so less often.",
-        _say_stalls,
+        lambda run: _say_unload(run, "stall", "longest stall"),
     ),
     _Section(
         "growth",
@@ -271,9 +234,6 @@ _SECTIONS = (
 
 # ---- tables ---------------------------------------------------------------------
 
-# So many ratios of one question are shown at once.
-_MANY = 30
-
 
 def _number(figure: Figure | None, said: _Said = plain) -> str:
     if figure is None:
@@ -288,59 +248,62 @@ def _text(text: str) -> str:
     return f'<td class="text">{_e(text)}</td>'
 
 
-def _table(
-    label: str,
-    heads: abc.Iterable[abc.Iterable[str]],
-    bodies: abc.Iterable[str],
-    kind: str = "figures",
-) -> str:
-    head = "".join(f"<tr>{''.join(row)}</tr>" for row in heads)
+def _table(label: str, head: str, *bodies: abc.Iterable[str], kind: str = "figures") -> str:
+    """Heads are cells, or rows of them; a body is rows."""
+    head = head if head.startswith("<tr>") else f"<tr>{head}</tr>"
+    body = "".join(f"<tbody>{''.join(rows)}</tbody>" for rows in bodies)
     return (
         f'<div class="scroll" role="region" aria-label="{_e(label)}" tabindex="0">\n'
-        f'<table class="{kind}"><thead>{head}</thead>\n{"".join(bodies)}</table></div>'
+        f'<table class="{kind}"><thead>{head}</thead>\n{body}</table></div>'
     )
 
 
-def _th(text: str, kind: str = "") -> str:
-    return f'<th scope="col"{kind and f" class={kind!r}"}>{_e(text)}</th>'
+def _th(text: str, kind: str = "", more: str = "") -> str:
+    return f'<th scope="col"{kind and f" class={kind!r}"}{more}>{_e(text)}</th>'
+
+
+def _group(text: str, columns: int) -> str:
+    return f'<th scope="colgroup" colspan="{columns}">{text}</th>'
+
+
+def _rowgroup(text: str, columns: int) -> str:
+    return f'<tr><th scope="rowgroup" colspan="{columns}">{_e(text)}</th></tr>\n'
+
+
+_TWO_ROWS = ' rowspan="2"'
+_INSTRUCTIONS = "Instruc\u00adtions"  # which may be broken there
 
 
 def _ratios(run: Run) -> str:
-    """All with a goal, and the others of a question unless they are many."""
+    """All with a goal, and the others below a fold: they are many."""
     if not run.ratios:
         return _missing("No ratios in this run.")
-    shown: dict[str, list[Ratio]] = {}
-    more: dict[str, list[Ratio]] = {}
-    for question in _TITLES:
-        ratios = [ratio for ratio in run.ratios if ratio.question == question]
-        many = len(ratios) > _MANY
-        shown[question] = [ratio for ratio in ratios if ratio.goal is not None or not many]
-        more[question] = [ratio for ratio in ratios if ratio.goal is None and many]
-    others = sum(map(len, more.values()))
-    said = _ratio_table(run, shown)
+    goals = [ratio for ratio in run.ratios if ratio.goal is not None]
+    others = [ratio for ratio in run.ratios if ratio.goal is None]
+    said = _ratio_table(run, goals) if goals else ""
     if others:
         said += (
-            f"<details><summary>{count(others, 'ratio')} without a goal</summary>\n"
-            f"{_ratio_table(run, more)}</details>"
+            f"<details><summary>{count(len(others), 'ratio')} without a goal</summary>\n"
+            f"{_ratio_table(run, others)}</details>"
         )
     return said
 
 
-def _ratio_table(run: Run, groups: abc.Mapping[str, list[Ratio]]) -> str:
+def _ratio_table(run: Run, ratios: list[Ratio]) -> str:
     bodies = []
-    for question, ratios in groups.items():
-        rows = f'<tr><th scope="rowgroup" colspan="4">{_TITLES[question]}</th></tr>\n'
-        for ratio in ratios:
-            what, value, spread, goal = map(_e, ratio_row(ratio))
+    for question, name in _TITLES.items():
+        rows = [_rowgroup(name, 4)]
+        for ratio in (ratio for ratio in ratios if ratio.question == question):
+            value, spread, goal = map(_e, ratio_row(run, ratio))
             kind = {True: "met", False: "missed", None: ""}[ratio.met]
-            rows += (
-                f'<tr><th scope="row">{what}</th><td class="number">{value}</td>'
+            rows.append(
+                f'<tr><th scope="row">{_e(title(ratio))}</th><td class="number">{value}</td>'
                 f'<td class="number">{spread}</td><td class="{kind}">{goal or "–"}</td></tr>\n'
             )
-        bodies += [f"<tbody>{rows}</tbody>"] * bool(ratios)
+        bodies += [rows] * (len(rows) > 1)
     spread = f"spread over {count(run.runs, 'run')}"
-    heads = [_th("what"), _th("ratio", "number"), _th(spread, "number"), _th("goal")]
-    return _table("Ratios", [heads], bodies, "ratios")
+    heads = _th("what") + _th("ratio", "number") + _th(spread, "number") + _th("goal")
+    return _table("Ratios", heads, *bodies, kind="ratios")
 
 
 def _row(candidate: Candidate, *columns: str) -> str:
@@ -360,22 +323,18 @@ def _pairs_table(run: Run) -> str:
         (cell.candidate, cell.parameters["counters"], cell.parameters["threads"]): cell.figure
         for cell in cells
     }
-    columns = sorted(
-        {key[1:] for key in by}, key=lambda column: (column[0] != "one", int(column[1]))
-    )
+    columns = sorted({key[1:] for key in by}, key=lambda column: (column[0] != "one", column[1]))
     instructions = {cell.candidate.key: cell.figure for cell in run.select("instructions")}
     groups = ""
-    for kind, title in (("one", "One counter, ns a pair"), ("own", "Own counters, ns a pair")):
+    for kind, name in (("one", "One counter, ns a pair"), ("own", "Own counters, ns a pair")):
         span = sum(column[0] == kind for column in columns)
-        if span:
-            groups += f'<th scope="colgroup" colspan="{span}">{title}</th>'
-    heads = [
-        f'<th scope="col" rowspan="2">Candidate</th>{groups}'
-        '<th scope="col" rowspan="2" class="number">Instruc&shy;tions</th>'
-        '<th scope="col" rowspan="2">What it gives</th>'
-        '<th scope="col" rowspan="2">What it lacks</th>',
-        "".join(_th(count(int(column[1]), "thread"), "number") for column in columns),
-    ]
+        groups += _group(name, span) if span else ""
+    heads = (
+        f"<tr>{_th('Candidate', more=_TWO_ROWS)}{groups}"
+        f"{_th(_INSTRUCTIONS, 'number', _TWO_ROWS)}{_th('What it gives', more=_TWO_ROWS)}"
+        f"{_th('What it lacks', more=_TWO_ROWS)}</tr>"
+        f"<tr>{''.join(_th(count(column[1], 'thread'), 'number') for column in columns)}</tr>"
+    )
     rows = [
         _row(
             candidate,
@@ -386,52 +345,50 @@ def _pairs_table(run: Run) -> str:
         )
         for candidate in _candidates(cells)
     ]
-    return _table("Pairs", heads, ["<tbody>", *rows, "</tbody>"])
+    return _table("Pairs", heads, rows)
 
 
 def _unload_table(run: Run) -> str:
     bodies = []
     cells = [cell for cell in run.cells if cell.question == "unload"]
-    keys = {(str(c.parameters["load"]), int(c.parameters["workers"])) for c in cells}
-    for load, workers in sorted(keys, key=lambda key: (key[0] != "idle", key[1])):
-        where: dict[str, int | str] = {"load": load, "workers": workers}
-        some = [cell for cell in cells if where.items() <= cell.parameters.items()]
-        rows = ""
-        for candidate in _candidates(some):
-            found = {c.parameters["measure"]: c for c in some if c.candidate == candidate}
-            latency, stalled = found.get("latency"), found.get("stalled")
-            stall = found.get("stall")
-            rows += _row(
-                candidate,
-                _unloads(latency),
-                *(_quantile(latency, part) for part in (0.5, 0.99, 1)),
-                *(_quantile(stalled, part) for part in (0.5, 0.99)),
-                _number(_longest(stall) if stall else None, duration),
+    places = {(cell.parameters["load"], cell.parameters["workers"]) for cell in cells}
+    for load, workers in sorted(places, key=lambda place: (place[0] != "idle", place[1])):
+        where = {"load": load, "workers": workers}
+        found: dict[Candidate, dict[str, Cell]] = {}
+        for cell in cells:
+            if where.items() <= cell.parameters.items():
+                found.setdefault(cell.candidate, {})[cell.parameters["measure"]] = cell
+        rows = [_rowgroup(in_words(where), 8)]
+        for candidate, measures in found.items():
+            latency, stalled = measures.get("latency"), measures.get("stalled")
+            rows.append(
+                _row(
+                    candidate,
+                    _unloads(latency),
+                    *(_quantile(latency, part) for part in (0.5, 0.99, 1)),
+                    *(_quantile(stalled, part) for part in (0.5, 0.99)),
+                    _quantile(measures.get("stall"), 0.5),
+                )
             )
-        title = in_words(where)
-        bodies.append(
-            f'<tbody><tr><th scope="rowgroup" colspan="8">{_e(title)}</th></tr>{rows}</tbody>'
-        )
-    times = ("median", "99 %", "longest")
-    heads = [
-        '<th scope="col" rowspan="2">Way to unload</th>'
-        '<th scope="col" rowspan="2" class="number">Unloads</th>'
-        '<th scope="colgroup" colspan="3">Time of an unload</th>'
-        '<th scope="colgroup" colspan="2">Longest stall in it</th>'
-        '<th scope="col" rowspan="2" class="number">Longest stall of all</th>',
-        "".join(_th(time, "number") for time in (*times, *times[:2])),
-    ]
-    gives = [_row(each, _text(each.gives), _text(each.lacks)) for each in _candidates(cells)]
-    gives_heads = [_th("Way to unload"), _th("What it gives"), _th("What it lacks")]
-    return _table("Unloads", heads, bodies) + _table(
-        "Ways to unload", [gives_heads], ["<tbody>", *gives, "</tbody>"]
+        bodies.append(rows)
+    heads = (
+        f"<tr>{_th('Way to unload', more=_TWO_ROWS)}{_th('Unloads', 'number', _TWO_ROWS)}"
+        f"{_group('Time of an unload', 3)}{_group('Longest stall in it', 2)}"
+        f"{_th('Longest stall of all', 'number', _TWO_ROWS)}</tr><tr>"
+        + "".join(_th(time, "number") for time in ("median", "99 %", "longest", "median", "99 %"))
+        + "</tr>"
     )
+    gives = [_row(each, _text(each.gives), _text(each.lacks)) for each in _candidates(cells)]
+    gives_heads = _th("Way to unload") + _th("What it gives") + _th("What it lacks")
+    return _table("Unloads", heads, *bodies) + _table("Ways to unload", gives_heads, gives)
 
 
 def _quantile(cell: Cell | None, part: float) -> str:
-    """What a part of the unloads took at most, in each run."""
-    if cell is None or not cell.values:
+    """What a part of the unloads took at most, in each run; half of them: the figure."""
+    if cell is None or cell.figure is None or (part != 0.5 and not cell.values):
         return _number(None)
+    if part == 0.5:
+        return _number(cell.figure, duration)
     runs = ([sorted(times)[round(part * (len(times) - 1))]] for times in cell.values)
     return _number(Figure.of(runs), duration)
 
@@ -440,28 +397,23 @@ def _unloads(latency: Cell | None) -> str:
     """How many there were in all runs, and how many more were refused."""
     if latency is None:
         return _number(None)
-    done, refused = (
-        int(sum(besides[name] for besides in latency.besides)) for name in ("count", "refused")
-    )
+    done, refused = latency.total("count"), latency.total("refused")
     more = f"<small>{refused:,} refused</small>" if refused else ""
     return f'<td class="number">{done:,}{more}</td>'
 
 
-def _plain_table(question: str) -> typing.Callable[[Run], str]:
-    def table(run: Run) -> str:
-        rows = [
-            _row(
-                cell.candidate,
-                f"<td>{_e(in_words(cell.parameters)) or '–'}</td>",
-                _number(cell.figure),
-                f"<td>{_e(cell.unit)}</td>",
-            )
-            for cell in run.select(question)
-        ]
-        heads = [_th("Candidate"), _th("Where"), _th("Figure", "number"), _th("Unit")]
-        return _table(_TITLES[question], [heads], ["<tbody>", *rows, "</tbody>"])
-
-    return table
+def _plain_table(run: Run, question: str) -> str:
+    rows = [
+        _row(
+            cell.candidate,
+            f"<td>{_e(in_words(cell.parameters)) or '–'}</td>",
+            _number(cell.figure),
+            f"<td>{_e(cell.unit)}</td>",
+        )
+        for cell in run.select(question)
+    ]
+    heads = _th("Candidate") + _th("Where") + _th("Figure", "number") + _th("Unit")
+    return _table(_TITLES[question], heads, rows)
 
 
 _TITLES = {
@@ -472,11 +424,12 @@ _TITLES = {
     "python": "Python",
     "instructions": "Instructions",
 }
-_TABLES: dict[str, typing.Callable[[Run], str]] = {
-    "pairs": _pairs_table,
-    "unload": _unload_table,
-    **{question: _plain_table(question) for question in ("growth", "rust", "python")},
-}
+
+
+def _figures(run: Run, question: str) -> str:
+    if question == "pairs":
+        return _pairs_table(run)
+    return _unload_table(run) if question == "unload" else _plain_table(run, question)
 
 
 # ---- the page -------------------------------------------------------------------
@@ -520,8 +473,8 @@ def page(run: Run, pictures: abc.Mapping[str, tuple[bytes, bytes]]) -> str:
         for section in _SECTIONS
     ]
     links = "".join(
-        f'<li><a href="#{name}">{title}</a></li>'
-        for name, title in [
+        f'<li><a href="#{name}">{text}</a></li>'
+        for name, text in [
             ("ratios", "Ratios"),
             *((section.name, section.title) for section in _SECTIONS),
             ("figures", "All figures"),
@@ -529,14 +482,14 @@ def page(run: Run, pictures: abc.Mapping[str, tuple[bytes, bytes]]) -> str:
         ]
     )
     tables = "".join(
-        f"<h3>{_TITLES[question]}</h3>\n{make(run)}\n"
-        for question, make in _TABLES.items()
-        if run.select(question)
+        f"<h3>{name}</h3>\n{_figures(run, question)}\n"
+        for question, name in _TITLES.items()
+        if run.select(question) and question != "instructions"  # which are among the pairs
     )
-    absent = [title for question, title in _TITLES.items() if not run.select(question)]
+    absent = [name for question, name in _TITLES.items() if not run.select(question)]
     left_out = "".join(
-        f"<li>{_e(name)} ({_TITLES[question]}): {_e(why)}</li>"
-        for question, name, why in run.skipped
+        f"<li>{_e(each['name'])} ({_TITLES[each['question']]}): {_e(each['why'])}</li>"
+        for each in run.skipped
     )
     left_out = f"<ul>{left_out}</ul>" if left_out else "<p>No candidate was left out.</p>"
     if absent:
