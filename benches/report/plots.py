@@ -163,7 +163,7 @@ class _Sheet:
         height: float,
         *,
         left: float,
-        right: float = 22,
+        right: float = 38,
         top: float = 52,
         bottom: float = 46,
         above: float = 0,
@@ -246,7 +246,7 @@ def _room(wide: bool) -> int:
 
 
 def _label(name: str, style: _Style, wide: bool) -> str:
-    return _wrap(name, _room(wide) - 27, _sizes(wide)[1], style.ours)
+    return _wrap(name, _room(wide) - 40, _sizes(wide)[1], style.ours)
 
 
 def _lines(sheet: _Sheet, axes: matplotlib.axes.Axes, lines: list[_Line], said: _Said) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import html.parser
+import io
 import json
 import math
 import random
@@ -16,6 +17,7 @@ import page
 import plots
 import pytest
 from data import ReportError, load
+from PIL import Image
 from report import main
 from words import duration, table, title
 
@@ -607,6 +609,12 @@ def size_of(content):
     return struct.unpack(">II", content[16:24])
 
 
+def edge_of(content):
+    """The least colours of the last columns on the right: white, where nothing is cut off."""
+    picture = Image.open(io.BytesIO(content)).convert("L")
+    return picture.crop((picture.width - 3, 0, *picture.size)).getextrema()[0]
+
+
 class TestPlots:
     def test_writes_page_and_plots(self, made, save, capsys):
         path = save(made)
@@ -646,6 +654,7 @@ class TestPlots:
         assert set(drawn) == PLOTS.get(question, {question})
         for wide, narrow in drawn.values():
             assert (size_of(wide)[0], size_of(narrow)[0]) == (1800, 720)
+            assert (edge_of(wide), edge_of(narrow)) == (255, 255)
 
     @pytest.mark.filterwarnings("error::UserWarning")
     def test_odd_runs(self, made, save):
