@@ -19,29 +19,44 @@
 //!
 //! # The layers
 //!
-//! `object` (files and what the dynamic linker has made of them; it knows no module) → `registry`
-//! (the records of modules, their table, one lock) → `operations` (load, unload, replace and so
-//! on) → `face` (what users call). Each uses those before it, and none of those after it;
-//! `ci/layers` looks.
+//! | layer | what is in it |
+//! | --- | --- |
+//! | `object` | files, and what the dynamic linker has made of them; it knows no module |
+//! | `registry` | the records of modules, their table, and the lock |
+//! | `operations` | load, unload, replace, depend and so on, each a part of [`raw::Registry`] |
+//! | `face` | [`Host`]: what users call |
+//!
+//! Each imports from those above it in this table, and none from those below it; `ci/layers` sees
+//! to that.
+//!
+//! # The locks
+//!
+//! A thread that takes several takes them in the order of this table.
+//!
+//! | lock | what it guards |
+//! | --- | --- |
+//! | `HOSTS` in `registry/fork.rs` | the list of hosts, and the locks that a fork holds |
+//! | `entries` of a `Chain` | the notifiers, and who is in them |
+//! | the host's lock, `inner` of a `Registry` | writing the table, every module's state and `Life`, links, and what `Inner` has besides |
+//! | `links` of a `Record` | nothing more: those who write it have the host's lock, or are the thread that loads the module |
+//! | `FILES`, `COPIES`, `source` of an `Object` | which files are modules; taken while no other lock is held |
 //!
 //! # The rules that the code relies on
 //!
-//! - **H1** A record (`Record`) is in the table, or among the zombies, or the ending, for as
-//!   long as anybody holds a counted reference on it. So a reference is a plain pointer. A
-//!   lookup takes its reference while it keeps the snapshot of the table in which it
-//!   found the record.
-//! - **H2** An object is closed by whoever has released its module's counter, or found it
-//!   released after shutting it, and by nobody else: there is one such (I1 of the counter). Since
-//!   the counter is released nobody holds a reference, and nobody gets one.
-//! - **H3** The host's lock is held for moments, while no code of a module or of a notifier
-//!   runs, and no object is opened or closed. It guards the writing of the table, of states and of
-//!   links between modules.
-//! - **H4** A record's object is there from before its state becomes COMING; its state never
-//!   leaves GOING, but for an unload whose time was up.
+//! - **H1** A record is in the table, or has a `Life`, for as long as anybody holds a counted
+//!   reference on it. So a reference is a plain pointer. A lookup takes its reference while it
+//!   keeps the snapshot of the table in which it found the record.
+//! - **H2** An object is closed by the thread that has released its module's counter, or has found
+//!   it released after shutting it. There is one such thread (I1 of the counter). Once the
+//!   counter is released nobody holds a reference, and nobody gets one.
+//! - **H3** The host's lock is held for moments. While it is held no code of a module or of a
+//!   notifier runs, and no object is opened or closed.
+//! - **H4** A record has its object before its state becomes COMING. GOING is final, unless an
+//!   unload gives up (its time is up, or it is cancelled): then the module is live again.
 //! - **H5** Lookups and counting take no lock. (A thread's first lookup registers a thread-local
 //!   of the table's, for which the C library takes the dynamic linker's lock.)
 //! - **H6** The dynamic linker's lock is held while constructors and destructors run, and those
-//!   may call the host. So whoever has a lock of ours never waits for the linker's.
+//!   may call the host. So a thread that has a lock of ours never waits for the linker's.
 
 mod error;
 mod face;

@@ -171,9 +171,7 @@ impl Registry {
                 // Only of one that names it: a reference, be it for a moment, is in the way of
                 // an unload.
                 let names = |loaded: &&Loaded| {
-                    loaded.object.facts.needed.iter().any(|needed| {
-                        user.soname.get().is_some_and(|soname| soname == needed.to_bytes())
-                    })
+                    loaded.object.facts.needed.iter().any(|n| n.to_bytes() == user.soname)
                 };
                 let Some(loaded) = other.loaded().filter(names) else { continue };
                 let Some(_kept) = other.try_get(Caller::HOST).then(|| Kept(other)) else {

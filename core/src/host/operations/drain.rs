@@ -1,13 +1,14 @@
 //! Unloading for an event loop: begun, and finished or cancelled later. What is waited for is the
 //! descriptor of the counter's drain ([`begun`](crate::begun)).
 //!
-//! From its beginning to its end the module is GOING, and among `Inner::begun`: nobody else unloads
-//! or replaces it, and no reference is given out. Whoever takes it out of that list, under the
-//! host's lock, ends the unload, in one way or the other.
+//! From its beginning to its end the module's life is [`Life::Begun`]: nobody else unloads or
+//! replaces it, and no reference is given out. Whoever changes that, under the host's lock, ends the
+//! unload, in one way or the other.
 
 use super::unload::{Claimed, barrier, in_use};
 use crate::host::error::{Error, errno_text};
 use crate::host::object::resident::Unloaded;
+use crate::host::registry::life::Life;
 use crate::host::registry::module::Module;
 use crate::host::registry::record::{Record, State};
 use crate::host::registry::{Inner, Registry};
@@ -31,15 +32,14 @@ impl Module {
     pub fn unload_cancel(&self) -> Result<(), Error> {
         let (registry, record) = (self.registry()?, &self.0);
         let mut inner = registry.lock();
-        let at = inner.begun_at(record)?;
+        inner.check_begun(record)?;
         let released = record.counter.drain_cancel().map_err(|why| strange(record, why))?;
-        inner.begun.swap_remove(at);
         if released {
             // Nobody holds it, and nobody was told: it stays.
             // SAFETY: it is this drain that has won.
             unsafe { record.counter.reinit() }.expect("the winner's reinit");
         }
-        record.set_state(State::Live);
+        inner.lives.set_live(record);
         Ok(())
     }
 
@@ -71,22 +71,21 @@ impl Registry {
             DrainError::Descriptor { errno } => no_descriptor(name, errno),
             other => barrier(name, other.errno()),
         })?;
-        record.set_state(State::Going);
-        inner.begun.push(record.clone());
+        inner.lives.set(&record, Life::Begun);
         Ok((Module(record), timer))
     }
 
     pub(crate) fn unload_begun(&self, name: &str) -> Result<Module, Error> {
         let inner = self.lock();
         let record = self.visible(name)?;
-        inner.begun_at(&record)?;
+        inner.check_begun(&record)?;
         Ok(Module(record))
     }
 
     /// Takes a module out of those whose unload was begun, unless it is held.
-    fn finish(&self, record: &Record, force: bool) -> Result<Option<Claimed>, Error> {
+    fn finish(&self, record: &Arc<Record>, force: bool) -> Result<Option<Claimed>, Error> {
         let mut inner = self.lock();
-        let at = inner.begun_at(record)?;
+        inner.check_begun(record)?;
         let claimed = if force {
             let folded = record.counter.drain_take_over().map_err(|why| strange(record, why))?;
             let left = record.counter.try_finish(folded);
@@ -96,24 +95,22 @@ impl Registry {
                 Ok(()) => Claimed::Released,
                 Err(FinishError::InUse { .. }) => return Ok(None),
                 Err(FinishError::TimedOut { held }) => {
-                    inner.begun.swap_remove(at);
-                    record.set_state(State::Live);
+                    inner.lives.set_live(record);
                     return Err(in_use(record, libc::ETIMEDOUT, held));
                 }
                 Err(why) => return Err(strange(record, why)),
             }
         };
-        inner.begun.swap_remove(at);
         claimed.note(&mut inner, record);
         Ok(Some(claimed))
     }
 }
 
 impl Inner {
-    /// Where a module is in the list, or why it is not there.
-    fn begun_at(&self, record: &Record) -> Result<usize, Error> {
-        if let Some(at) = self.begun.iter().position(|begun| **begun == *record) {
-            return Ok(at);
+    /// Why a module's unload is not begun.
+    fn check_begun(&self, record: &Record) -> Result<(), Error> {
+        if matches!(self.lives.of(record), Some(Life::Begun)) {
+            return Ok(());
         }
         let name = record.name();
         Err(if record.state() == State::Going {

@@ -5,9 +5,10 @@
 use super::unload::asleep;
 use crate::host::error::{Error, errno_text, references, warn};
 use crate::host::object::open::{self, Found};
+use crate::host::registry::life::{Left, Life};
 use crate::host::registry::module::Module;
 use crate::host::registry::record::{ExitFn, How, InitFn, Loaded, Record, State};
-use crate::host::registry::{Inner, Registry, Zombie, name};
+use crate::host::registry::{Inner, Registry, name};
 use crate::{Mode, trace};
 use std::ffi::c_void;
 use std::mem;
@@ -73,7 +74,7 @@ impl Registry {
         self.request(&name);
         let found = open::find(path)?;
         let how = How { mode: load.mode.unwrap_or(Mode::PerCpu), copied: load.copied };
-        let record = self.reserve(&name, path, how)?;
+        let record = self.reserve(&name, path, how, found.soname())?;
         // SAFETY: the caller's promise.
         unsafe { self.bring_up(&record, found, |_| Ok(()))? };
         Ok(Module(record))
@@ -87,7 +88,13 @@ impl Registry {
     }
 
     /// A new record in the table, or why that name cannot be had (L5).
-    fn reserve(self: &Arc<Self>, name: &str, path: &Path, how: How) -> Result<Arc<Record>, Error> {
+    fn reserve(
+        self: &Arc<Self>,
+        name: &str,
+        path: &Path,
+        how: How,
+        soname: Vec<u8>,
+    ) -> Result<Arc<Record>, Error> {
         let mut inner = self.lock();
         if let Some(there) = self.table().get(name).cloned() {
             let _lock = self.wait_for_load(inner, &there, None)?;
@@ -110,8 +117,7 @@ impl Registry {
                 ),
             });
         }
-        let record = Record::new(Arc::downgrade(self), inner.next_serial(), name, path, how)?;
-        self.begin_loading(&mut inner, &record);
+        let record = self.begin_loading(&mut inner, name, path, how, soname)?;
         let table = self.table().with(&record);
         self.publish(&mut inner, table);
         Ok(record)
@@ -147,7 +153,6 @@ impl Registry {
     ///
     /// As for `Host::load_with`.
     unsafe fn open(&self, record: &Arc<Record>, found: Found) -> Result<(), Error> {
-        let _ = record.soname.set(found.soname());
         let providers = self.hold_providers(record, found.needed())?;
         // SAFETY: the caller's promise.
         let object = unsafe { found.open(record.how.copied)? };
@@ -181,7 +186,8 @@ impl Registry {
             let why = format!("module '{name}' was refused by a notifier: {refusal}");
             Error::new(refusal.errno(), why)
         })?;
-        record.comes(self.lock().tainted);
+        trace::module::load(record.c_name(), self.lock().tainted);
+        record.links().has_come = true;
         let Some(init) = loaded.init else { return Ok(()) };
         // SAFETY: the plugin contract. It may not unwind, which would end the process at the
         // boundary to C.
@@ -212,8 +218,8 @@ impl Registry {
         let mut inner = self.lock();
         match admit(&mut inner) {
             Ok(()) => {
-                record.set_state(State::Live);
-                self.end_loading(&mut inner, record);
+                inner.lives.set_live(record);
+                self.load_has_ended(&mut inner);
                 Ok(())
             }
             Err(error) => {
@@ -242,7 +248,8 @@ impl Registry {
         let folded = record.shut();
         // Another load may look at what it is bound to just now, with a reference.
         let moment = || asleep(Some(Duration::from_millis(10)));
-        if folded.is_some_and(|folded| record.counter.finish_by(folded, moment())) {
+        let is_free = folded.is_some_and(|folded| record.counter.finish_by(folded, moment()));
+        if is_free {
             self.close(record);
         } else {
             let why = match folded {
@@ -257,15 +264,15 @@ impl Registry {
             };
             warn(&why);
             error = Error::new(error.errno(), why);
-            let mut inner = self.lock();
-            let zombie = Zombie { record: record.clone(), folded, exit: false, unloaded: false };
-            inner.zombies.push(zombie);
         }
         let mut inner = self.lock();
-        let table = self.table().without(record);
-        self.publish(&mut inner, table);
-        record.set_state(State::Going);
-        self.end_loading(&mut inner, record);
+        // First there, and then gone from the table: its holders need the record (H1).
+        inner.lives.set(record, Life::Left(Left { folded, exit: false, unloaded: false }));
+        self.unlist(&mut inner, record);
+        if is_free {
+            inner.lives.forget(record);
+        }
+        self.load_has_ended(&mut inner);
         error
     }
 }

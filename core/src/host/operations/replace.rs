@@ -7,8 +7,9 @@
 use crate::host::error::Error;
 use crate::host::object::open;
 use crate::host::object::resident::Unloaded;
+use crate::host::registry::life::{Left, Life};
 use crate::host::registry::record::{Record, State};
-use crate::host::registry::{Inner, Registry, Zombie};
+use crate::host::registry::{Inner, Registry};
 use crate::sync::Word;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -34,9 +35,7 @@ impl Registry {
         let (old, new) = {
             let mut inner = self.lock();
             let old = self.find_free(&inner, name, false)?;
-            let serial = inner.next_serial();
-            let new = Record::new(Arc::downgrade(self), serial, name, path, old.how)?;
-            self.begin_loading(&mut inner, &new);
+            let new = self.begin_loading(&mut inner, name, path, old.how, found.soname())?;
             (old, new)
         };
         let admit = |inner: &mut Inner| {
@@ -44,9 +43,8 @@ impl Registry {
             self.check_free(inner, &old, false)?;
             // Before it is published: nobody finds a replacement that is COMING.
             new.set_state(State::Live);
-            old.set_state(State::Going);
             // Kept for its holders (H1), and for us to end.
-            inner.ending.push(old.clone());
+            inner.lives.set(&old, Life::Ending { forced: false });
             let table = self.table().with(&new);
             self.publish(inner, table);
             Ok(())
@@ -56,23 +54,21 @@ impl Registry {
         Ok(self.let_go(&old, wait()))
     }
 
-    /// Ends a module that is out of the table, among `ending`, and not shut yet.
+    /// Ends a module that is out of the table, and not shut yet.
     fn let_go(&self, old: &Arc<Record>, wait: impl FnMut(&Word, u64) -> bool) -> Unloaded {
         let folded = old.shut();
-        let zombie = || Zombie { record: old.clone(), folded, exit: true, unloaded: true };
+        let leave = || self.leave_to_holders(old, Left { folded, exit: true, unloaded: true });
         let left = folded.is_some_and(|folded| {
             let waited = AssertUnwindSafe(|| old.counter.finish_by(folded, wait));
             catch_unwind(waited).unwrap_or_else(|panic| {
-                self.leave_to_holders(zombie());
+                leave();
                 resume_unwind(panic)
             })
         });
         if !left {
-            return self.leave_to_holders(zombie());
+            return leave();
         }
         self.farewell(old);
-        let outcome = self.end(old, true);
-        self.lock().remove_ending(old);
-        outcome
+        self.end(old, true)
     }
 }

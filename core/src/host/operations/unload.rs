@@ -5,9 +5,10 @@
 use crate::counter::release::Folded;
 use crate::host::error::{Error, errno_text, references};
 use crate::host::object::resident::{Residency, Unloaded};
+use crate::host::registry::life::{Left, Life};
 use crate::host::registry::module::Module;
 use crate::host::registry::record::{Links, Record, State};
-use crate::host::registry::{Inner, LastUnloaded, Registry, Zombie};
+use crate::host::registry::{Inner, LastUnloaded, Registry};
 use crate::misuse::Caller;
 use crate::sync::{self, Deadline, Word};
 use crate::trace;
@@ -108,7 +109,7 @@ impl Registry {
         match record.state() {
             State::Live => {}
             State::Going => {
-                let by = if inner.begun.iter().any(|begun| **begun == *record) {
+                let by = if matches!(inner.lives.of(record), Some(Life::Begun)) {
                     "since an unload was begun; finish or cancel that"
                 } else {
                     "by another thread"
@@ -167,7 +168,7 @@ impl Registry {
                 other => (other.errno(), None),
             }),
             Some(wait) => {
-                record.set_state(State::Going);
+                inner.lives.set(&record, Life::Draining);
                 drop(inner);
                 // The counter is live again if `wait` panics; then so is the module.
                 let live_again = LiveAgain { host: self, record: &record };
@@ -187,18 +188,15 @@ impl Registry {
                 .shut(Caller::UNKNOWN)
                 .map(Claimed::Forced)
                 .map_err(|error| barrier(name, error.errno())),
-            Err((errno, Some(held))) => {
-                record.set_state(State::Live);
-                drop(inner);
-                return Err(in_use(&record, errno, held));
-            }
+            Err((errno, Some(held))) => Err(in_use(&record, errno, held)),
             Err((errno, None)) => Err(barrier(name, errno)),
         };
-        // As it was, or on its way out; nobody but us moves a module that is live.
-        record.set_state(if claimed.is_ok() { State::Going } else { State::Live });
-        let claimed = claimed?;
-        claimed.note(&mut inner, &record);
-        Ok((record, claimed))
+        match &claimed {
+            Ok(claimed) => claimed.note(&mut inner, &record),
+            // As it was.
+            Err(_) => inner.lives.set_live(&record),
+        }
+        claimed.map(|claimed| (record, claimed))
     }
 
     /// U7, by the thread that has claimed the module.
@@ -206,12 +204,10 @@ impl Registry {
         self.farewell(record);
         match claimed {
             Claimed::Released => self.end(record, true),
-            Claimed::Forced(folded) => self.leave_to_holders(Zombie {
-                record: record.clone(),
-                folded: Some(folded),
-                exit: false,
-                unloaded: true,
-            }),
+            Claimed::Forced(folded) => {
+                let left = Left { folded: Some(folded), exit: false, unloaded: true };
+                self.leave_to_holders(record, left)
+            }
         }
     }
 
@@ -228,7 +224,7 @@ impl Registry {
     /// Gives up what the module depends on, closes its object, and says what came of it. Its
     /// counter is released, by us.
     pub(crate) fn close(&self, record: &Record) -> Unloaded {
-        if record.has_come() {
+        if record.links().has_come {
             trace::module::free(record.c_name());
         }
         self.unlink(&mut self.lock(), record);
@@ -252,8 +248,8 @@ impl Registry {
     pub(crate) fn end(&self, record: &Arc<Record>, remember: bool) -> Unloaded {
         let outcome = self.close(record);
         let mut inner = self.lock();
-        let table = self.table().without(record);
-        self.publish(&mut inner, table);
+        self.unlist(&mut inner, record);
+        inner.lives.forget(record);
         if remember {
             let outcome = outcome.clone();
             inner.last_unloaded = Some(LastUnloaded { name: record.name().to_owned(), outcome });
@@ -263,24 +259,19 @@ impl Registry {
 
     /// Takes a module out of the table and leaves its code to those who hold it, if anybody
     /// still does.
-    pub(crate) fn leave_to_holders(&self, zombie: Zombie) -> Unloaded {
-        let record = zombie.record.clone();
+    pub(crate) fn leave_to_holders(&self, record: &Arc<Record>, left: Left) -> Unloaded {
         {
             let mut inner = self.lock();
             // First there, and then gone here: its holders need the record (H1).
-            inner.zombies.push(zombie);
-            inner.remove_ending(&record);
-            if self.table().get(record.name()) == Some(&record) {
-                let table = self.table().without(&record);
-                self.publish(&mut inner, table);
-            }
+            inner.lives.set(record, Life::Left(left));
+            self.unlist(&mut inner, record);
             let outcome = Unloaded::Resident(Residency::Held { references: record.held() });
             inner.last_unloaded = Some(LastUnloaded { name: record.name().to_owned(), outcome });
         }
         // Perhaps the last of them has left meanwhile.
         let mut outcome = None;
         self.reap_each(|ended, how| {
-            if *ended == *record {
+            if *ended == **record {
                 outcome = Some(how.clone());
             }
         });
@@ -293,34 +284,26 @@ impl Registry {
         unmapped
     }
 
-    /// Ends every zombie that nobody holds any more.
+    /// Ends every module that was left to its holders and that nobody holds any more.
     fn reap_each(&self, mut ended: impl FnMut(&Record, &Unloaded)) {
         loop {
-            let zombie = {
-                let mut inner = self.lock();
-                let at = inner.zombies.iter_mut().position(Zombie::is_left);
-                let Some(at) = at else { return };
-                let zombie = inner.zombies.remove(at);
-                inner.ending.push(zombie.record.clone());
-                zombie
-            };
-            let record = &zombie.record;
-            if zombie.exit {
-                self.farewell(record);
+            let free = self.lock().lives.take_free();
+            let Some((record, left)) = free else { return };
+            if left.exit {
+                self.farewell(&record);
             }
-            let outcome = self.end(record, zombie.unloaded);
-            self.lock().remove_ending(record);
-            ended(record, &outcome);
+            let outcome = self.end(&record, left.unloaded);
+            ended(&record, &outcome);
         }
     }
 }
 
 impl Claimed {
-    /// Whether this was by force, for the record.
-    pub(crate) fn note(&self, inner: &mut Inner, record: &Record) {
-        let by_force = matches!(self, Self::Forced(_)) || record.is_permanent();
-        inner.tainted |= by_force;
-        record.links().forced = by_force;
+    /// The module is on its way out, by force perhaps.
+    pub(crate) fn note(&self, inner: &mut Inner, record: &Arc<Record>) {
+        let forced = matches!(self, Self::Forced(_)) || record.is_permanent();
+        inner.tainted |= forced;
+        inner.lives.set(record, Life::Ending { forced });
     }
 }
 
@@ -331,8 +314,7 @@ struct LiveAgain<'a> {
 
 impl Drop for LiveAgain<'_> {
     fn drop(&mut self) {
-        let _lock = self.host.lock();
-        self.record.set_state(State::Live);
+        self.host.lock().lives.set_live(self.record);
     }
 }
 

@@ -1,11 +1,12 @@
 //! The list of modules, as `/proc/modules` has it. Linux: `m_show`.
 
 use super::Registry;
+use super::life::Life;
 use std::fmt::Write;
 
 impl Registry {
     pub(crate) fn list(&self) -> String {
-        let _lock = self.lock();
+        let inner = self.lock();
         let table = self.table();
         let mut text = String::new();
         for record in table.newest_first() {
@@ -34,7 +35,7 @@ impl Registry {
                 place.range.start
             );
             // R: it is being removed by force.
-            if links.forced {
+            if matches!(inner.lives.of(record), Some(Life::Ending { forced: true })) {
                 text.push_str(" (R)");
             }
             text.push('\n');

@@ -1,6 +1,7 @@
 //! What a host knows: its table, its lock, and what that guards.
 
 mod fork;
+pub(crate) mod life;
 mod list;
 pub(crate) mod module;
 pub(crate) mod name;
@@ -11,15 +12,16 @@ mod table;
 use super::error::Error;
 use super::object::linked::{Linked, Place};
 use super::object::resident::Unloaded;
-use crate::counter::release::Folded;
 use crate::misuse::Caller;
 use arc_swap::ArcSwap;
+use life::{Life, Lives, Loading};
 use module::{Module, Reference};
 use name::NAME_LEN;
 use notify::Chain;
-use record::{Loaded, Record, State};
+use record::{How, Loaded, Record, State};
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::process;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,16 +52,10 @@ pub struct Registry {
 #[derive(Default)]
 pub(crate) struct Inner {
     serial: u64,
-    /// Loads under way.
-    loading: Vec<Loading>,
+    /// What is done with those that are not simply in service.
+    pub(crate) lives: Lives,
     /// Threads that wait for the end of somebody's load.
     waiting: Vec<(ThreadId, Arc<Record>)>,
-    /// Not in the table any more, and not unmapped yet.
-    pub(crate) zombies: Vec<Zombie>,
-    /// On their way from the zombies to their end, in some thread.
-    pub(crate) ending: Vec<Arc<Record>>,
-    /// Their unload was begun, and is not finished or cancelled yet.
-    pub(crate) begun: Vec<Arc<Record>>,
     /// What `symbol_get` has given out and nobody has given back.
     pub(crate) symbols: Vec<Given>,
     pub(crate) last_unloaded: Option<LastUnloaded>,
@@ -74,25 +70,6 @@ pub(crate) struct Given {
     pub(crate) symbol: String,
     pub(crate) address: usize,
     pub(crate) record: Arc<Record>,
-}
-
-/// A module that is out of the table while its code stays for those who hold it.
-pub(crate) struct Zombie {
-    pub(crate) record: Arc<Record>,
-    /// `None` if its door could not be shut, for want of a barrier; that is tried again.
-    pub(crate) folded: Option<Folded>,
-    /// Its exit function is still to be run.
-    pub(crate) exit: bool,
-    /// It was in service once: the record of what was unloaded last takes it up.
-    pub(crate) unloaded: bool,
-}
-
-/// A load that is under way.
-struct Loading {
-    record: Arc<Record>,
-    thread: ThreadId,
-    process: u32,
-    since: Instant,
 }
 
 /// What became of the module that was unloaded last.
@@ -183,20 +160,21 @@ impl Registry {
     pub(crate) fn check_empty(&self) -> Result<(), Error> {
         let inner = self.lock();
         let table = self.table();
-        let zombies = inner.zombies.len() + inner.ending.len();
-        // A replacement that is being made ready is in neither.
-        let loading =
-            inner.loading.iter().filter(|l| table.get(l.record.name()) != Some(&l.record));
-        let modules = table.len() + loading.count();
-        if modules + zombies == 0 {
+        let out = inner.lives.iter().filter(|(record, _)| table.get(record.name()) != Some(record));
+        // A replacement that is being made ready, or what was taken out while it was held.
+        let (new, held): (Vec<_>, Vec<_>) =
+            out.partition(|(_, life)| matches!(life, Life::Loading(_)));
+        let modules = table.len() + new.len();
+        if modules + held.len() == 0 {
             return Ok(());
         }
-        let first = table.iter().next().or(inner.zombies.first().map(|zombie| &zombie.record));
+        let first = table.iter().next().or(held.first().map(|(record, _)| record));
         Err(Error::new(
             libc::EBUSY,
             format!(
-                "the host still has modules: {modules}, and {zombies} that are unloaded and held{}; \
+                "the host still has modules: {modules}, and {} that are unloaded and held{}; \
                  unload them first, or let their holders finish",
+                held.len(),
                 first.map(|record| format!(" ('{}' is one)", record.name())).unwrap_or_default()
             ),
         ))
@@ -212,20 +190,32 @@ impl Registry {
         self.table.store(Arc::new(table));
     }
 
-    /// The beginning of a load by this thread.
-    pub(crate) fn begin_loading(&self, inner: &mut Inner, record: &Arc<Record>) {
-        inner.loading.push(Loading {
-            record: record.clone(),
-            thread: this_thread_id(),
-            process: process::id(),
-            since: Instant::now(),
-        });
+    /// A new record, with which this thread begins a load.
+    pub(crate) fn begin_loading(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        name: &str,
+        path: &Path,
+        how: How,
+        soname: Vec<u8>,
+    ) -> Result<Arc<Record>, Error> {
+        let serial = inner.next_serial();
+        let record = Record::new(Arc::downgrade(self), serial, name, path, how, soname)?;
+        inner.lives.set(&record, Life::Loading(Loading::begin()));
+        Ok(record)
     }
 
-    /// Its end, for those who wait.
-    pub(crate) fn end_loading(&self, inner: &mut Inner, record: &Record) {
-        inner.loading.retain(|loading| *loading.record != *record);
+    /// Tells those who wait that a load has ended, which the lock says already.
+    pub(crate) fn load_has_ended(&self, _lock: &mut Inner) {
         self.changed.notify_all();
+    }
+
+    /// Takes a module out of the table, if it is in it.
+    pub(crate) fn unlist(&self, inner: &mut Inner, record: &Arc<Record>) {
+        if self.table().get(record.name()) == Some(record) {
+            let table = self.table().without(record);
+            self.publish(inner, table);
+        }
     }
 
     /// Waits until nobody is loading `record`, for as long as `limit` says.
@@ -237,7 +227,7 @@ impl Registry {
     ) -> Result<MutexGuard<'a, Inner>, Error> {
         let me = this_thread_id();
         let deadline = limit.map(|limit| Instant::now() + limit);
-        while let Some(loading) = inner.loading.iter().find(|loading| loading.record == *record) {
+        while let Some(loading) = inner.lives.loading(record) {
             let name = record.name();
             if loading.process != process::id() {
                 return Err(Error::new(
@@ -284,14 +274,14 @@ impl Registry {
         deadline: Instant,
     ) -> bool {
         let inner = self.lock();
-        let is_opening = |loading: &Loading| {
-            *loading.record != *user
+        let is_opening = |(record, loading): (&Arc<Record>, &Loading)| {
+            **record != *user
                 && loading.thread != this_thread_id()
-                && loading.record.loaded().is_none()
-                && loading.record.soname.get().is_some_and(|soname| names.contains(soname))
+                && record.loaded().is_none()
+                && names.contains(&record.soname)
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !inner.loading.iter().any(is_opening) {
+        if left.is_zero() || !inner.lives.loads().any(is_opening) {
             return false;
         }
         drop(self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner));
@@ -301,32 +291,19 @@ impl Registry {
     /// The module that an object of the dynamic linker's is, among all that are open.
     pub(crate) fn owner(&self, inner: &Inner, linked: Linked) -> Option<Arc<Record>> {
         let table = self.table();
-        let zombies = inner.zombies.iter().map(|zombie| &zombie.record);
-        let loading = inner.loading.iter().map(|loading| &loading.record);
         table
             .iter()
-            .chain(zombies)
-            .chain(loading)
-            .chain(&inner.ending)
+            .chain(inner.lives.iter().map(|(record, _)| record))
             .find(|record| record.loaded().is_some_and(|loaded| loaded.object.linked == linked))
             .cloned()
     }
 }
 
 impl Inner {
-    /// One thread has ended a module, or left it to its holders. (Another may have taken it
-    /// up from there by now: each is in the list for itself.)
-    pub(crate) fn remove_ending(&mut self, record: &Record) {
-        if let Some(at) = self.ending.iter().position(|ending| **ending == *record) {
-            self.ending.swap_remove(at);
-        }
-    }
-
     /// Whether a replacement for `record` is being made ready: of two loads under one name, the one
     /// that is not in the table.
     pub(crate) fn is_being_replaced(&self, record: &Record) -> bool {
-        let is_new = |new: &Record| *new != *record && new.name() == record.name();
-        self.loading.iter().any(|loading| is_new(&loading.record))
+        self.lives.loads().any(|(new, _)| **new != *record && new.name() == record.name())
     }
 
     pub(crate) fn next_serial(&mut self) -> u64 {
@@ -338,10 +315,8 @@ impl Inner {
     fn would_wait_for(&self, me: ThreadId, record: &Arc<Record>) -> bool {
         let mut record = record;
         // At most as many steps as there are loads: a cycle would include us.
-        for _ in 0..=self.loading.len() {
-            let Some(loading) = self.loading.iter().find(|l| l.record == *record) else {
-                return false;
-            };
+        for _ in 0..=self.lives.loads().count() {
+            let Some(loading) = self.lives.loading(record) else { return false };
             if loading.thread == me {
                 return true;
             }
@@ -356,7 +331,7 @@ impl Inner {
     /// EBUSY for a module that is not live yet.
     pub(crate) fn still_loading(&self, record: &Record) -> Error {
         let name = record.name();
-        let Some(loading) = self.loading.iter().find(|loading| *loading.record == *record) else {
+        let Some(loading) = self.lives.loading(record) else {
             return Error::new(libc::EBUSY, format!("module '{name}' is being loaded"));
         };
         let what =
@@ -372,15 +347,5 @@ impl Inner {
             )
         };
         Error::new(libc::EBUSY, format!("module '{name}' is {what}, {wait}"))
-    }
-}
-
-impl Zombie {
-    /// Whether the last holder has left; then it is the caller's.
-    pub(crate) fn is_left(&mut self) -> bool {
-        if self.folded.is_none() {
-            self.folded = self.record.shut();
-        }
-        self.folded.is_some_and(|folded| self.record.counter.try_finish(folded))
     }
 }

@@ -11,7 +11,7 @@ use crate::{Counter, Mode};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// Where a module is between its load and its end. Linux: `enum module_state`.
@@ -72,12 +72,10 @@ pub struct Record {
     /// As it was asked for.
     pub(crate) path: PathBuf,
     pub(crate) how: How,
-    /// What other objects name it by, once its file is found.
-    pub(crate) soname: OnceLock<Vec<u8>>,
+    /// What other objects name it by.
+    pub(crate) soname: Vec<u8>,
     loaded: OnceLock<Loaded>,
     links: Mutex<Links>,
-    /// The notifiers have let it come.
-    come: AtomicBool,
 }
 
 /// Where the C library's probes find the address of a module's name.
@@ -106,8 +104,8 @@ pub(crate) struct Loaded {
 pub(crate) struct Links {
     pub(crate) uses: Vec<Arc<Record>>,
     pub(crate) used_by: Vec<Arc<Record>>,
-    /// It is being removed by force.
-    pub(crate) forced: bool,
+    /// The notifiers have let it come; its init function is next, or was.
+    pub(crate) has_come: bool,
 }
 
 impl Record {
@@ -118,6 +116,7 @@ impl Record {
         name: &str,
         path: &Path,
         how: How,
+        soname: Vec<u8>,
     ) -> Result<Arc<Self>, Error> {
         let counter = match how.mode {
             Mode::Atomic => Counter::new(),
@@ -136,10 +135,9 @@ impl Record {
             state: AtomicU32::new(State::Unformed as u32),
             path: path.to_owned(),
             how,
-            soname: OnceLock::new(),
+            soname,
             loaded: OnceLock::new(),
             links: Mutex::default(),
-            come: AtomicBool::new(false),
         };
         // As in Linux, no trace point: nobody knows of it yet.
         assert!(record.counter.try_get(Caller::HOST), "a new counter is live");
@@ -251,7 +249,7 @@ impl Record {
     /// Gives back the reference that a module is loaded with. As in Linux, tracers are told if
     /// they were told that it has come.
     pub(crate) fn put_of_load(&self) {
-        if self.has_come() {
+        if self.links().has_come {
             self.put();
         } else {
             // SAFETY: the load has it, and this is its end.
@@ -271,19 +269,6 @@ impl Record {
         trace::module::put(self.c_name(), caller);
         // SAFETY: the caller's promise.
         unsafe { self.counter.put_in_word(caller) };
-    }
-
-    /// The notifiers have let it come; its init function is next. Once.
-    pub(crate) fn comes(&self, tainted: bool) {
-        trace::module::load(self.c_name(), tainted);
-        // Relaxed: whoever ends it has learned of it through the host's lock, or is this thread.
-        self.come.store(true, Relaxed);
-    }
-
-    /// Whether `comes` was called.
-    pub(crate) fn has_come(&self) -> bool {
-        // Relaxed: as above.
-        self.come.load(Relaxed)
     }
 
     /// References held, for sentences.
