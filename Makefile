@@ -125,26 +125,31 @@ report: bench ## bench, and a page with plots, in target/bench/report
 .PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom
 .PHONY: test-interleave test-c test-install test-readme test-bench test-python test-wheel mutants
 .PHONY: test-sdist test-probes test-examples
-# In lanes, because a compiler uses one CPU for most of its time; a lane's output comes when it is
-# through.
-LANES = $(MAKE) --no-print-directory --jobs=2 --output-sync=recurse
+# In lanes, because a compiler uses one CPU for most of its time. Each line says whose it is.
+LANES = $(MAKE) --no-print-directory --jobs=2
 LANE  = $(MAKE) --no-print-directory --jobs=1
+lane-%: SHELL := bash
+lane-%: .SHELLFLAGS := -o pipefail -c
+NAMED = 2>&1 | sed -u 's/^/$(@:lane-%=%): /'
 
+# What is skipped is listed at the end: ci/skip has kept it.
 test: need-rust need-cc need-python $(VENV_READY) ## everything below but test-install and mutants
+	@rm -f target/skipped
 	@$(LANE) test-header build
 	@$(LANES) lane-rust lane-c
 	@$(LANE) test-wheel
 	@$(LANES) WHEEL_IS_THERE=1 lane-users lane-python
+	@ci/skip
 
 .PHONY: lane-rust lane-c lane-users lane-python
 lane-rust:
-	@$(LANE) test-lint test-rust test-models 2>&1
+	@$(LANE) test-lint test-rust test-models $(NAMED)
 lane-c:
-	@$(LANE) test-abi test-c test-man test-probes 2>&1
+	@$(LANE) test-abi test-c test-man test-probes $(NAMED)
 lane-users:
-	@$(LANE) test-readme test-examples 2>&1
+	@$(LANE) test-readme test-examples $(NAMED)
 lane-python:
-	@$(LANE) test-bench test-sdist test-python 2>&1
+	@$(LANE) test-bench test-sdist test-python $(NAMED)
 
 # First, because an ordinary build writes the header.
 test-header: need-rust ## the committed header is what the source gives

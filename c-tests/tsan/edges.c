@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "module_ref.h"
-#include "../tap.h"
+#include "tap.h"
 
 enum { HOLDERS = 3, ROUNDS = 300 };
 

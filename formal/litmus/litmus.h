@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../c-tests/tap.h"
+#include "../../c-tests/lib/tap.h"
 
 /* linux/membarrier.h, which not every C library's headers come with. */
 #define BARRIER			(1 << 3)	/* PRIVATE_EXPEDITED */

@@ -102,7 +102,7 @@ static inline int run_rows(const char *title, const struct row *rows, size_t n)
 		printf("# %s\n", per_cpu ? "counters per CPU" : "counters in one word");
 		for (size_t i = 0; i < n; i++) {
 			if (!rows[i].run) {
-				ok(1, "%s # SKIP %s", rows[i].name, rows[i].here);
+				printf("# %s: %s\n", rows[i].name, rows[i].here);
 				results[mode][i] = "none";
 			} else if (per_cpu && !can_per_cpu) {
 				ok(1, "%s # SKIP no counting per CPU here", rows[i].name);
