@@ -31,7 +31,7 @@ help: ## what can be made
 
 .PHONY: need-rust need-cc need-python
 need-rust:
-	@ci/need $(CARGO) "the Rust toolchain, 1.95 or newer" "https://rustup.rs"
+	@ci/need $(CARGO) "the Rust toolchain, 1.88 or newer" "https://rustup.rs"
 need-cc:
 	@ci/need "$(firstword $(CC))" "a C compiler" "apt-get install gcc"
 need-python:

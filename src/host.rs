@@ -131,7 +131,9 @@ thread_local! {
 /// Keeps `text` for `module_last_error`. A thread that is as good as gone has no place for it.
 fn set_last_error(text: &str) {
     let _ = LAST_ERROR.try_with(|last| {
-        let n = text.floor_char_boundary(WORDS - 1);
+        // No half a character. str::floor_char_boundary is newer than `rust-version`.
+        let most = text.len().min(WORDS - 1);
+        let n = (0..=most).rev().find(|&n| text.is_char_boundary(n)).unwrap_or(0);
         let mut last = last.borrow_mut();
         last[..n].copy_from_slice(&text.as_bytes()[..n]);
         last[n] = 0;

@@ -338,8 +338,8 @@ impl Host {
 
     /// As [`symbol_put`](Self::symbol_put), by the address. Linux: `symbol_put_addr`.
     pub fn symbol_put_address(&self, address: *const c_void) -> Result<(), Error> {
-        let what = format_args!("at {address:p}");
-        self.registry.symbol_put(what, |given| given.address == address as usize)
+        self.registry
+            .symbol_put(format_args!("at {address:p}"), |given| given.address == address as usize)
     }
 
     /// Makes `user` depend on `provider`, until `user` is unloaded: a reference on the

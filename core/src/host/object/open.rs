@@ -285,7 +285,7 @@ impl Object {
         name: &str,
     ) -> Result<libloading::os::unix::Symbol<T>, libloading::Error> {
         // SAFETY: the caller's promise.
-        unsafe { self.handle.lent().get(name) }
+        unsafe { self.handle.lent().get(name.as_bytes()) }
     }
 
     /// The address of a symbol that the object itself defines. (A search goes on in the
@@ -497,10 +497,7 @@ fn last_errno() -> i32 {
 /// none. Otherwise a file that is an object of the right kind (we have looked) fails for want of
 /// something else, a symbol or a library: `ENOENT`.
 fn cannot(path: &Path, error: libloading::Error) -> Error {
-    let words = match &error {
-        libloading::Error::DlOpen { source } => source.to_string(),
-        other => other.to_string(),
-    };
+    let words = error.to_string();
     // ENFILE's text begins with that of EMFILE.
     let known = [libc::ENOMEM, libc::EACCES, libc::EPERM, libc::ENFILE, libc::EMFILE, libc::EIO];
     let mut errno = known.into_iter().find(|&errno| words.contains(&errno_text(errno)));

@@ -139,10 +139,10 @@ impl Chain {
         let result = catch_unwind(AssertUnwindSafe(|| notifier(module, state)))
             .unwrap_or_else(|_| Err(Error::refuse(libc::ECANCELED, "the notifier panicked")));
         // Gone with the entry if it has unregistered itself.
-        if let Some(entry) = self.lock().get(id)
-            && let Some(at) = entry.running.iter().rposition(|running| *running == me())
-        {
-            entry.running.swap_remove(at);
+        if let Some(entry) = self.lock().get(id) {
+            if let Some(at) = entry.running.iter().rposition(|running| *running == me()) {
+                entry.running.swap_remove(at);
+            }
         }
         self.ended.notify_all();
         result

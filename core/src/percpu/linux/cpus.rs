@@ -37,7 +37,7 @@ pub(super) fn possible() -> impl Iterator<Item = usize> {
 
 /// Calls `each` with every number of a list like `0-3,8`; `None` if it is no list.
 fn parse(list: &[u8], mut each: impl FnMut(usize)) -> Option<()> {
-    let list = str::from_utf8(list).ok()?.trim_end();
+    let list = core::str::from_utf8(list).ok()?.trim_end();
     for range in list.split(',') {
         let (from, to) = range.split_once('-').unwrap_or((range, range));
         let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);

@@ -140,20 +140,27 @@ pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
     }
     // Relaxed: set before there was any tag.
     let offset = OFFSET.load(Relaxed);
+    let added: isize;
     // SAFETY: the tag was set, so `offset` leads to this thread's `struct rseq`. The pointer,
     // if its tag is still set, leads to mapped slots for every CPU there may be. The assembly
     // keeps to the rules above.
     unsafe {
         core::arch::asm!(
-            crate::__rseq_add!("{slots}", "{offset}", "{DELTA}", "{failed}"),
+            crate::__rseq_add!("{slots}", "{offset}", "{DELTA}", "8f"),
+            // rax is the CPU's number, shifted.
+            ".pushsection __rseq_failure, \"ax?\"",
+            "8:",
+            "mov rax, -1",
+            "jmp 9f",
+            ".popsection",
+            "9:",
             slots = in(reg) slots.as_ptr(),
             offset = in(reg) offset,
             DELTA = const DELTA,
-            failed = label { return false },
-            out("rax") _,
+            out("rax") added,
             out("rcx") _,
             options(nostack),
         );
     }
-    true
+    added >= 0
 }
