@@ -53,7 +53,7 @@ build: need-rust ## the Rust and C libraries, in target/release
 header: need-rust ## write include/module_ref.h from the source
 	$(CARGO) build --release --package module-ref-capi
 
-# The stress program's page is its --help.
+# The page of the stress program is compared with its --help.
 man: need-cc need-python build ## write the manual pages from the headers
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	$(PYTHON) ci/man
