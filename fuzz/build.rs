@@ -1,7 +1,6 @@
-//! Builds the plugins that the targets load, with cc.
+//! Builds the plugins that the targets load.
 
 use std::path::Path;
-use std::process::Command;
 
 /// Name, and what is defined when `plugin.c` is compiled.
 const PLUGINS: [(&str, &[&str]); 5] = [
@@ -14,9 +13,12 @@ const PLUGINS: [(&str, &[&str]); 5] = [
 
 fn build(name: &str, source: &str, options: &[&str]) {
     let folder = std::env::var("OUT_DIR").expect("cargo sets it");
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-    let built = Command::new(compiler)
-        .args(["-shared", "-fPIC", "-O1", "-o"])
+    let built = cc::Build::new()
+        .opt_level(1)
+        .cargo_metadata(false)
+        .get_compiler()
+        .to_command()
+        .args(["-shared", "-fPIC", "-o"])
         .arg(Path::new(&folder).join(format!("{name}.so")))
         .arg(source)
         .args(options)

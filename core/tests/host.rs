@@ -3,10 +3,12 @@
 
 #![cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
 
+#[path = "support/compiler.rs"]
+mod compiler;
+
 use module_ref::Mode;
 use module_ref::host::{Error, Host, Load, Module, Reference, State, Unload, Unloaded};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -27,9 +29,8 @@ fn plugin(answer: i64) -> PathBuf {
              long answer(void) {{ return {answer}; }}\n"
         );
         std::fs::write(&source, text).unwrap();
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-        let built = Command::new(compiler)
-            .args(["-shared", "-fPIC", "-o"])
+        let built = compiler::shared()
+            .arg("-o")
             .args([&path, &source])
             .status()
             .expect("a C compiler: apt-get install gcc");

@@ -13,6 +13,8 @@
 
 #![cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
 
+#[path = "support/compiler.rs"]
+mod compiler;
 mod support;
 
 use module_ref::Mode;
@@ -27,7 +29,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -136,9 +137,7 @@ fn template(kind: Kind, answer: usize) -> PathBuf {
     if !path.exists() {
         let (source, built) = (path.with_extension("c"), path.with_extension("new"));
         fs::write(&source, SOURCE).unwrap();
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-        let status = Command::new(compiler)
-            .args(["-shared", "-fPIC"])
+        let status = compiler::shared()
             .args(&flags)
             .arg("-o")
             .args([&built, &source])
