@@ -15,6 +15,7 @@
 
 #[path = "support/compiler.rs"]
 mod compiler;
+#[path = "machine/mod.rs"]
 mod support;
 
 use module_ref::Mode;

@@ -6,22 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_guard_is_a_reference() {
-    let counter = ModuleRef::new();
-    let guard = counter.try_get().expect("live");
-    let second = guard.clone();
-    assert_eq!(counter.count(), Some(2));
-    assert_eq!(counter.try_release().unwrap_err(), ReleaseError::InUse { held: 2 });
-    drop((guard, second));
-    let released = counter.try_release().expect("nobody holds it");
-    assert_eq!(counter.count(), None);
-    assert!(counter.is_released() && counter.try_get().is_none());
-    assert_eq!(counter.try_release().unwrap_err(), ReleaseError::AlreadyReleased);
-    released.reinit();
-    assert_eq!(counter.count(), Some(0));
-}
-
-#[test]
 fn per_cpu_counters_come_and_go() {
     let counters: Vec<_> = (0..20_000).map(|_| ModuleRef::new_percpu().expect("memory")).collect();
     let guards: Vec<_> = counters.iter().filter_map(ModuleRef::try_get).collect();
@@ -39,16 +23,6 @@ fn per_cpu_counters_come_and_go() {
 }
 
 #[test]
-fn a_guard_survives_as_a_raw_reference() {
-    let counter = ModuleRef::new();
-    let raw = counter.try_get().expect("live").into_raw();
-    assert_eq!(counter.count(), Some(1));
-    // SAFETY: the reference that into_raw has kept.
-    drop(unsafe { module_ref::Guard::from_raw(raw) });
-    assert_eq!(counter.count(), Some(0));
-}
-
-#[test]
 fn a_drain_gives_up_at_its_deadline_and_not_before() {
     let counter = ModuleRef::new();
     let guard = counter.try_get().expect("live");
@@ -59,58 +33,6 @@ fn a_drain_gives_up_at_its_deadline_and_not_before() {
     drop(guard);
     counter.drain(Some(Duration::ZERO)).expect("nobody holds it").reinit();
     counter.drain(Some(Duration::MAX)).expect("a deadline beyond the clock is none").reinit();
-}
-
-#[test]
-fn a_waiter_of_ones_own() {
-    let counter = ModuleRef::new();
-    let mut guard = counter.try_get();
-    let mut looks = 0;
-    let released = counter.drain_with(|held| {
-        looks += 1;
-        assert_eq!(held.count(), 1);
-        held.park_timeout(Duration::from_micros(10));
-        if looks == 3 {
-            guard = None;
-        }
-        true
-    });
-    released.expect("the guard has gone").reinit();
-    assert_eq!(looks, 3);
-
-    let guard = counter.try_get();
-    let outcome = counter.drain_with(|_| false).map(drop);
-    assert_eq!(outcome, Err(DrainError::TimedOut { held: 1 }));
-    drop(guard);
-
-    // Whoever gives up in the moment in which the last guard goes has won.
-    let mut guard = counter.try_get();
-    let outcome = counter.drain_with(|_| {
-        guard = None;
-        false
-    });
-    outcome.expect("zero wins").reinit();
-}
-
-#[test]
-fn a_waiter_that_panics_leaves_the_counter_live() {
-    for counter in [ModuleRef::new(), ModuleRef::new_percpu().expect("memory")] {
-        let mut guard = counter.try_get();
-        for gone in [false, true] {
-            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let _ = counter.drain_with(|_| {
-                    if gone {
-                        guard = None;
-                    }
-                    std::panic::resume_unwind(Box::new(()))
-                });
-            }));
-            assert!(panicked.is_err());
-            assert_eq!(counter.count(), Some(u64::from(!gone)));
-            drop(counter.try_get().expect("live"));
-        }
-        let _ = counter.try_release().expect("nobody holds it");
-    }
 }
 
 #[test]
