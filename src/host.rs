@@ -1,8 +1,9 @@
 //! The exported functions of the module host, in the order of the header. Linux with glibc.
 
-use crate::abi::{give, put_in_word};
+use crate::abi::put_in_word;
 use crate::caller::with_caller;
 use crate::cancel::NotCancelled;
+use crate::lent::{Lent, give, lent};
 use crate::sequence::sequence_or;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use counter::Mode;
@@ -12,7 +13,7 @@ use counter::misuse::Caller;
 use libc::{pthread_attr_t, pthread_t};
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::mem::{self, ManuallyDrop};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -152,65 +153,83 @@ fn invalid(function: &str, why: &str) -> c_int {
     -libc::EINVAL
 }
 
-/// The host behind a pointer from C, borrowed.
-///
-/// # Safety
-///
-/// `host` is NULL or a host that stays for the call.
-unsafe fn borrow(host: *mut module_host) -> Option<ManuallyDrop<Host>> {
-    // SAFETY: the caller's promise; the owner that this would be is not dropped.
-    (!host.is_null()).then(|| ManuallyDrop::new(unsafe { Host::from_raw(host.cast()) }))
-}
+impl Lent for *mut module_host {
+    /// The owner that this would be is not dropped.
+    type As<'a> = Option<ManuallyDrop<Host>>;
 
-/// The record that a pointer from C stands for: its own address, or, 8 bytes into the cell that
-/// linux_module.h defines and a load has filled in, the address that stands there. A record is
-/// 16-aligned, so the two cannot be taken for each other.
-///
-/// # Safety
-///
-/// `module` is NULL, a module, or such a place, and stays for the call.
-unsafe fn raw_record(module: *const module) -> *const Record {
-    if module as usize % 16 == 8 {
-        // SAFETY: the caller's promise.
-        unsafe { module.byte_sub(8).cast::<*const Record>().read() }
-    } else {
-        module.cast()
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: not NULL, so from `Host::into_raw`.
+        (!self.is_null()).then(|| ManuallyDrop::new(unsafe { Host::from_raw(self.cast()) }))
     }
 }
 
-/// The module behind a pointer from C.
-///
-/// # Safety
-///
-/// As for `raw_record`.
-unsafe fn record<'a>(module: *const module) -> Option<&'a Record> {
-    // SAFETY: the caller's promise.
-    unsafe { raw_record(module).as_ref() }
+/// The record that a pointer stands for is at its own address, or, if the pointer leads 8 bytes
+/// into the cell that linux_module.h defines and a load has filled in, at the address that stands
+/// there. A record is 16-aligned, so the two cannot be taken for each other.
+impl Lent for *const module {
+    type As<'a> = Option<&'a Record>;
+
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: NULL, a record, or inside of such a cell.
+        unsafe {
+            if self as usize % 16 == 8 {
+                self.byte_sub(8).cast::<*const Record>().read().as_ref()
+            } else {
+                self.cast::<Record>().as_ref()
+            }
+        }
+    }
 }
 
-/// A handle of our own to the module behind a pointer from C.
-///
-/// # Safety
-///
-/// As for `raw_record`.
-unsafe fn handle(module: *const module) -> Option<Module> {
-    // SAFETY: the caller's promise.
-    unsafe { record(module).map(|record| Module::borrow_raw(record)) }
+impl Lent for *mut module {
+    type As<'a> = Option<&'a Record>;
+
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: the same contract.
+        unsafe { self.cast_const().lent() }
+    }
+}
+
+/// Where a module is to be written.
+impl Lent for *mut *mut module {
+    type As<'a> = Option<&'a mut MaybeUninit<*mut module>>;
+
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: NULL, or such a place.
+        unsafe { self.cast::<MaybeUninit<*mut module>>().as_mut() }
+    }
+}
+
+/// A handle of our own to a module that C lends.
+fn handle(record: &Record) -> Module {
+    // SAFETY: C has no other records than those that handles keep.
+    unsafe { Module::borrow_raw(record) }
+}
+
+/// What may not be NULL.
+fn given<T>(function: &str, what: &str, given: Option<T>) -> Result<T, c_int> {
+    given.ok_or_else(|| invalid(function, &format!("{what} is NULL")))
 }
 
 /// A C string as text, or why not.
-///
-/// # Safety
-///
-/// `text` is NULL or a C string that stays for the call.
-unsafe fn text<'a>(function: &str, what: &str, text: *const c_char) -> Result<&'a str, c_int> {
-    if text.is_null() {
-        return Err(invalid(function, &format!("{what} is NULL")));
-    }
-    // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(text) }
-        .to_str()
-        .map_err(|_| invalid(function, &format!("{what} is not UTF-8")))
+fn text<'a>(function: &str, what: &str, text: Option<&'a CStr>) -> Result<&'a str, c_int> {
+    let text = given(function, what, text)?.to_str();
+    text.map_err(|_| invalid(function, &format!("{what} is not UTF-8")))
+}
+
+/// A C string as a path, which may be any bytes.
+fn to_path<'a>(function: &str, path: Option<&'a CStr>) -> Result<&'a Path, c_int> {
+    Ok(Path::new(OsStr::from_bytes(given(function, "path", path)?.to_bytes())))
+}
+
+/// What a call answers: a number that is not negative, or an errno that is.
+fn answer(result: Result<c_int, c_int>) -> c_int {
+    result.unwrap_or_else(|rc| rc)
+}
+
+/// 0, or the errno of a failure whose words are kept.
+fn done(result: Result<(), Error>) -> c_int {
+    result.map_or_else(|error| fail(&error), |()| 0)
 }
 
 /// 0 or 1, with the reason for 1 kept as the last error.
@@ -321,8 +340,7 @@ pub unsafe extern "C" fn module_load(
     name: *const c_char,
     out: *mut *mut module,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe { load("module_load", host, path, name, 0, out) }
+    load("module_load", lent!(host), lent!(path), lent!(name), 0, lent!(out))
 }
 
 /// Does as module_load(), with flags: MODULE_LOAD_ATOMIC, MODULE_LOAD_COPY, or both.
@@ -339,49 +357,42 @@ pub unsafe extern "C" fn module_load_flags(
     flags: c_uint,
     out: *mut *mut module,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe { load("module_load_flags", host, path, name, flags, out) }
+    load("module_load_flags", lent!(host), lent!(path), lent!(name), flags, lent!(out))
 }
 
-unsafe fn load(
+/// Loads, with what it was given checked.
+fn load(
     function: &str,
-    host: *mut module_host,
-    path: *const c_char,
-    name: *const c_char,
+    host: Option<ManuallyDrop<Host>>,
+    file: Option<&CStr>,
+    name: Option<&CStr>,
     flags: c_uint,
-    out: *mut *mut module,
+    out: Option<&mut MaybeUninit<*mut module>>,
 ) -> c_int {
     let _whole = NotCancelled::until_dropped();
     let result = (|| {
-        // SAFETY: the pointers are C's to keep valid, and so is what the object does.
-        unsafe {
-            let host = borrow(host).ok_or_else(|| invalid(function, "host is NULL"))?;
-            if path.is_null() {
-                return Err(invalid(function, "path is NULL"));
-            }
-            if flags & !(MODULE_LOAD_ATOMIC | MODULE_LOAD_COPY) != 0 {
-                return Err(invalid(function, &format!("unknown flags {flags:#x}")));
-            }
-            let atomic = flags & MODULE_LOAD_ATOMIC != 0;
-            let mut load = Load::new().mode(if atomic { Mode::Atomic } else { Mode::PerCpu });
-            if flags & MODULE_LOAD_COPY != 0 {
-                load = load.copied();
-            }
-            if !name.is_null() {
-                load = load.name(text(function, "the name", name)?);
-            }
-            let path = Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes()));
-            host.load_with(path, load).map_err(|error| fail(&error))
+        let (host, file) = (given(function, "host", host)?, to_path(function, file)?);
+        if flags & !(MODULE_LOAD_ATOMIC | MODULE_LOAD_COPY) != 0 {
+            return Err(invalid(function, &format!("unknown flags {flags:#x}")));
         }
+        let atomic = flags & MODULE_LOAD_ATOMIC != 0;
+        let mut load = Load::new().mode(if atomic { Mode::Atomic } else { Mode::PerCpu });
+        if flags & MODULE_LOAD_COPY != 0 {
+            load = load.copied();
+        }
+        if name.is_some() {
+            load = load.name(text(function, "the name", name)?);
+        }
+        // SAFETY: what the object does is C's to answer for.
+        unsafe { host.load_with(file, load) }.map_err(|error| fail(&error))
     })();
     let (module, rc) = match result {
         Ok(module) => (Some(module), 0),
         Err(rc) => (None, rc),
     };
-    if !out.is_null() {
+    if let Some(out) = out {
         let raw = module.map_or(core::ptr::null(), Module::into_raw);
-        // SAFETY: not NULL, and C's to keep valid.
-        unsafe { out.write(raw.cast_mut().cast()) };
+        out.write(raw.cast_mut().cast());
     }
     rc
 }
@@ -394,10 +405,7 @@ unsafe fn load(
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
-    // SAFETY: the pointer is C's to keep valid.
-    if let Some(handle) = unsafe { handle(r#mod) } {
-        mem::forget(handle);
-    }
+    mem::forget(lent!(r#mod).map(handle));
     r#mod
 }
 
@@ -406,8 +414,10 @@ pub unsafe extern "C" fn module_handle_get(r#mod: *mut module) -> *mut module {
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
-    // SAFETY: the handle is C's to give back, once.
-    drop(unsafe { record(r#mod).map(|record| Module::from_raw(record)) });
+    if let Some(record) = lent!(r#mod) {
+        // SAFETY: the handle is C's to give back, once.
+        drop(unsafe { Module::from_raw(record) });
+    }
 }
 
 /// Unmaps modules that were unloaded by force, or replaced, while they were held, and are not
@@ -421,11 +431,8 @@ pub unsafe extern "C" fn module_handle_put(r#mod: *mut module) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the pointer is C's to keep valid.
-    match unsafe { borrow(host) } {
-        Some(host) => host.reap().try_into().unwrap_or(c_int::MAX),
-        None => invalid("module_host_reap", "host is NULL"),
-    }
+    let host = given("module_host_reap", "host", lent!(host));
+    answer(host.map(|host| host.reap().try_into().unwrap_or(c_int::MAX)))
 }
 
 /// Unloads a module: cleanup_module() runs, the notifiers are told, its dependencies are given
@@ -460,18 +467,15 @@ pub unsafe extern "C" fn module_unload(
     flags: c_uint,
     timeout_ns: i64,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe {
-        forcibly("module_unload", host, name, flags, |host, name, force| {
-            let how = match timeout(timeout_ns) {
-                Some(Duration::ZERO) => Unload::now(),
-                Some(timeout) => Unload::within(timeout),
-                None => Unload::waiting(),
-            };
-            let how = if force { how.force() } else { how };
-            unloaded("unloaded, and its code stays mapped", name, host.unload(name, how))
-        })
-    }
+    forcibly("module_unload", lent!(host), lent!(name), flags, |host, name, force| {
+        let how = match timeout(timeout_ns) {
+            Some(Duration::ZERO) => Unload::now(),
+            Some(timeout) => Unload::within(timeout),
+            None => Unload::waiting(),
+        };
+        let how = if force { how.force() } else { how };
+        unloaded("unloaded, and its code stays mapped", name, host.unload(name, how))
+    })
 }
 
 /// Does as module_unload(), for programs that wait in a loop of their own: shuts the door and
@@ -498,13 +502,10 @@ pub unsafe extern "C" fn module_unload_begin(
     name: *const c_char,
     flags: c_uint,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe {
-        forcibly("module_unload_begin", host, name, flags, |host, name, force| {
-            let begun = host.unload_begin_raw(name, force);
-            begun.map_or_else(|error| fail(&error), |(_, timer)| timer.into_raw_fd())
-        })
-    }
+    forcibly("module_unload_begin", lent!(host), lent!(name), flags, |host, name, force| {
+        let begun = host.unload_begin_raw(name, force);
+        begun.map_or_else(|error| fail(&error), |(_, timer)| timer.into_raw_fd())
+    })
 }
 
 /// Unloads a module whose unload module_unload_begin() has begun, if the last reference has
@@ -528,25 +529,20 @@ pub unsafe extern "C" fn module_unload_finish(
     name: *const c_char,
     flags: c_uint,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe {
-        forcibly("module_unload_finish", host, name, flags, |host, name, force| {
-            let begun = host.unload_begun(name);
-            match begun.and_then(|module| module.unload_finish(force)) {
-                Ok(None) => {
-                    set_last_error(&format!(
-                        "module '{name}' is still in use; wait until the descriptor is \
-                         readable, or cancel the unload"
-                    ));
-                    -libc::EINPROGRESS
-                }
-                Ok(Some(outcome)) => {
-                    unloaded("unloaded, and its code stays mapped", name, Ok(outcome))
-                }
-                Err(error) => fail(&error),
+    forcibly("module_unload_finish", lent!(host), lent!(name), flags, |host, name, force| {
+        let begun = host.unload_begun(name);
+        match begun.and_then(|module| module.unload_finish(force)) {
+            Ok(None) => {
+                set_last_error(&format!(
+                    "module '{name}' is still in use; wait until the descriptor is readable, or \
+                     cancel the unload"
+                ));
+                -libc::EINPROGRESS
             }
-        })
-    }
+            Ok(Some(outcome)) => unloaded("unloaded, and its code stays mapped", name, Ok(outcome)),
+            Err(error) => fail(&error),
+        }
+    })
 }
 
 /// Ends an unload that module_unload_begin() has begun: the module is live again, also if the
@@ -564,41 +560,27 @@ pub unsafe extern "C" fn module_unload_cancel(
     host: *mut module_host,
     name: *const c_char,
 ) -> c_int {
-    // SAFETY: the caller's promises.
-    unsafe {
-        forcibly("module_unload_cancel", host, name, 0, |host, name, _| {
-            let begun = host.unload_begun(name);
-            let cancelled = begun.and_then(|module| module.unload_cancel());
-            cancelled.map_or_else(|error| fail(&error), |()| 0)
-        })
-    }
+    forcibly("module_unload_cancel", lent!(host), lent!(name), 0, |host, name, _| {
+        done(host.unload_begun(name).and_then(|module| module.unload_cancel()))
+    })
 }
 
 /// A call of a host about a module, by force or not, with what it was given checked.
-///
-/// # Safety
-///
-/// The pointers are NULL, or a host and a C string that stay for the call.
-unsafe fn forcibly(
+fn forcibly(
     function: &str,
-    host: *mut module_host,
-    name: *const c_char,
+    host: Option<ManuallyDrop<Host>>,
+    name: Option<&CStr>,
     flags: c_uint,
     call: impl FnOnce(&Host, &str, bool) -> c_int,
 ) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the caller's promises.
-    let (host, name) = unsafe {
-        let Some(host) = borrow(host) else { return invalid(function, "host is NULL") };
-        match text(function, "the name", name) {
-            Ok(name) => (host, name),
-            Err(rc) => return rc,
+    answer((|| {
+        let (host, name) = (given(function, "host", host)?, text(function, "the name", name)?);
+        if flags & !MODULE_UNLOAD_FORCE != 0 {
+            return Err(invalid(function, &format!("unknown flags {flags:#x}")));
         }
-    };
-    if flags & !MODULE_UNLOAD_FORCE != 0 {
-        return invalid(function, &format!("unknown flags {flags:#x}"));
-    }
-    call(&host, name, flags & MODULE_UNLOAD_FORCE != 0)
+        Ok(call(&host, name, flags & MODULE_UNLOAD_FORCE != 0))
+    })())
 }
 
 /// Puts the object at path in the place of module name, which may have the same path and
@@ -631,23 +613,14 @@ pub unsafe extern "C" fn module_replace(
 ) -> c_int {
     const FUNCTION: &str = "module_replace";
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the pointers are C's to keep valid, and so is what the object does.
-    unsafe {
-        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
-        let name = match text(FUNCTION, "the name", name) {
-            Ok(name) => name,
-            Err(rc) => return rc,
-        };
-        if path.is_null() {
-            return invalid(FUNCTION, "path is NULL");
-        }
-        let path = Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes()));
-        unloaded(
-            "replaced, and the old one's code stays mapped",
-            name,
-            host.replace(name, path, timeout(timeout_ns)),
-        )
-    }
+    answer((|| {
+        let host = given(FUNCTION, "host", lent!(host))?;
+        let name = text(FUNCTION, "the name", lent!(name))?;
+        let file = to_path(FUNCTION, lent!(path))?;
+        // SAFETY: what the object does is C's to answer for.
+        let replaced = unsafe { host.replace(name, file, timeout(timeout_ns)) };
+        Ok(unloaded("replaced, and the old one's code stays mapped", name, replaced))
+    })())
 }
 
 /// Finds the module of that name, and takes a reference to put. It may be COMING: its init
@@ -674,12 +647,8 @@ unsafe extern "C" fn find_get(
     name: *const c_char,
     caller: Caller,
 ) -> *mut module {
-    // SAFETY: the pointers are C's to keep valid.
-    let found = unsafe {
-        borrow(host)
-            .filter(|_| !name.is_null())
-            .and_then(|host| host.find_get_by(CStr::from_ptr(name).to_str().ok()?, caller))
-    };
+    let name = lent!(name).and_then(|name| name.to_str().ok());
+    let found = lent!(host).zip(name).and_then(|(host, name)| host.find_get_by(name, caller));
     found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
 }
 
@@ -697,8 +666,7 @@ pub unsafe extern "C" fn module_try_get(r#mod: *mut module) -> bool {
 }
 
 unsafe extern "C" fn try_get_in_word(of: *mut module, caller: Caller) -> bool {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { record(of) }.is_none_or(|record| record.try_get_in_word(caller))
+    lent!(of).is_none_or(|record| record.try_get_in_word(caller))
 }
 
 /// Takes one more reference. The caller holds one already. NULL is ignored.
@@ -712,8 +680,7 @@ pub unsafe extern "C" fn module_get(r#mod: *mut module) {
 }
 
 unsafe extern "C" fn get(of: *mut module, caller: Caller) {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(record) = (unsafe { record(of) }) else { return };
+    let Some(record) = lent!(of) else { return };
     // SAFETY: the reference is C's to keep.
     unsafe { record.get(caller) };
 }
@@ -731,8 +698,7 @@ pub unsafe extern "C" fn module_put(r#mod: *mut module) {
 }
 
 unsafe extern "C" fn put(of: *mut module, caller: Caller) {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(record) = (unsafe { record(of) }) else { return };
+    let Some(record) = lent!(of) else { return };
     // SAFETY: the reference is C's to keep.
     unsafe { record.put_in_word(caller) };
 }
@@ -755,11 +721,9 @@ unsafe extern "C" fn put_told(of: *mut module, caller: Caller) {
 /// module_put_and_kthread_exit().
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn module_put_and_exit(r#mod: *mut module, retval: *mut c_void) -> ! {
-    // SAFETY: the reference is C's.
-    unsafe {
-        if let Some(record) = record(r#mod) {
-            raw::put_at_exit(record);
-        }
+    if let Some(record) = lent!(r#mod) {
+        // SAFETY: the reference is C's.
+        unsafe { raw::put_at_exit(record) };
     }
     // SAFETY: nothing in this frame has a destructor.
     unsafe { libc::pthread_exit(retval) }
@@ -788,17 +752,13 @@ pub unsafe extern "C" fn module_thread_create(
     if thread.is_null() {
         return invalid(FUNCTION, "thread is NULL");
     }
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(module) = (unsafe { handle(r#mod) }) else { return invalid(FUNCTION, "mod is NULL") };
+    let Some(module) = lent!(r#mod).map(handle) else { return invalid(FUNCTION, "mod is NULL") };
     let Some(start) = start else { return invalid(FUNCTION, "start is NULL") };
     // SAFETY: the types differ in whether the function may unwind, as by pthread_exit.
     let start =
         unsafe { mem::transmute::<Start, Option<raw::Start>>(Some(start)) }.expect("as above");
     // SAFETY: the caller's promises.
-    match unsafe { raw::thread_create(thread, attr, &module, start, arg) } {
-        Ok(()) => 0,
-        Err(error) => fail(&error),
-    }
+    done(unsafe { raw::thread_create(thread, attr, &module, start, arg) })
 }
 
 /// Looks up a symbol of the module's object, or of one that it needs, as dlsym(3) does. The
@@ -812,16 +772,11 @@ pub unsafe extern "C" fn module_thread_create(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol(r#mod: *mut module, symbol: *const c_char) -> *mut c_void {
     const FUNCTION: &str = "module_symbol";
-    // SAFETY: the pointers are C's to keep valid, and the caller holds a reference.
-    let found = unsafe {
-        match record(r#mod) {
-            None => Err(invalid(FUNCTION, "mod is NULL")),
-            Some(_) if symbol.is_null() => Err(invalid(FUNCTION, "symbol is NULL")),
-            Some(record) => {
-                raw::raw_symbol(record, CStr::from_ptr(symbol)).map_err(|error| fail(&error))
-            }
-        }
-    };
+    let found = given(FUNCTION, "mod", lent!(r#mod)).and_then(|record| {
+        let symbol = given(FUNCTION, "symbol", lent!(symbol))?;
+        // SAFETY: the caller holds a reference.
+        unsafe { raw::raw_symbol(record, symbol) }.map_err(|error| fail(&error))
+    });
     found.unwrap_or(core::ptr::null_mut())
 }
 
@@ -847,14 +802,10 @@ unsafe extern "C" fn symbol_get(
     symbol: *const c_char,
     caller: Caller,
 ) -> *mut c_void {
-    // SAFETY: the pointers are C's to keep valid.
-    unsafe {
-        match (borrow(host), text("module_symbol_get", "symbol", symbol)) {
-            (Some(host), Ok(symbol)) => host.symbol_get_by(symbol, caller),
-            _ => None,
-        }
-    }
-    .unwrap_or(core::ptr::null_mut())
+    let symbol = text("module_symbol_get", "symbol", lent!(symbol)).ok();
+    let found =
+        lent!(host).zip(symbol).and_then(|(host, symbol)| host.symbol_get_by(symbol, caller));
+    found.unwrap_or(core::ptr::null_mut())
 }
 
 /// Gives back what module_symbol_get() returned for symbol; of several, what it returned first.
@@ -866,15 +817,10 @@ unsafe extern "C" fn symbol_get(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_symbol_put(host: *mut module_host, symbol: *const c_char) -> c_int {
     const FUNCTION: &str = "module_symbol_put";
-    // SAFETY: the pointers are C's to keep valid.
-    let result = unsafe {
-        let Some(host) = borrow(host) else { return invalid(FUNCTION, "host is NULL") };
-        match text(FUNCTION, "symbol", symbol) {
-            Ok(symbol) => host.symbol_put(symbol),
-            Err(rc) => return rc,
-        }
-    };
-    result.map_or_else(|error| fail(&error), |()| 0)
+    answer((|| {
+        let host = given(FUNCTION, "host", lent!(host))?;
+        Ok(done(host.symbol_put(text(FUNCTION, "symbol", lent!(symbol))?)))
+    })())
 }
 
 /// Gives back as module_symbol_put(), by the address that module_symbol_get() returned.
@@ -889,11 +835,8 @@ pub unsafe extern "C" fn module_symbol_put_addr(
     host: *mut module_host,
     addr: *const c_void,
 ) -> c_int {
-    // SAFETY: the pointer is C's to keep valid.
-    match unsafe { borrow(host) } {
-        None => invalid("module_symbol_put_addr", "host is NULL"),
-        Some(host) => host.symbol_put_address(addr).map_or_else(|error| fail(&error), |()| 0),
-    }
+    let host = given("module_symbol_put_addr", "host", lent!(host));
+    answer(host.map(|host| done(host.symbol_put_address(addr))))
 }
 
 /// Makes user depend on provider until user is unloaded: one reference on the provider, once
@@ -909,12 +852,10 @@ pub unsafe extern "C" fn module_symbol_put_addr(
 /// Memory ordering: none. Thread-safe. Not async-signal-safe. Linux: ref_module().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut module) -> c_int {
-    // SAFETY: the pointers are C's to keep valid.
-    let (user, provider) = unsafe { (handle(user), handle(provider)) };
-    let Some((user, provider)) = user.zip(provider) else {
+    let Some((user, provider)) = lent!(user).zip(lent!(provider)) else {
         return invalid("module_add_dependency", "user or provider is NULL");
     };
-    Host::add_dependency(&user, &provider).map_or_else(|error| fail(&error), |()| 0)
+    done(Host::add_dependency(&handle(user), &handle(provider)))
 }
 
 /// Counts the references held: by users, by modules that depend on it, and one while it is
@@ -926,8 +867,7 @@ pub unsafe extern "C" fn module_add_dependency(user: *mut module, provider: *mut
 /// Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { record(r#mod) }.map_or(i64::from(-libc::EINVAL), Record::refcount)
+    lent!(r#mod).map_or(i64::from(-libc::EINVAL), Record::refcount)
 }
 
 /// Says where the module is between its load and its end.
@@ -939,8 +879,7 @@ pub unsafe extern "C" fn module_refcount(r#mod: *const module) -> i64 {
 /// Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { record(r#mod) }.map_or(State::Live, Record::state).into()
+    lent!(r#mod).map_or(State::Live, Record::state).into()
 }
 
 /// Gives the module's name.
@@ -950,8 +889,7 @@ pub unsafe extern "C" fn module_state(r#mod: *const module) -> module_state {
 /// Memory ordering: none. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { record(r#mod) }.map_or(c"".as_ptr(), Record::c_name)
+    lent!(r#mod).map_or(c"".as_ptr(), Record::c_name)
 }
 
 /// Gives the host that has loaded the module.
@@ -961,8 +899,7 @@ pub unsafe extern "C" fn module_name(r#mod: *const module) -> *const c_char {
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_of(r#mod: *const module) -> *mut module_host {
-    // SAFETY: the pointer is C's to keep valid.
-    let host = unsafe { record(r#mod) }.map_or(core::ptr::null(), Record::raw_host);
+    let host = lent!(r#mod).map_or(core::ptr::null(), Record::raw_host);
     host.cast_mut().cast()
 }
 
@@ -983,8 +920,7 @@ pub unsafe extern "C" fn module_notifier_register(
     priority: c_int,
 ) -> c_int {
     const FUNCTION: &str = "module_notifier_register";
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(host) = (unsafe { borrow(host) }) else { return invalid(FUNCTION, "host is NULL") };
+    let Some(host) = lent!(host) else { return invalid(FUNCTION, "host is NULL") };
     let Some(notifier) = r#fn else { return invalid(FUNCTION, "fn is NULL") };
     let id = NotifierId::Key(notifier as usize, data as usize);
     // An address, so that the closure can go to other threads; C keeps what is behind it.
@@ -1000,7 +936,7 @@ pub unsafe extern "C" fn module_notifier_register(
         }
         Ok(())
     };
-    host.on_event_with_id(id, priority, Box::new(tell)).map_or_else(|error| fail(&error), |()| 0)
+    done(host.on_event_with_id(id, priority, Box::new(tell)))
 }
 
 /// Takes a notifier back. When this returns no other thread is in it, and none will be; it may
@@ -1019,11 +955,10 @@ pub unsafe extern "C" fn module_notifier_unregister(
     data: *mut c_void,
 ) -> c_int {
     const FUNCTION: &str = "module_notifier_unregister";
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(host) = (unsafe { borrow(host) }) else { return invalid(FUNCTION, "host is NULL") };
+    let Some(host) = lent!(host) else { return invalid(FUNCTION, "host is NULL") };
     let Some(notifier) = r#fn else { return invalid(FUNCTION, "fn is NULL") };
     let id = NotifierId::Key(notifier as usize, data as usize);
-    host.remove_notifier(id).map_or_else(|error| fail(&error), |()| 0)
+    done(host.remove_notifier(id))
 }
 
 /// Writes the modules as text in the format of /proc/modules, newest first, one line each:
@@ -1046,13 +981,10 @@ pub unsafe extern "C" fn module_host_list(
     buf: *mut c_char,
     len: usize,
 ) -> i64 {
-    // SAFETY: the pointers are C's to keep valid.
-    unsafe {
-        match borrow(host) {
-            Some(host) => give(&host.list(), buf, len),
-            None => invalid("module_host_list", "host is NULL").into(),
-        }
-    }
+    let Some(host) = lent!(host) else {
+        return invalid("module_host_list", "host is NULL").into();
+    };
+    give(&host.list(), lent!((buf, len)))
 }
 
 /// Writes who holds a module, as text. References are not tracked, so this says how many are held,
@@ -1065,13 +997,10 @@ pub unsafe extern "C" fn module_host_list(
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_holders(r#mod: *mut module, buf: *mut c_char, len: usize) -> i64 {
-    // SAFETY: the pointers are C's to keep valid.
-    unsafe {
-        match handle(r#mod) {
-            Some(module) => give(&module.holders_text(), buf, len),
-            None => invalid("module_holders", "mod is NULL").into(),
-        }
-    }
+    let Some(module) = lent!(r#mod).map(handle) else {
+        return invalid("module_holders", "mod is NULL").into();
+    };
+    give(&module.holders_text(), lent!((buf, len)))
 }
 
 /// Writes what was unloaded last, as text: "name unmapped", or "name resident: " and the
@@ -1087,16 +1016,11 @@ pub unsafe extern "C" fn module_host_last_unloaded(
     buf: *mut c_char,
     len: usize,
 ) -> i64 {
-    // SAFETY: the pointers are C's to keep valid.
-    unsafe {
-        match borrow(host) {
-            Some(host) => {
-                let text = host.last_unloaded().map(|last| last.to_string());
-                give(&text.unwrap_or_default(), buf, len)
-            }
-            None => invalid("module_host_last_unloaded", "host is NULL").into(),
-        }
-    }
+    let Some(host) = lent!(host) else {
+        return invalid("module_host_last_unloaded", "host is NULL").into();
+    };
+    let text = host.last_unloaded().map(|last| last.to_string());
+    give(&text.unwrap_or_default(), lent!((buf, len)))
 }
 
 /// Says whether an unload was ever forced: upon holders, or upon a module without an exit
@@ -1107,8 +1031,7 @@ pub unsafe extern "C" fn module_host_last_unloaded(
 /// Memory ordering: none. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_host_tainted(host: *mut module_host) -> bool {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { borrow(host) }.is_some_and(|host| host.tainted())
+    lent!(host).is_some_and(|host| host.tainted())
 }
 
 /// Says the last failure of a function of the host on this thread in words: what was tried, on
