@@ -2,11 +2,13 @@
 //!
 //! | `linux/`  | what it holds                                                     |
 //! | --------- | ----------------------------------------------------------------- |
-//! | `slots`   | the tagged pointer in a counter, and the sum of what it points to  |
+//! | `cpus`    | which CPUs there may be                                            |
 //! | `rseq`    | the restartable sequence that adds                                 |
 //! | `barrier` | `membarrier`, and whether this process can count per CPU at all    |
-//! | `cpus`    | which CPUs there may be                                            |
 //! | `arena`   | the memory of the slots                                            |
+//! | `slots`   | the tagged pointer in a counter, and the sum of what it points to  |
+//!
+//! Each uses only those above it.
 //!
 //! # Why it is right
 //!

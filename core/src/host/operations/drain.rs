@@ -5,7 +5,7 @@
 //! replaces it, and no reference is given out. Whoever changes that, under the host's lock, ends the
 //! unload, in one way or the other.
 
-use super::unload::{Claimed, barrier, in_use};
+use super::unload::{Claimed, in_use, not_released};
 use crate::host::error::{Error, errno_text};
 use crate::host::object::resident::Unloaded;
 use crate::host::registry::life::Life;
@@ -69,7 +69,7 @@ impl Registry {
         let record = self.find_free(&inner, name, force)?;
         let timer = record.counter.drain_begin(Caller::UNKNOWN).map_err(|why| match why {
             DrainError::Descriptor { errno } => no_descriptor(name, errno),
-            other => barrier(name, other.errno()),
+            other => not_released(name, other.errno()),
         })?;
         inner.lives.set(&record, Life::Begun);
         Ok((Module(record), timer))

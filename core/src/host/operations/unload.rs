@@ -187,9 +187,9 @@ impl Registry {
                 .counter
                 .shut(Caller::UNKNOWN)
                 .map(Claimed::Forced)
-                .map_err(|error| barrier(name, error.errno())),
+                .map_err(|error| not_released(name, error.errno())),
             Err((errno, Some(held))) => Err(in_use(&record, errno, held)),
-            Err((errno, None)) => Err(barrier(name, errno)),
+            Err((errno, None)) => Err(not_released(name, errno)),
         };
         match &claimed {
             Ok(claimed) => claimed.note(&mut inner, &record),
@@ -336,12 +336,12 @@ pub(crate) fn in_use(record: &Record, errno: i32, held: u64) -> Error {
     Error::new(errno, why)
 }
 
-pub(crate) fn barrier(name: &str, errno: i32) -> Error {
+pub(crate) fn not_released(name: &str, errno: i32) -> Error {
     Error::new(
         errno,
         format!(
             "module '{name}' stays: its counter could not be released: {}; a sandbox that refuses \
-             membarrier has to allow it, or load modules with their count in one registry word",
+             membarrier has to allow it, or load modules with their count in one shared word",
             errno_text(errno)
         ),
     )

@@ -8,7 +8,7 @@
 //! What is taken is in bitmaps, changed by single atomic steps: a fork in another thread
 //! finds no lock held. Chunks are never unmapped: a late reader of a sum finds memory.
 
-use super::{cpus, slots::STRIDE_SHIFT};
+use super::cpus::{self, STRIDE_SHIFT};
 use core::mem::size_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering::*};

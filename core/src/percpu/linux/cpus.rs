@@ -7,6 +7,10 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
+/// From the slot of one CPU to that of the next: 64 KiB, a whole number of pages on
+/// every system, so that each CPU's slots are in pages of their own.
+pub(super) const STRIDE_SHIFT: u32 = 16;
+
 /// More than Linux can be built for (`NR_CPUS` is 8192 at most).
 const MOST: usize = 8192;
 

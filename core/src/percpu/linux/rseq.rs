@@ -124,7 +124,7 @@ macro_rules! __rseq_add {
     };
 }
 
-const _: () = assert!(super::slots::STRIDE_SHIFT == 16, "the sequence has it as a number");
+const _: () = assert!(super::cpus::STRIDE_SHIFT == 16, "the sequence has it as a number");
 
 /// Adds `DELTA` to this CPU's slot of the counter whose second word is `slots`; false if
 /// it did not.

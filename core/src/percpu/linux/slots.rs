@@ -20,10 +20,6 @@ const RECORDED: usize = 1 << 2;
 /// All of them; slots are 8-aligned, so these bits of a pointer are free, and of a stamp.
 const TAGS: usize = ON | SLOTTED | RECORDED;
 
-/// From the slot of one CPU to that of the next: 64 KiB, a whole number of pages on
-/// every system, so that each CPU's slots are in pages of their own.
-pub(super) const STRIDE_SHIFT: u32 = 16;
-
 #[repr(transparent)]
 pub(crate) struct Slots(AtomicUsize);
 
@@ -148,7 +144,7 @@ impl Slots {
         cpus::possible().fold(0, |sum, cpu| {
             // SAFETY: the arena has a row for every possible CPU, and the rows are mapped
             // for as long as the process lives.
-            let slot = unsafe { first.byte_add(cpu << STRIDE_SHIFT).as_ref() };
+            let slot = unsafe { first.byte_add(cpu << cpus::STRIDE_SHIFT).as_ref() };
             // Relaxed: after a barrier it is exact (P1); before it, it is a guess.
             sum.wrapping_add(slot.load(Relaxed))
         })
