@@ -11,9 +11,6 @@ import re
 import typing
 from collections import abc
 
-import matplotlib.artist
-import matplotlib.axes
-import matplotlib.axis
 import matplotlib.figure
 import matplotlib.lines
 import matplotlib.patches
@@ -70,8 +67,8 @@ class _Style(typing.NamedTuple):
         }
 
 
-# It measures text; matplotlib has no types for that.
-_RENDERER = typing.cast(typing.Any, backend_agg.RendererAgg)(1, 1, _PIXELS)
+# It measures text.
+_RENDERER = backend_agg.RendererAgg(1, 1, _PIXELS)
 
 
 def _wrap(text: str, width: float, size: float, bold: bool = False) -> str:
@@ -127,7 +124,7 @@ def _time(ns: float) -> str:
     return f"{_tick(ns)} ns"
 
 
-def _logarithmic(axis: matplotlib.axis.Axis, said: _Said, most: float) -> None:
+def _logarithmic(axis, said: _Said, most: float) -> None:
     """So many ticks at most, at powers of ten, and between them where there are few."""
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low)
@@ -140,7 +137,7 @@ def _logarithmic(axis: matplotlib.axis.Axis, said: _Said, most: float) -> None:
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _at: said(value)))
 
 
-def _fixed(axis: matplotlib.axis.Axis, values: abc.Iterable[float], pixels: float) -> None:
+def _fixed(axis, values: abc.Iterable[float], pixels: float) -> None:
     """Ticks at the values, or at every second or third from the last on if they are long."""
     places = sorted(set(values), reverse=True)
     need = sum(9 * len(_tick(place)) + 8 for place in places)
@@ -182,7 +179,7 @@ class _Sheet:
         backend_agg.FigureCanvasAgg(self.picture)
         each = self.width / columns
         self.inner = each - left - right, height - top - bottom
-        self.panels: list[matplotlib.axes.Axes] = []
+        self.panels = []
         for row, column in places:
             axes = self.picture.add_axes(
                 (
@@ -207,7 +204,7 @@ class _Sheet:
             linespacing=1.15,
         )
 
-    def name(self, axes: matplotlib.axes.Axes, title: str, x: str, y: str) -> None:
+    def name(self, axes, title: str, x: str, y: str) -> None:
         """The title, the horizontal axis, and above its end the vertical one."""
         inch = self.picture.dpi_scale_trans
         box = axes.get_position()
@@ -249,7 +246,7 @@ def _label(name: str, style: _Style, wide: bool) -> str:
     return _wrap(name, _room(wide) - 40, _sizes(wide)[1], style.ours)
 
 
-def _lines(sheet: _Sheet, axes: matplotlib.axes.Axes, lines: list[_Line], said: _Said) -> None:
+def _lines(sheet: _Sheet, axes, lines: list[_Line], said: _Said) -> None:
     """Lines on two logarithmic axes."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -320,7 +317,7 @@ def _throughput(run: Run, wide: bool) -> _Sheet | None:
                 continue
             style = _Style.of(run, cell.candidate)
             line = _Line(_label(cell.candidate.name, style, wide), style, [])
-            threads, ns = int(cell.parameters["threads"]), cell.figure
+            threads, ns = cell.parameters["threads"], cell.figure
             pairs = 1000 * min(threads, run.cpus)
             rate = Figure(pairs / ns.median, pairs / ns.high, pairs / ns.low)
             lines.setdefault(cell.candidate, line).points.append((threads, rate))
@@ -399,7 +396,7 @@ def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
     for cell in run.select("unload", measure=measure):
         if not cell.values:
             continue
-        key = (str(cell.parameters["load"]), int(cell.parameters["workers"]))
+        key = (cell.parameters["load"], cell.parameters["workers"])
         panels.setdefault(key, []).append(cell)
     if not panels:
         return None
@@ -415,7 +412,7 @@ def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
         for cells in panels.values()
         for cell in cells
     }
-    named: dict[str, matplotlib.artist.Artist] = {}
+    named = {}
     for candidate, style in styles.items():
         name = _wrap(candidate.name, 480 if wide else 290, small)
         named[name] = matplotlib.lines.Line2D([], [], **style.line())
@@ -527,7 +524,7 @@ def _bars(run: Run, wide: bool, question: str) -> _Sheet | None:
                 axes.plot(ends, [middle] * 2, color=_INK, linewidth=1.2)
             said = plain(figure.median)
             if len(threads) > 1:
-                said += f", {count(int(cell.parameters['threads']), 'thread')}"
+                said += f", {count(cell.parameters['threads'], 'thread')}"
             at, away = (figure.high, middle), (5, 0)
             axes.annotate(
                 said, at, away, textcoords="offset points", va="center", size=small, color=_INK
