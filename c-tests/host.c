@@ -884,6 +884,16 @@ static void nulls(void)
 	is(module_host_reap(NULL), -EINVAL, "nothing to reap");
 	is(module_host_free(NULL), -EINVAL, "nothing to free");
 	is(module_notifier_register(host, NULL, NULL, 0), -EINVAL, "NULL: notifier");
+	is(module_notifier_unregister(NULL, tell, NULL), -EINVAL, "NULL: host");
+	is(module_replace(NULL, "x", "x", 0), -EINVAL, "NULL: host");
+	is(module_replace(host, NULL, "x", 0), -EINVAL, "NULL: name");
+	is(module_unload(host, "x", 2, 0), -EINVAL, "unknown flags");
+	is(module_add_dependency(NULL, NULL), -EINVAL, "NULL: user");
+	is(module_symbol_put(host, NULL), -EINVAL, "NULL: symbol");
+	is(module_host_last_unloaded(NULL, NULL, 0), -EINVAL, "NULL has unloaded nothing");
+	ok(!module_symbol(NULL, "answer") && !module_handle_get(NULL), "NULL has no symbol, no handle");
+	ok(!module_host_tainted(NULL), "nor a taint");
+	is(module_state(NULL), MODULE_STATE_LIVE, "and is live");
 }
 
 static void modes_and_hosts(void)

@@ -1,9 +1,9 @@
-//! The module host from Rust, on real shared objects. `host_machine.rs` has it under random steps,
-//! against a model.
+//! The module host from Rust, on real shared objects. `host_model.rs` has it under random
+//! steps, against the model.
 
 #![cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
 
-#[path = "support/compiler.rs"]
+#[path = "model/compiler.rs"]
 mod compiler;
 
 use module_ref::Mode;
@@ -128,27 +128,6 @@ fn a_replacement_under_users() {
         user.join().unwrap();
     }
     host.unload("p", Unload::now()).unwrap();
-}
-
-#[test]
-fn events_and_vetoes() {
-    static TOLD: Mutex<Vec<State>> = Mutex::new(Vec::new());
-    let host = Host::new();
-    let id = host.on_event(0, |module, state| {
-        assert_eq!(module.name(), "plugin");
-        TOLD.lock().unwrap().push(state);
-        Ok(())
-    });
-    load(&host, "plugin", 15).unwrap();
-    host.unload("plugin", Unload::now()).unwrap();
-    assert_eq!(*TOLD.lock().unwrap(), [State::Coming, State::Live, State::Going]);
-    let veto = host.on_event(0, |_, _| Err(Error::refuse(libc::EPERM, "not today")));
-    let refused = load(&host, "plugin", 15).unwrap_err();
-    assert_eq!(refused.errno(), libc::EPERM);
-    assert!(refused.to_string().contains("not today"), "{refused}");
-    host.remove_notifier(veto).unwrap();
-    host.remove_notifier(id).unwrap();
-    assert_eq!(host.remove_notifier(id).unwrap_err().errno(), libc::ENOENT);
 }
 
 #[test]

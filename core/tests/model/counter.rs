@@ -724,15 +724,15 @@ pub fn check_sandbox() {
         return;
     }
     let _alone = alone();
-    let mut crew = Crew::<()>::new(|| ());
+    let (step, mut crew) = (&"the sandbox", Crew::<()>::new(|| ()));
     let counter: &'static ModuleRef = Box::leak(Box::new(ModuleRef::new_percpu().expect("memory")));
     let release = move || counter.try_release().map(drop);
     let refused = Err(ReleaseError::Barrier { errno: REFUSAL });
-    assert_eq!(crew.run(SANDBOXED, release), refused);
-    assert_eq!(crew.run(0, release), Ok(()));
+    assert_eq!(crew.run(step, SANDBOXED, release), refused);
+    assert_eq!(crew.run(step, 0, release), Ok(()));
     let new = || ModuleRef::new_percpu().map(drop);
-    let all = crew.run(SANDBOXED, take_all_slots);
+    let all = crew.run(step, SANDBOXED, take_all_slots);
     assert!(!all.is_empty());
-    assert_eq!(crew.run(SANDBOXED, new), Err(InitError::NoMemory));
-    assert_eq!(crew.run(0, new), Ok(()), "outside there is more");
+    assert_eq!(crew.run(step, SANDBOXED, new), Err(InitError::NoMemory));
+    assert_eq!(crew.run(step, 0, new), Ok(()), "outside there is more");
 }

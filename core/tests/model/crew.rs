@@ -196,10 +196,11 @@ impl<A: Debug + PartialEq + Send + 'static> Crew<A> {
     /// What `job` gives, done by `thread`.
     pub fn run<T: Send + 'static>(
         &mut self,
+        step: &dyn Debug,
         thread: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        self.start(thread, job).get(&"a step")
+        if thread == 0 { job() } else { self.start(thread, job).get(step) }
     }
 
     /// `thread`, or the next one that does not wait, of so many.
@@ -223,8 +224,7 @@ impl<A: Debug + PartialEq + Send + 'static> Crew<A> {
             self.waiting.insert(thread, pending);
             return self.await_that(step, thread, waits);
         };
-        let answer = if thread == 0 { job() } else { self.start(thread, job).get(step) };
-        assert_eq!(answer, expected, "{step:?}");
+        assert_eq!(self.run(step, thread, job), expected, "{step:?}");
     }
 
     /// Waits until `thread` `waits`, which does not answer meanwhile.

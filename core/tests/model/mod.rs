@@ -8,10 +8,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each program uses some of it")]
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod compiler;
 pub mod counter;
 pub mod crew;
-//#[cfg(all(target_os = "linux", target_env = "gnu"))]
-//pub mod host;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub mod host;
 
 /// A step, to be read.
 #[derive(Clone)]

@@ -1,0 +1,33 @@
+//! The module host against the model, in any order of operations.
+
+#![cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
+
+#[path = "model/mod.rs"]
+mod model;
+mod support;
+
+use model::host::{Rust, run};
+use proptest::prelude::*;
+
+const LETTERS: &[u8] = b"wwwwwwwwllllllllllllllllluuuuuuuuuuurrrrrrrrriiiiiiiiigggggggggtttttcc\
+    ppppppppppppppppddddddddnnqvvxxaaammmyyzzhhfks";
+
+proptest! {
+    #![proptest_config(support::config(200))]
+
+    #[test]
+    fn the_host_answers_as_the_model(text in support::text(LETTERS, 100)) {
+        silence();
+        run::<Rust>(text.as_bytes());
+    }
+}
+
+/// The warnings of loads that fail while they are held are meant, and would be thousands.
+fn silence() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let nowhere = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        // SAFETY: two descriptors that are open. What tests say goes to standard output.
+        unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&nowhere), libc::STDERR_FILENO) };
+    });
+}
