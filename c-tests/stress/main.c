@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../lib/oracle.h"
 #include "stress.h"
 
 enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2, EXIT_INTERRUPTED = 130 };
@@ -149,6 +150,7 @@ static void parse(int argc, char **argv, struct options *options)
 				trouble("--layer", optarg, "host, counter or both");
 			break;
 		case 'm':
+			options->mode_asked = true;
 			options->mode_percpu = strcmp(optarg, "percpu") == 0 ||
 					       strcmp(optarg, "both") == 0;
 			options->mode_atomic = strcmp(optarg, "atomic") == 0 ||
@@ -217,8 +219,10 @@ static void parse(int argc, char **argv, struct options *options)
 	}
 }
 
-/* What per-CPU counting is on this system, under a name that says so. */
-static const struct scheme *percpu_as_it_is(const struct scheme *scheme, const char *layer)
+/* What per-CPU counting is on this system, under a name that says so. Who asks for it and does not
+ * get it, or does not get it where it has to be, is told. */
+static const struct scheme *percpu_as_it_is(const struct scheme *scheme, const char *layer,
+					    bool asked_for)
 {
 	struct module_ref probe;
 	struct scheme *fallback;
@@ -229,6 +233,12 @@ static const struct scheme *percpu_as_it_is(const struct scheme *scheme, const c
 		return scheme; /* the run itself will say why */
 	percpu = module_ref_mode(&probe) == MODULE_REF_PERCPU;
 	module_ref_destroy(&probe);
+	if (!percpu && (asked_for || has_per_cpu())) {
+		fprintf(stderr, "module-ref-stress: counters are not per CPU here: %s\n",
+			has_per_cpu() ? "the library does not do what the system can" :
+					why_not_per_cpu());
+		exit(EXIT_TROUBLE);
+	}
 	if (percpu || !(fallback = malloc(sizeof(*fallback))) ||
 	    asprintf(&name, "%s, percpu -> atomic", layer) < 0)
 		return scheme;
@@ -280,21 +290,24 @@ int main(int argc, char **argv)
 	unsigned wanted = 0, done;
 	/* Standard output is for one machine-readable format at a time. */
 	FILE *to = stdout;
+	bool percpu_alone;
 	int status;
 
 	if (options.threads > MAX_WORKERS)
 		options.threads = MAX_WORKERS;
 	parse(argc, argv, &options);
+	percpu_alone = options.mode_asked && !options.mode_atomic;
 	if (options.json == stdout)
 		to = stderr;
 	if (options.layer_host && options.mode_atomic)
 		schemes[wanted++] = &scheme_host_atomic;
 	if (options.layer_host && options.mode_percpu)
-		schemes[wanted++] = percpu_as_it_is(&scheme_host_percpu, "module host");
+		schemes[wanted++] = percpu_as_it_is(&scheme_host_percpu, "module host",
+						    percpu_alone);
 	if (options.layer_counter && options.mode_atomic)
 		schemes[wanted++] = &scheme_atomic;
 	if (options.layer_counter && options.mode_percpu)
-		schemes[wanted++] = percpu_as_it_is(&scheme_percpu, "module_ref");
+		schemes[wanted++] = percpu_as_it_is(&scheme_percpu, "module_ref", percpu_alone);
 	if (options.compare) {
 		schemes[wanted++] = &scheme_patch;
 		schemes[wanted++] = &scheme_stop_the_world;

@@ -5,10 +5,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "stress.h"
@@ -16,65 +14,10 @@
 /* Latencies kept per unloader and kind; beyond that each has the same chance to stay. */
 #define SAMPLES 100000u
 
-const char *const violation_text[VIOLATION_KINDS] = {
-	[WRONG_ANSWER] = "wrong answers from a plugin that was held",
-	[CALL_AFTER_RELEASE] = "calls that began after a release had succeeded",
-	[TWO_WINNERS] = "releases with two winners",
-	[COUNT_LEFT] = "counts that did not come back to zero",
-	[IDLE_REFUSED] = "releases refused although nobody held anything",
-	[DRAIN_STUCK] = "drains that did not end",
-	[UNKNOWN_RESULT] = "results that no table has",
-};
-
 /* A drain without a timeout waits for calls of microseconds. */
 #define STUCK_NS UINT64_C(30000000000)
 
 volatile sig_atomic_t interrupted;
-static _Atomic uint64_t violation_count[VIOLATION_KINDS];
-
-void violation(enum violation kind, const char *format, ...)
-{
-	enum { SHOWN = 5 };
-	va_list args;
-
-	if (atomic_fetch_add(&violation_count[kind], 1) >= SHOWN)
-		return;
-	va_start(args, format);
-	fputs("\nVIOLATION: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
-	va_end(args);
-}
-
-uint64_t violations_of(enum violation kind)
-{
-	return atomic_load(&violation_count[kind]);
-}
-
-uint64_t violations(void)
-{
-	uint64_t sum = 0;
-
-	for (int kind = 0; kind < VIOLATION_KINDS; kind++)
-		sum += violations_of((enum violation)kind);
-	return sum;
-}
-
-uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void sleep_ns(uint64_t ns)
-{
-	struct timespec t = { .tv_sec = 0, .tv_nsec = (long)ns };
-
-	nanosleep(&t, NULL);
-}
-
 static _Thread_local struct run *current; /* the run this thread belongs to */
 
 /* ---- workers ----------------------------------------------------------------- */

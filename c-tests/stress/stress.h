@@ -18,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "../lib/clock.h"
 #include "../peers/patch.h"
 #include "module_ref.h"
 
@@ -172,7 +173,7 @@ struct options {
 	unsigned threads, unloaders;
 	double seconds;
 	uint64_t seed;
-	bool layer_counter, layer_host, mode_atomic, mode_percpu, compare, tap;
+	bool layer_counter, layer_host, mode_atomic, mode_percpu, mode_asked, compare, tap;
 	FILE *json;
 	struct plugin plugins[MAX_PLUGINS];
 	unsigned nplugins;
@@ -198,8 +199,6 @@ int report_json(const struct options *options, const struct result *results, uns
 /* Turns a crash into a report that names the thread and the plugin. */
 void crash_report_install(const struct run *run);
 void crash_report_thread(const char *role, unsigned index);
-
-uint64_t now_ns(void);
 
 /* One more, in a counter that this thread alone writes. */
 static inline void count_one(_Atomic uint64_t *own)
