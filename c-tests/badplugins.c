@@ -300,7 +300,6 @@ static int in_a_child(void (*work)(void))
 		struct rlimit no_core = { 0, 0 };
 
 		setrlimit(RLIMIT_CORE, &no_core);
-		alarm(20);
 		work();
 		_exit(0);
 	}

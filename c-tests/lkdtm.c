@@ -4,6 +4,7 @@
  * row by row. What is REFCOUNT_MAX there is the border of the outermost zone here, saturated is
  * pinned, and a refcount_t of 0, whose object is gone, is a released counter.
  */
+#define _GNU_SOURCE
 #include "rows.h"
 
 static void gets(struct module_ref *ref, int n)

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/membarrier.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -26,6 +27,7 @@
 #include <unistd.h>
 
 #include "module_ref_inline.h"
+#include "oracle.h"
 #include "tap.h"
 
 static bool percpu;
@@ -198,6 +200,113 @@ static void header_and_library(void)
 	free_ref(ref);
 }
 
+/* ---- what the sequence leaves in the thread's area ------------------------------------- */
+
+/* Nothing: by the descriptor's address the kernel would go on looking into code that may be
+ * unmapped by then. */
+static bool leaves_no_descriptor(struct module_ref *ref)
+{
+#if defined(__x86_64__) && defined(__GLIBC__)
+	uint64_t *descriptor = (uint64_t *)((char *)__builtin_thread_pointer() + __rseq_offset + 8);
+	bool none = true;
+
+	for (int n = 0; n < 1000 && none; n++) {
+		none = module_ref_try_get_inline(ref) && *(volatile uint64_t *)descriptor == 0;
+		module_ref_put_inline(ref);
+		none = none && *(volatile uint64_t *)descriptor == 0;
+		none = none && module_ref_try_get(ref) && *(volatile uint64_t *)descriptor == 0;
+		module_ref_put(ref);
+		none = none && *(volatile uint64_t *)descriptor == 0;
+	}
+	return none;
+#else
+	return module_ref_count(ref) == 0;
+#endif
+}
+
+static void descriptors(void)
+{
+	struct module_ref in_a_word = MODULE_REF_INIT, *ref = new_ref();
+
+	ok(leaves_no_descriptor(ref), "a get and a put leave no descriptor");
+	ok(leaves_no_descriptor(&in_a_word), "nor do those of a counter in one word");
+	is(module_ref_try_release(ref), 0, "released");
+	ok(!module_ref_try_get_inline(ref), "no get");
+	ok(leaves_no_descriptor(&in_a_word), "nor one that is refused");
+	free_ref(ref);
+}
+
+/* ---- the slots' memory ------------------------------------------------------------------- */
+
+/* The line of flags of the mapping that has the address. */
+static bool flags_of(const void *address, char *flags, size_t room)
+{
+	FILE *maps = fopen("/proc/self/smaps", "re");
+	unsigned long from, to, at = (unsigned long)address;
+	char line[4096];
+	bool there = false, here = false;
+
+	while (maps && !there && fgets(line, sizeof(line), maps)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			here = from <= at && at < to;
+		there = here && strncmp(line, "VmFlags:", 8) == 0;
+	}
+	if (maps)
+		fclose(maps);
+	snprintf(flags, room, "%s", there ? line : "");
+	return there;
+}
+
+static void no_huge_pages(void)
+{
+	struct module_ref *ref = new_ref();
+	char flags[4096];
+
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0)
+		ok(1, "huge pages # SKIP this kernel has none");
+	else
+		ok(flags_of((void *)(ref->slots & ~7ul), flags, sizeof(flags)) && strstr(flags, " nh"),
+		   "the slots are on no huge page: %s", strtok(flags, "\n"));
+	free_ref(ref);
+}
+
+/* ---- slots are one counter's alone ----------------------------------------------------------- */
+
+/* Whoever shares its slots with another thread's counter finds the other's reference. */
+static void *take_and_give_back(void *arg)
+{
+	enum { SOME = 8 };
+	_Atomic long *shared = arg;
+	struct module_ref refs[SOME];
+
+	for (long round = 0; round < scale / 2; round++) {
+		for (int i = 0; i < SOME; i++) {
+			need(module_ref_init_percpu(&refs[i]) == 0);
+			need(module_ref_try_get(&refs[i]));
+		}
+		for (int i = 0; i < SOME; i++) {
+			if (module_ref_count(&refs[i]) != 1)
+				atomic_fetch_add(shared, 1);
+			module_ref_put(&refs[i]);
+		}
+		for (int i = 0; i < SOME; i++)
+			module_ref_destroy(&refs[i]);
+	}
+	return NULL;
+}
+
+static void own_slots(void)
+{
+	pthread_t threads[4];
+	_Atomic long shared = 0;
+
+	for (int i = 0; i < 4; i++)
+		need(pthread_create(&threads[i], NULL, take_and_give_back, &shared) == 0);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	is(atomic_load(&shared), 0, "4 threads make counters, and none has another's slots");
+}
+
 /* ---- a thread whose sequence is not registered ----------------------------------------- */
 
 static void *unregistered(void *arg)
@@ -271,6 +380,18 @@ static void signals(void)
 	free_ref(ref);
 }
 
+static void *make_counters(void *arg)
+{
+	struct module_ref ref;
+
+	(void)arg;
+	while (!atomic_load(&stop)) {
+		need(module_ref_init_percpu(&ref) == 0);
+		module_ref_destroy(&ref);
+	}
+	return NULL;
+}
+
 /* ---- fork -------------------------------------------------------------------------------------- */
 
 static void forks(void)
@@ -278,11 +399,12 @@ static void forks(void)
 	struct module_ref *ref = new_ref();
 	struct traffic traffic = { ref, false, false, 0 };
 	int wrong = 0, status;
-	pthread_t thread;
+	pthread_t thread, maker;
 
 	atomic_store(&stop, 0);
 	need(pthread_create(&thread, NULL, run_traffic, &traffic) == 0);
-	for (int n = 0; n < 50; n++) {
+	need(pthread_create(&maker, NULL, make_counters, NULL) == 0);
+	for (int n = 0; n < 200; n++) {
 		pid_t child = fork();
 
 		if (child == 0) {
@@ -304,7 +426,8 @@ static void forks(void)
 	}
 	atomic_store(&stop, 1);
 	pthread_join(thread, NULL);
-	is(wrong, 0, "50 children, forked under traffic, go on counting");
+	pthread_join(maker, NULL);
+	is(wrong, 0, "200 children, forked under traffic, go on counting and make counters");
 	is(module_ref_try_release(ref), 0, "and so does the parent");
 	free_ref(ref);
 }
@@ -313,12 +436,14 @@ static void forks(void)
 
 static int calls;
 static long last_call;
+static greg_t argument;
 
 static void count_call(int number, siginfo_t *info, void *context)
 {
 	(void)number;
 	calls++;
 	last_call = info->si_syscall;
+	argument = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RDI];
 	((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = 0;
 }
 
@@ -356,7 +481,10 @@ static int count_calls(void)
 		return 3;
 	if (module_ref_try_release(ref) != 0)
 		return 4;
-	return calls == 1 && last_call == SYS_membarrier ? 0 : 5;
+	if (calls != 1 || last_call != SYS_membarrier)
+		return 5;
+	/* Another command orders what others do, but aborts no sequence. */
+	return argument == MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ ? 0 : 6;
 }
 
 /* In a child: membarrier is refused once the counter is there. */
@@ -414,25 +542,24 @@ static int in_child(int (*body)(void))
 
 int main(int argc, char **argv)
 {
-	struct module_ref ref;
-
 	module_ref_set_misuse_handler(on_misuse);
-	need(module_ref_init_percpu(&ref) == 0);
-	percpu = module_ref_mode(&ref) == MODULE_REF_PERCPU;
-	module_ref_destroy(&ref);
+	percpu = has_per_cpu();
 	printf("# mode: %s\n", percpu ? "percpu" : "atomic");
 	if (argc > 2)
 		scale = atol(argv[2]);
 	if (argc > 1)
-		is(percpu, strcmp(argv[1], "percpu") == 0, "per-CPU initialisation gives %s",
-		   percpu ? "percpu" : "atomic");
+		ok(percpu == (strcmp(argv[1], "percpu") == 0), "%s: %s", argv[1],
+		   percpu ? "nothing is missing" : why_not_per_cpu());
 	answers();
 	misuse();
 	header_and_library();
+	descriptors();
+	own_slots();
 	thread_without_rseq();
 	signals();
 	forks();
 	if (percpu) {
+		no_huge_pages();
 		is(in_child(count_calls), 0,
 		   "a busy attempt makes no system call, an idle one one membarrier");
 		is(in_child(refuse_barrier), 0, "a refused membarrier is told, and nothing is lost");

@@ -20,6 +20,7 @@
 #include <ucontext.h>
 
 #include "host.h"
+#include "oracle.h"
 #include "module_ref_inline.h"
 
 #ifdef __x86_64__
@@ -443,7 +444,7 @@ static void unloads(void)
 	fires("release(it,in use) ", "an unload of a module in use");
 	is(module_unload(host, "m", 0, 10 * MILLISECOND), -ETIMEDOUT, "one that waits in vain");
 	fires("drain(it,timed out,waited) ", "one that waits in vain");
-	ok(nanoseconds >= 10 * MILLISECOND && nanoseconds < 60 * SECOND, "and says how long");
+	ok(nanoseconds >= 10 * MILLISECOND, "and says how long");
 	module_put(mod);
 	fired[0] = '\0';
 	is(module_replace(host, "m", plugin("hooked2.so"), 0), 0, "a replacement");
@@ -490,11 +491,7 @@ static void counters(void)
 
 int main(void)
 {
-	struct module_ref ref;
-
-	need(module_ref_init_percpu(&ref) == 0);
-	percpu = module_ref_mode(&ref) == MODULE_REF_PERCPU;
-	module_ref_destroy(&ref);
+	percpu = has_per_cpu();
 	host = module_host_new();
 	need(host);
 	map_library();

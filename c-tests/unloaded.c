@@ -19,17 +19,18 @@
 
 enum { THREADS = 4, ROUNDS = 300 };
 
-static struct module_ref counted, plugin = MODULE_REF_INIT;
+static struct module_ref counted, in_a_word = MODULE_REF_INIT, plugin = MODULE_REF_INIT;
 static void (*_Atomic entry)(struct module_ref *, long);
 static _Atomic int stop;
 static _Atomic long calls;
 
 static void *work(void *arg)
 {
-	(void)arg;
+	struct module_ref *ref = arg;
+
 	while (!atomic_load(&stop)) {
 		if (module_ref_try_get(&plugin)) {
-			atomic_load(&entry)(&counted, 1000);
+			atomic_load(&entry)(ref, 1000);
 			atomic_fetch_add(&calls, 1);
 			module_ref_put(&plugin);
 		}
@@ -49,7 +50,7 @@ int main(int argc, char **argv)
 	need(module_ref_init_percpu(&counted) == 0);
 	need(module_ref_try_release(&plugin) == 0);
 	for (int i = 0; i < THREADS; i++)
-		need(pthread_create(&threads[i], NULL, work, NULL) == 0);
+		need(pthread_create(&threads[i], NULL, work, i % 2 ? &counted : &in_a_word) == 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		void *handle = dlopen(path, RTLD_NOW), *symbol;
 		void (*function)(struct module_ref *, long);
@@ -69,7 +70,8 @@ int main(int argc, char **argv)
 		pthread_join(threads[i], NULL);
 	ok(1, "%d unloads of a plugin that counts inline, %ld calls into it", ROUNDS,
 	   atomic_load(&calls));
-	is(module_ref_count(&counted), 0, "and it all adds up");
+	is(module_ref_count(&counted) + module_ref_count(&in_a_word), 0, "and it all adds up");
 	is(module_ref_try_release(&counted), 0, "released");
+	is(module_ref_try_release(&in_a_word), 0, "and the one in a word, too");
 	return tap_done();
 }

@@ -16,6 +16,7 @@ import weakref
 
 import module_ref as mr
 import pytest
+from oracle import expected_mode
 
 SAMPLE = """
 int count = 40;
@@ -234,7 +235,7 @@ class TestLoad:
         assert module.path == str(plugins.sample)
         assert module.state == "live"
         assert module.refcount == 0
-        assert module.mode in ("atomic", "percpu")
+        assert module.mode == expected_mode()
         assert repr(module) == "<module_ref.Module 'sample' live refcount=0>"
         assert mapped(plugins.sample)
         assert host.unload("sample") is True
