@@ -27,7 +27,9 @@ static const struct call {
 } calls[] = {
 	{ SYS_membarrier, "membarrier", { EPERM, ENOSYS, EINVAL, ENOMEM } },
 	{ SYS_sched_getaffinity, "sched_getaffinity", { EPERM, ENOSYS, EINVAL } },
+#ifdef SYS_open
 	{ SYS_open, "open", { EACCES, EMFILE, ENOENT, EINTR } },
+#endif
 	{ SYS_openat, "openat", { EACCES, EMFILE, ENOENT, EINTR } },
 	{ SYS_read, "read", { EIO, EACCES, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
 	{ SYS_pread64, "pread64", { EIO, INJECT_NOTHING } },

@@ -17,13 +17,13 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "host.h"
 #include "module_ref_inline.h"
 #include "oracle.h"
+#include "rseq.h"
 
 static bool per_cpu;
 static const char *mode;
@@ -86,16 +86,6 @@ struct traffic {
 	_Atomic long kept, rounds;
 };
 
-/* glibc's registration, undone: by the address, the length and the signature. */
-static void unregister(void)
-{
-#if defined(__x86_64__) && defined(__GLIBC__)
-	if (per_cpu)
-		need(syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 1,
-			     0x53053053) == 0);
-#endif
-}
-
 static cpu_set_t all_cpus;
 
 static void to_cpu(pid_t tid, unsigned n)
@@ -135,8 +125,8 @@ static void *run_traffic(void *arg)
 	timer_t timer = NULL;
 
 	traffic->tid = gettid();
-	if (traffic->unregistered)
-		unregister();
+	if (traffic->unregistered && per_cpu)
+		need(rseq_unregister());
 	if (traffic->storm)
 		timer = start_storm();
 	for (long n = 0; !atomic_load(&stop); n++) {

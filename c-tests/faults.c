@@ -72,7 +72,9 @@ static const struct call {
 	{ SYS_munmap, "munmap", { ENOMEM, EINVAL } },
 	{ SYS_mprotect, "mprotect", { ENOMEM, EACCES, EPERM } },
 	{ SYS_madvise, "madvise", { EINVAL, ENOMEM, EPERM, ENOSYS, EAGAIN } },
+#ifdef SYS_open
 	{ SYS_open, "open", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
+#endif
 	{ SYS_openat, "openat", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
 	{ SYS_read, "read", { EIO, EAGAIN, ENOMEM, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
 	{ SYS_pread64, "pread64", { EIO, ENOMEM, EINTR, INJECT_ONE, INJECT_NOTHING } },
@@ -82,9 +84,13 @@ static const struct call {
 	{ SYS_statx, "statx", { EIO, EACCES, ENOMEM, ENOENT, ENOSYS, EPERM } },
 	{ SYS_newfstatat, "newfstatat", { EIO, EACCES, ENOMEM, ENOENT, EPERM } },
 	{ SYS_fstat, "fstat", { EIO, ENOMEM, EPERM } },
+#ifdef SYS_readlink
 	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },
+#endif
 	{ SYS_getcwd, "getcwd", { ENOENT, ENOMEM, EPERM } },
+#ifdef SYS_access
 	{ SYS_access, "access", { EACCES, ENOENT } },
+#endif
 	{ SYS_fcntl, "fcntl", { EPERM, EBADF, EMFILE } },
 	{ SYS_timerfd_create, "timerfd_create", { EMFILE, ENFILE, ENOMEM, ENODEV, EPERM, ENOSYS } },
 	{ SYS_timerfd_settime, "timerfd_settime", { EPERM, ENOSYS, EINVAL } },

@@ -28,6 +28,7 @@
 
 #include "module_ref_inline.h"
 #include "oracle.h"
+#include "rseq.h"
 #include "tap.h"
 
 static bool percpu;
@@ -313,13 +314,8 @@ static void *unregistered(void *arg)
 {
 	struct module_ref *ref = arg;
 
-	/* glibc's registration, undone: by the address, the length and the signature. */
-	if (percpu) {
-		char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
-
-		if (syscall(SYS_rseq, area, 32, 1, 0x53053053) != 0)
-			return "cannot unregister";
-	}
+	if (percpu && !rseq_unregister())
+		return "cannot unregister";
 	if (!module_ref_try_get(ref) || !module_ref_try_get_inline(ref))
 		return "no reference";
 	module_ref_put_inline(ref);
@@ -443,8 +439,15 @@ static void count_call(int number, siginfo_t *info, void *context)
 	(void)number;
 	calls++;
 	last_call = info->si_syscall;
+#if defined(__x86_64__)
 	argument = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RDI];
 	((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = 0;
+#elif defined(__aarch64__)
+	argument = (long)((ucontext_t *)context)->uc_mcontext.regs[0];
+	((ucontext_t *)context)->uc_mcontext.regs[0] = 0;
+#else
+	(void)context; /* what the call answers is whatever was in the register */
+#endif
 }
 
 static void filter(struct sock_filter *code, unsigned short length)

@@ -16,12 +16,12 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <ucontext.h>
 
 #include "host.h"
 #include "oracle.h"
 #include "module_ref_inline.h"
+#include "rseq.h"
 
 #ifdef __x86_64__
 
@@ -376,9 +376,7 @@ static struct {
 
 static void *unregistered(void *arg)
 {
-	char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
-
-	if (percpu && syscall(SYS_rseq, area, 32, 1, 0x53053053) != 0)
+	if (percpu && !rseq_unregister())
 		return "cannot unregister";
 	ok(module_try_get(arg), "a get");
 	module_put(arg);
