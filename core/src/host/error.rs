@@ -29,6 +29,14 @@ impl Error {
     }
 }
 
+/// An error of this errno, with words as for `format!`.
+macro_rules! error {
+    ($errno:expr, $($words:tt)+) => {
+        $crate::host::error::Error::new($errno, format!($($words)+))
+    };
+}
+pub(crate) use error;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

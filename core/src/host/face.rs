@@ -98,7 +98,7 @@ impl Host {
     /// not seen by those that are loaded later (`RTLD_LOCAL`).
     ///
     /// Errors: `EEXIST` if a module has that name; `EBUSY` if one is going, or did not become
-    /// live; `ENOENT` for a missing file, library or symbol; `ENOEXEC` for what is not a registry
+    /// live; `ENOENT` for a missing file, library or symbol; `ENOEXEC` for what is not a shared
     /// object of this machine; `EINVAL` and `ENAMETOOLONG` for a name that a module cannot
     /// have; whatever a notifier or the init function returns. After an error
     /// nothing is left of it, unless somebody kept a reference.

@@ -4,7 +4,7 @@
 //! is refused it says so in words only. So the file is looked at first, as far as an errno
 //! and those crashes need it.
 
-use crate::host::error::{Error, errno_text};
+use crate::host::error::{Error, errno_text, error};
 use object::elf;
 use object::read::StringTable;
 use object::read::elf::{Dyn, ElfFile, FileHeader, ProgramHeader, Sym};
@@ -78,9 +78,7 @@ pub(crate) struct Facts {
 
 /// Reads and checks the file at `path`.
 pub(crate) fn read(path: &Path) -> Result<File, Error> {
-    let cannot = |errno: i32, why: &str| {
-        Error::new(errno, format!("cannot load '{}': {why}", path.display()))
-    };
+    let cannot = |errno: i32, why: &str| error!(errno, "cannot load '{}': {why}", path.display());
     let failed = |error: std::io::Error| {
         // A file that there is no memory for has an error of std's own.
         let errno = match error.kind() {

@@ -18,8 +18,8 @@
 use super::elf::{self, Facts, File, Stamp};
 use super::linked::{Linked, Look, Peek, Place, Section};
 use super::nap;
-use super::resident::Residency;
-use crate::host::error::{Error, errno_text};
+use super::resident::{Residency, Unloaded};
+use crate::host::error::{Error, errno_text, error};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::collections::HashMap;
 use std::ffi::{CString, OsString, c_void};
@@ -77,10 +77,10 @@ pub(crate) struct Found {
 pub(crate) fn find(path: &Path) -> Result<Found, Error> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {
-        return Err(Error::new(libc::ENOENT, "cannot load a module from an empty path"));
+        return Err(error!(libc::ENOENT, "cannot load a module from an empty path"));
     }
     if bytes.contains(&0) {
-        return Err(Error::new(libc::ENOENT, "cannot load a module: its path contains a NUL"));
+        return Err(error!(libc::ENOENT, "cannot load a module: its path contains a NUL"));
     }
     let mut name = path.to_owned();
     if !bytes.contains(&b'/') {
@@ -310,35 +310,36 @@ impl Object {
         }
     }
 
-    /// Gives up our share in the object, and says why it is still in memory, if it is.
+    /// Gives up our share in the object, and says whether it is still in memory, and why.
     ///
     /// # Safety
     ///
     /// Nobody uses it any more, and this is called once.
-    pub(crate) unsafe fn close(&self) -> Option<Residency> {
+    pub(crate) unsafe fn close(&self) -> Unloaded {
         let source = std::mem::replace(&mut *lock(&self.source), Source::Unknown);
-        if let Source::File(file) = source {
-            if file.is_overwritten() {
-                // SAFETY: it is loaded, and stays; the caller's promise.
-                unsafe { file.section.disarm(&self.place) };
-                file.claim.leave(self.place.clone());
-                return Some(Residency::Overwritten);
-            }
+        let overwritten = matches!(&source, Source::File(file) if file.is_overwritten());
+        let stays = if let Source::File(file) = &source
+            && overwritten
+        {
+            // SAFETY: it is loaded, and stays; the caller's promise.
+            unsafe { file.section.disarm(&self.place) };
+            Some(Residency::Overwritten)
+        } else {
             // SAFETY: the caller's promise.
-            let mapped = unsafe { self.close_handle() };
+            unsafe { self.close_handle() }
+        };
+        match source {
             // What others had loaded before us may be shared again; and what asks never to be
             // unmapped is loaded once, with its variables as they are.
-            if mapped.is_some() && !self.was_loaded && !self.facts.no_delete {
+            Source::File(file)
+                if overwritten || stays.is_some() && !self.was_loaded && !self.facts.no_delete =>
+            {
                 file.claim.leave(self.place.clone());
             }
-            return mapped;
+            Source::Copy(name) => drop(lock(&COPIES).remove(name.as_os_str())),
+            _ => {}
         }
-        // SAFETY: the caller's promise.
-        let mapped = unsafe { self.close_handle() };
-        if let Source::Copy(name) = source {
-            lock(&COPIES).remove(name.as_os_str());
-        }
-        mapped
+        stays.map_or(Unloaded::Unmapped, Unloaded::Resident)
     }
 
     /// # Safety
@@ -455,14 +456,12 @@ unsafe fn open_copy(path: PathBuf, file: File) -> Result<Object, Error> {
     const MFD_EXEC: libc::c_uint = 0x10;
     let title = CString::new(path.file_name().unwrap_or_default().as_bytes()).unwrap_or_default();
     let failed = |errno: i32| {
-        Error::new(
+        error!(
             errno,
-            format!(
-                "cannot load '{}': it has to be a copy in memory (as on request, or because the file \
+            "cannot load '{}': it has to be a copy in memory (as on request, or because the file \
                  is a module already), and that cannot be made: {}; give it a file of its own",
-                path.display(),
-                errno_text(errno)
-            ),
+            path.display(),
+            errno_text(errno)
         )
     };
     let create = |flags| {
@@ -509,8 +508,5 @@ fn cannot(path: &Path, error: libloading::Error) -> Error {
     } else {
         ""
     };
-    Error::new(
-        errno.unwrap_or(libc::ENOENT),
-        format!("cannot load '{}': {words}{advice}", path.display()),
-    )
+    error!(errno.unwrap_or(libc::ENOENT), "cannot load '{}': {words}{advice}", path.display())
 }

@@ -7,7 +7,7 @@
 //! `DT_NEEDED` and through however many libraries that are no modules. They are held from
 //! before the object is opened, because its constructors may call what it is bound to.
 
-use crate::host::error::Error;
+use crate::host::error::{Error, error};
 use crate::host::object::linked::{Linked, Peek};
 use crate::host::registry::module::Module;
 use crate::host::registry::record::{Loaded, Record, State};
@@ -118,12 +118,10 @@ impl Registry {
         let name = user.name();
         drop(self.wait_for_load(self.lock(), &provider, Some(PROVIDER_COMES)).map_err(
             |error| {
-                Error::new(
+                error!(
                     error.errno(),
-                    format!(
-                        "cannot load module '{name}', which needs '{}': {error}",
-                        provider.name()
-                    ),
+                    "cannot load module '{name}', which needs '{}': {error}",
+                    provider.name()
                 )
             },
         )?);
@@ -197,13 +195,11 @@ impl Registry {
             return Ok(());
         }
         if reaches(provider, user) {
-            return Err(Error::new(
+            return Err(error!(
                 libc::EDEADLK,
-                format!(
-                    "module '{}' cannot depend on '{}', which depends on it: neither could be unloaded",
-                    user.name(),
-                    provider.name()
-                ),
+                "module '{}' cannot depend on '{}', which depends on it: neither could be unloaded",
+                user.name(),
+                provider.name()
             ));
         }
         // One that is being replaced is GOING before its door is shut.
@@ -254,47 +250,43 @@ fn reaches(from: &Arc<Record>, to: &Arc<Record>) -> bool {
 }
 
 fn going(user: &Record, provider: &Record) -> Error {
-    Error::new(
+    error!(
         libc::ENOENT,
-        format!(
-            "module '{}' needs module '{}', which is being unloaded; try again when it is gone",
-            user.name(),
-            provider.name()
-        ),
+        "module '{}' needs module '{}', which is being unloaded; try again when it is gone",
+        user.name(),
+        provider.name()
     )
 }
 
 fn dead(user: &Record, provider: &str) -> Error {
-    Error::new(
+    error!(
         libc::ENOENT,
-        format!(
-            "module '{}' needs module '{provider}', which is unloaded, and whose code is only still \
+        "module '{}' needs module '{provider}', which is unloaded, and whose code is only still \
              in memory; load that again first",
-            user.name()
-        ),
+        user.name()
     )
 }
 
 pub(crate) fn add_dependency(user: &Module, provider: &Module) -> Result<(), Error> {
     let hosts = (user.0.host.upgrade(), provider.0.host.upgrade());
     let (Some(host), Some(other)) = hosts else {
-        return Err(Error::new(libc::ENOENT, "the host of that module is gone"));
+        return Err(error!(libc::ENOENT, "the host of that module is gone"));
     };
     if !Arc::ptr_eq(&host, &other) {
-        return Err(Error::new(
+        return Err(error!(
             libc::EXDEV,
-            format!(
-                "module '{}' cannot depend on '{}', which is another host's",
-                user.name(),
-                provider.name()
-            ),
+            "module '{}' cannot depend on '{}', which is another host's",
+            user.name(),
+            provider.name()
         ));
     }
     let mut inner = host.lock();
     if user.refcount().is_none() || user.state() == State::Going {
-        let why =
-            format!("module '{}' is being unloaded; it can depend on nothing more", user.name());
-        return Err(Error::new(libc::ENOENT, why));
+        return Err(error!(
+            libc::ENOENT,
+            "module '{}' is being unloaded; it can depend on nothing more",
+            user.name()
+        ));
     }
     host.depend(&mut inner, &user.0, &provider.0)
 }

@@ -3,7 +3,7 @@
 //! `do_init_module`.
 
 use super::unload::asleep;
-use crate::host::error::{Error, errno_text, references, warn};
+use crate::host::error::{Error, errno_text, error, references, warn};
 use crate::host::object::open::{self, Found};
 use crate::host::registry::life::{Left, Life};
 use crate::host::registry::module::Module;
@@ -101,25 +101,22 @@ impl Registry {
             // It may have gone in the meantime. Whoever waited for it does not try again: what
             // it was waiting for is its own name.
             return Err(match self.table().get(name).map(|record| record.state()) {
-                Some(State::Live) => Error::new(
+                Some(State::Live) => error!(
                     libc::EEXIST,
-                    format!(
-                        "module '{name}' is loaded already; unload it first, replace it, or give another name"
-                    ),
+                    "module '{name}' is loaded already; unload it first, replace it, or give another name"
                 ),
-                Some(_) => Error::new(
+                Some(_) => error!(
                     libc::EBUSY,
-                    format!("module '{name}' is being unloaded; load it when that is done"),
+                    "module '{name}' is being unloaded; load it when that is done"
                 ),
-                None => Error::new(
+                None => error!(
                     libc::EBUSY,
-                    format!("another load of module '{name}' has just failed; try again"),
+                    "another load of module '{name}' has just failed; try again"
                 ),
             });
         }
         let record = self.begin_loading(&mut inner, name, path, how, soname)?;
-        let table = self.table().with(&record);
-        self.publish(&mut inner, table);
+        self.enlist(&mut inner, &record);
         Ok(record)
     }
 
@@ -183,8 +180,7 @@ impl Registry {
         let name = record.name();
         let refused = || self.set_state(record, State::Going);
         self.chain.ask(&Module(record.clone()), refused).map_err(|refusal| {
-            let why = format!("module '{name}' was refused by a notifier: {refusal}");
-            Error::new(refusal.errno(), why)
+            error!(refusal.errno(), "module '{name}' was refused by a notifier: {refusal}")
         })?;
         trace::module::load(record.c_name(), self.lock().tainted);
         record.links().has_come = true;
@@ -201,11 +197,11 @@ impl Registry {
             self.set_state(record, State::Going);
             self.chain.tell(&Module(record.clone()), State::Going);
             let errno = rc.checked_neg().unwrap_or(libc::EINVAL);
-            let why = format!(
+            return Err(error!(
+                errno,
                 "module '{name}' was not loaded: its init_module returned {rc} ({})",
                 errno_text(errno)
-            );
-            return Err(Error::new(errno, why));
+            ));
         }
         Ok(())
     }
@@ -247,8 +243,8 @@ impl Registry {
         record.put_of_load();
         let folded = record.shut();
         // Another load may look at what it is bound to just now, with a reference.
-        let moment = || asleep(Some(Duration::from_millis(10)));
-        let is_free = folded.is_some_and(|folded| record.counter.finish_by(folded, moment()));
+        let moment = asleep(Some(Duration::from_millis(10)));
+        let is_free = folded.is_some_and(|folded| record.counter.finish_by(folded, moment));
         if is_free {
             self.close(record);
         } else {
@@ -266,11 +262,12 @@ impl Registry {
             error = Error::new(error.errno(), why);
         }
         let mut inner = self.lock();
-        // First there, and then gone from the table: its holders need the record (H1).
-        inner.lives.set(record, Life::Left(Left { folded, exit: false, unloaded: false }));
         self.unlist(&mut inner, record);
         if is_free {
-            inner.lives.forget(record);
+            inner.lives.set_gone(record);
+        } else {
+            let left = Left { folded, exit: false, unloaded: false };
+            inner.lives.set(record, Life::Left(left));
         }
         self.load_has_ended(&mut inner);
         error

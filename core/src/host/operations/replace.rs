@@ -45,8 +45,7 @@ impl Registry {
             new.set_state(State::Live);
             // Kept for its holders (H1), and for us to end.
             inner.lives.set(&old, Life::Ending { forced: false });
-            let table = self.table().with(&new);
-            self.publish(inner, table);
+            self.enlist(inner, &new);
             Ok(())
         };
         // SAFETY: the caller's promise.

@@ -1,6 +1,6 @@
 //! Symbols of whichever module has them. Linux: `symbol_get`.
 
-use crate::host::error::Error;
+use crate::host::error::{Error, error};
 use crate::host::registry::module::Module;
 use crate::host::registry::record::State;
 use crate::host::registry::{Given, Registry};
@@ -39,8 +39,10 @@ impl Registry {
             at.map(|at| inner.symbols.remove(at))
         };
         let Some(given) = given else {
-            let why = format!("symbol {what} was not given out by symbol_get, or was given back");
-            return Err(Error::new(libc::EINVAL, why));
+            return Err(error!(
+                libc::EINVAL,
+                "symbol {what} was not given out by symbol_get, or was given back"
+            ));
         };
         given.record.put_by(Caller::UNKNOWN);
         Ok(())

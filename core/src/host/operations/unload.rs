@@ -3,7 +3,7 @@
 //! `delete_module` and `free_module`.
 
 use crate::counter::release::Folded;
-use crate::host::error::{Error, errno_text, references};
+use crate::host::error::{Error, errno_text, error, references};
 use crate::host::object::resident::{Residency, Unloaded};
 use crate::host::registry::life::{Left, Life};
 use crate::host::registry::module::Module;
@@ -98,12 +98,10 @@ impl Registry {
         let name = record.name();
         let links = record.links();
         if !links.used_by.is_empty() {
-            return Err(Error::new(
+            return Err(error!(
                 libc::EWOULDBLOCK,
-                format!(
-                    "module '{name}' is needed by {}; unload what needs it first",
-                    names(&links)
-                ),
+                "module '{name}' is needed by {}; unload what needs it first",
+                names(&links)
             ));
         }
         match record.state() {
@@ -114,17 +112,14 @@ impl Registry {
                 } else {
                     "by another thread"
                 };
-                let why = format!("module '{name}' is being unloaded {by}");
-                return Err(Error::new(libc::EBUSY, why));
+                return Err(error!(libc::EBUSY, "module '{name}' is being unloaded {by}"));
             }
             State::Coming | State::Unformed => return Err(inner.still_loading(record)),
         }
         if record.is_permanent() && !force {
-            return Err(Error::new(
+            return Err(error!(
                 libc::EBUSY,
-                format!(
-                    "module '{name}' has an init_module and no cleanup_module: it is permanent, unless forced"
-                ),
+                "module '{name}' has an init_module and no cleanup_module: it is permanent, unless forced"
             ));
         }
         Ok(())
@@ -140,17 +135,14 @@ impl Registry {
     ) -> Result<Arc<Record>, Error> {
         let record = self.visible(name)?;
         self.check_free(inner, &record, force)?;
-        self.check_not_replaced(inner, &record)?;
-        Ok(record)
-    }
-
-    /// Whether somebody is about to put another in the place of `record`.
-    fn check_not_replaced(&self, inner: &Inner, record: &Record) -> Result<(), Error> {
-        if !inner.is_being_replaced(record) {
-            return Ok(());
+        // Of two loads under one name, the one that is not in the table is a replacement's.
+        if inner.lives.loads().any(|(new, _)| *new != record && new.name() == name) {
+            return Err(error!(
+                libc::EBUSY,
+                "a replacement for module '{name}' is being made ready"
+            ));
         }
-        let why = format!("a replacement for module '{}' is being made ready", record.name());
-        Err(Error::new(libc::EBUSY, why))
+        Ok(record)
     }
 
     /// U1 to U6.
@@ -231,16 +223,12 @@ impl Registry {
         let Some(loaded) = record.loaded() else { return Unloaded::Unmapped };
         // SAFETY: the counter is released, so nobody is inside and nobody gets in (H2), and
         // whoever released it closes it, once.
-        match unsafe { loaded.object.close() } {
-            None => Unloaded::Unmapped,
-            Some(why) => {
-                if loaded.exit.is_some() {
-                    let resident = (record.name().to_owned(), loaded.object.place.clone());
-                    self.lock().residents.insert(loaded.object.linked, resident);
-                }
-                Unloaded::Resident(why)
-            }
+        let outcome = unsafe { loaded.object.close() };
+        if outcome != Unloaded::Unmapped && loaded.exit.is_some() {
+            let resident = (record.name().to_owned(), loaded.object.place.clone());
+            self.lock().residents.insert(loaded.object.linked, resident);
         }
+        outcome
     }
 
     /// The end of a module that was in service. Its name is free once its object is closed:
@@ -249,7 +237,7 @@ impl Registry {
         let outcome = self.close(record);
         let mut inner = self.lock();
         self.unlist(&mut inner, record);
-        inner.lives.forget(record);
+        inner.lives.set_gone(record);
         if remember {
             let outcome = outcome.clone();
             inner.last_unloaded = Some(LastUnloaded { name: record.name().to_owned(), outcome });
@@ -262,7 +250,6 @@ impl Registry {
     pub(crate) fn leave_to_holders(&self, record: &Arc<Record>, left: Left) -> Unloaded {
         {
             let mut inner = self.lock();
-            // First there, and then gone here: its holders need the record (H1).
             inner.lives.set(record, Life::Left(left));
             self.unlist(&mut inner, record);
             let outcome = Unloaded::Resident(Residency::Held { references: record.held() });
@@ -337,13 +324,11 @@ pub(crate) fn in_use(record: &Record, errno: i32, held: u64) -> Error {
 }
 
 pub(crate) fn not_released(name: &str, errno: i32) -> Error {
-    Error::new(
+    error!(
         errno,
-        format!(
-            "module '{name}' stays: its counter could not be released: {}; a sandbox that refuses \
+        "module '{name}' stays: its counter could not be released: {}; a sandbox that refuses \
              membarrier has to allow it, or load modules with their count in one shared word",
-            errno_text(errno)
-        ),
+        errno_text(errno)
     )
 }
 

@@ -75,7 +75,7 @@ impl Lives {
 
     /// Begins or changes a life.
     pub(crate) fn set(&mut self, record: &Arc<Record>, life: Life) {
-        self.forget(record);
+        self.remove(record);
         if !matches!(life, Life::Loading(_)) {
             record.set_state(State::Going);
         }
@@ -85,11 +85,16 @@ impl Lives {
     /// The module is in service, for the first time or again.
     pub(crate) fn set_live(&mut self, record: &Record) {
         record.set_state(State::Live);
-        self.forget(record);
+        self.remove(record);
     }
 
     /// It is gone.
-    pub(crate) fn forget(&mut self, record: &Record) {
+    pub(crate) fn set_gone(&mut self, record: &Record) {
+        record.set_state(State::Going);
+        self.remove(record);
+    }
+
+    fn remove(&mut self, record: &Record) {
         if let Some(at) = self.at(record) {
             self.0.remove(at);
         }
@@ -99,7 +104,7 @@ impl Lives {
         self.0.iter()
     }
 
-    pub(super) fn loads(&self) -> impl Iterator<Item = (&Arc<Record>, &Loading)> {
+    pub(crate) fn loads(&self) -> impl Iterator<Item = (&Arc<Record>, &Loading)> {
         self.0.iter().filter_map(|(record, life)| match life {
             Life::Loading(loading) => Some((record, loading)),
             _ => None,

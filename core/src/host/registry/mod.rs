@@ -9,7 +9,7 @@ pub(crate) mod notify;
 pub(crate) mod record;
 mod table;
 
-use super::error::Error;
+use super::error::{Error, error};
 use super::object::linked::{Linked, Place};
 use super::object::resident::Unloaded;
 use crate::misuse::Caller;
@@ -147,7 +147,7 @@ impl Registry {
                 NAME_LEN.. => format!("; names have at most {} bytes", NAME_LEN - 1),
                 _ => String::new(),
             };
-            Error::new(libc::ENOENT, format!("there is no module '{name}'{hint}"))
+            error!(libc::ENOENT, "there is no module '{name}'{hint}")
         })
     }
 
@@ -169,25 +169,18 @@ impl Registry {
             return Ok(());
         }
         let first = table.iter().next().or(held.first().map(|(record, _)| record));
-        Err(Error::new(
+        Err(error!(
             libc::EBUSY,
-            format!(
-                "the host still has modules: {modules}, and {} that are unloaded and held{}; \
+            "the host still has modules: {modules}, and {} that are unloaded and held{}; \
                  unload them first, or let their holders finish",
-                held.len(),
-                first.map(|record| format!(" ('{}' is one)", record.name())).unwrap_or_default()
-            ),
+            held.len(),
+            first.map(|record| format!(" ('{}' is one)", record.name())).unwrap_or_default()
         ))
     }
 
     /// The table as it is now.
     pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.table.load()
-    }
-
-    /// The lock is the proof that nobody else writes the table.
-    pub(crate) fn publish(&self, _lock: &mut Inner, table: Table) {
-        self.table.store(Arc::new(table));
     }
 
     /// A new record, with which this thread begins a load.
@@ -210,11 +203,16 @@ impl Registry {
         self.changed.notify_all();
     }
 
+    /// Puts a module into the table, in the place of whatever has its name. The lock is the proof
+    /// that nobody else writes the table.
+    pub(crate) fn enlist(&self, _lock: &mut Inner, record: &Arc<Record>) {
+        self.table.store(Arc::new(self.table().with(record)));
+    }
+
     /// Takes a module out of the table, if it is in it.
-    pub(crate) fn unlist(&self, inner: &mut Inner, record: &Arc<Record>) {
-        if self.table().get(record.name()) == Some(record) {
-            let table = self.table().without(record);
-            self.publish(inner, table);
+    pub(crate) fn unlist(&self, _lock: &mut Inner, record: &Record) {
+        if self.table().get(record.name()).is_some_and(|there| **there == *record) {
+            self.table.store(Arc::new(self.table().without(record)));
         }
     }
 
@@ -230,19 +228,15 @@ impl Registry {
         while let Some(loading) = inner.lives.loading(record) {
             let name = record.name();
             if loading.process != process::id() {
-                return Err(Error::new(
+                return Err(error!(
                     libc::EBUSY,
-                    format!(
-                        "module '{name}' was being loaded when this process forked, by a thread that is not here"
-                    ),
+                    "module '{name}' was being loaded when this process forked, by a thread that is not here"
                 ));
             }
             if inner.would_wait_for(me, record) {
-                return Err(Error::new(
+                return Err(error!(
                     libc::EDEADLK,
-                    format!(
-                        "module '{name}' is waiting for this thread, which would wait for its load to end; let its init function return first"
-                    ),
+                    "module '{name}' is waiting for this thread, which would wait for its load to end; let its init function return first"
                 ));
             }
             let left = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
@@ -300,12 +294,6 @@ impl Registry {
 }
 
 impl Inner {
-    /// Whether a replacement for `record` is being made ready: of two loads under one name, the one
-    /// that is not in the table.
-    pub(crate) fn is_being_replaced(&self, record: &Record) -> bool {
-        self.lives.loads().any(|(new, _)| **new != *record && new.name() == record.name())
-    }
-
     pub(crate) fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
@@ -332,7 +320,7 @@ impl Inner {
     pub(crate) fn still_loading(&self, record: &Record) -> Error {
         let name = record.name();
         let Some(loading) = self.lives.loading(record) else {
-            return Error::new(libc::EBUSY, format!("module '{name}' is being loaded"));
+            return error!(libc::EBUSY, "module '{name}' is being loaded");
         };
         let what =
             if record.state() == State::Coming { "in its init function" } else { "being opened" };
@@ -346,6 +334,6 @@ impl Inner {
                 loading.since.elapsed().as_secs_f64()
             )
         };
-        Error::new(libc::EBUSY, format!("module '{name}' is {what}, {wait}"))
+        error!(libc::EBUSY, "module '{name}' is {what}, {wait}")
     }
 }

@@ -1,6 +1,6 @@
 //! What modules can be called.
 
-use crate::host::error::Error;
+use crate::host::error::{Error, error};
 use std::path::Path;
 
 /// The name that a file's module has if none is given: the file's, up to `.so`.
@@ -12,9 +12,10 @@ pub(crate) fn of_file(path: &Path) -> Result<String, Error> {
     });
     let name = &file[..end.unwrap_or(file.len())];
     check(name).map_err(|error| {
-        Error::new(
+        error!(
             error.errno(),
-            format!("{error}, which '{}' is called after its file; give a name", path.display()),
+            "{error}, which '{}' is called after its file; give a name",
+            path.display()
         )
     })?;
     Ok(name.to_owned())
@@ -26,26 +27,22 @@ pub const NAME_LEN: usize = 56;
 /// Whether a module can be called this.
 pub(crate) fn check(name: &str) -> Result<(), Error> {
     if name.is_empty() {
-        return Err(Error::new(libc::EINVAL, "a module cannot have an empty name"));
+        return Err(error!(libc::EINVAL, "a module cannot have an empty name"));
     }
     if name.len() >= NAME_LEN {
-        return Err(Error::new(
+        return Err(error!(
             libc::ENAMETOOLONG,
-            format!(
-                "a module cannot be called '{name}': that is {} bytes, and {} is the most",
-                name.len(),
-                NAME_LEN - 1
-            ),
+            "a module cannot be called '{name}': that is {} bytes, and {} is the most",
+            name.len(),
+            NAME_LEN - 1
         ));
     }
     let odd = |c: char| c.is_whitespace() || c.is_control() || c == ',' || c == '/';
     if name.contains(odd) {
-        return Err(Error::new(
+        return Err(error!(
             libc::EINVAL,
-            format!(
-                "a module cannot be called '{}': no spaces, commas, slashes",
-                name.escape_debug()
-            ),
+            "a module cannot be called '{}': no spaces, commas, slashes",
+            name.escape_debug()
         ));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::Registry;
 use crate::counter::is_odd;
 use crate::counter::release::Folded;
-use crate::host::error::Error;
+use crate::host::error::{Error, error};
 use crate::host::object::open::Object;
 use crate::misuse::Caller;
 use crate::trace;
@@ -120,9 +120,8 @@ impl Record {
     ) -> Result<Arc<Self>, Error> {
         let counter = match how.mode {
             Mode::Atomic => Counter::new(),
-            Mode::PerCpu => Counter::new_percpu().map_err(|error| {
-                Error::new(libc::ENOMEM, format!("cannot load module '{name}': {error}"))
-            })?,
+            Mode::PerCpu => Counter::new_percpu()
+                .map_err(|error| error!(libc::ENOMEM, "cannot load module '{name}': {error}"))?,
         };
         // check_name() refuses a NUL inside.
         let name = format!("{name}\0").into_boxed_str();
@@ -307,18 +306,18 @@ impl Record {
         symbol: &str,
     ) -> Result<libloading::os::unix::Symbol<T>, Error> {
         let Some(loaded) = self.loaded() else {
-            let why =
-                format!("no symbol '{symbol}' of module '{}' yet: it is being opened", self.name());
-            return Err(Error::new(libc::ENOENT, why));
+            return Err(error!(
+                libc::ENOENT,
+                "no symbol '{symbol}' of module '{}' yet: it is being opened",
+                self.name()
+            ));
         };
         // SAFETY: a module that is referenced is not closed (H2); the type is the caller's.
         unsafe { loaded.object.symbol(symbol) }.map_err(|_| {
-            Error::new(
+            error!(
                 libc::ENOENT,
-                format!(
-                    "module '{}' has no symbol '{symbol}' (nm -D lists what it exports)",
-                    self.name()
-                ),
+                "module '{}' has no symbol '{symbol}' (nm -D lists what it exports)",
+                self.name()
             )
         })
     }
@@ -355,9 +354,9 @@ impl fmt::Debug for Record {
 /// The caller has a reference to `record`.
 #[doc(hidden)]
 pub unsafe fn raw_symbol(record: &Record, symbol: &CStr) -> Result<*mut c_void, Error> {
-    let name = symbol.to_str().map_err(|_| {
-        Error::new(libc::EINVAL, format!("the symbol's name {symbol:?} is not UTF-8"))
-    })?;
+    let name = symbol
+        .to_str()
+        .map_err(|_| error!(libc::EINVAL, "the symbol's name {symbol:?} is not UTF-8"))?;
     // SAFETY: the caller's promise; an address is all we want.
     unsafe { record.symbol::<*mut c_void>(name) }.map(|symbol| symbol.as_raw_ptr())
 }

@@ -53,12 +53,10 @@ impl Table {
         table
     }
 
-    /// This table without `record`.
+    /// This table without what is under the name of `record`.
     pub(crate) fn without(&self, record: &Record) -> Self {
         let mut table = self.clone();
-        if self.get(record.name()).is_some_and(|there| **there == *record) {
-            table.modules.remove(record.name());
-        }
+        table.modules.remove(record.name());
         table
     }
 
