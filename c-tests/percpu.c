@@ -443,7 +443,7 @@ static void count_call(int number, siginfo_t *info, void *context)
 	argument = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RDI];
 	((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = 0;
 #elif defined(__aarch64__)
-	argument = (long)((ucontext_t *)context)->uc_mcontext.regs[0];
+	argument = (greg_t)((ucontext_t *)context)->uc_mcontext.regs[0];
 	((ucontext_t *)context)->uc_mcontext.regs[0] = 0;
 #else
 	(void)context; /* what the call answers is whatever was in the register */

@@ -110,8 +110,8 @@ const BARRIER: &str = "membarrier was refused, without which a per-CPU counter c
 
 #[cfg(feature = "std")]
 impl ReleaseError {
-    /// Its errno value.
-    pub(crate) fn errno(self) -> i32 {
+    /// Its errno value, positive.
+    pub fn errno(self) -> i32 {
         match self {
             Self::InUse { .. } => libc::EWOULDBLOCK,
             other => DrainError::from(other).errno(),
@@ -121,8 +121,8 @@ impl ReleaseError {
 
 #[cfg(feature = "std")]
 impl DrainError {
-    /// Its errno value.
-    pub(crate) fn errno(self) -> i32 {
+    /// Its errno value, positive.
+    pub fn errno(self) -> i32 {
         match self {
             Self::TimedOut { .. } => libc::ETIMEDOUT,
             Self::Busy => libc::EBUSY,
@@ -213,6 +213,18 @@ pub enum InitError {
     Destroyed,
     /// There is no memory for per-CPU slots; nothing was touched. `ENOMEM`.
     NoMemory,
+}
+
+#[cfg(feature = "std")]
+impl InitError {
+    /// Its errno value, positive.
+    pub fn errno(self) -> i32 {
+        match self {
+            Self::InUse => libc::EBUSY,
+            Self::Destroyed => libc::EINVAL,
+            Self::NoMemory => libc::ENOMEM,
+        }
+    }
 }
 
 impl fmt::Display for InitError {

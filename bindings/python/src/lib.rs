@@ -75,12 +75,7 @@ pub(crate) fn os_error(errno: i32, error: &dyn std::error::Error) -> PyErr {
 }
 
 fn init_error(error: InitError) -> PyErr {
-    let errno = match error {
-        InitError::InUse => libc::EBUSY,
-        InitError::NoMemory => libc::ENOMEM,
-        _ => libc::EINVAL,
-    };
-    os_error(errno, &error)
+    os_error(error.errno(), &error)
 }
 
 /// A time limit, as Python gives it.
@@ -395,14 +390,7 @@ impl PyModuleRef {
 }
 
 fn drain_error(error: DrainError) -> PyErr {
-    let errno = match error {
-        DrainError::TimedOut { .. } => libc::ETIMEDOUT,
-        DrainError::Busy => libc::EBUSY,
-        DrainError::AlreadyReleased => libc::EALREADY,
-        DrainError::Barrier { errno } | DrainError::Descriptor { errno } => errno,
-        _ => libc::EINVAL,
-    };
-    os_error(errno, &error)
+    os_error(error.errno(), &error)
 }
 
 /// A drain that was begun, for ``module_ref._async``.
