@@ -64,19 +64,31 @@ enum Kind {
     Gone,
 }
 
+/// By their numbers: those that can be loaded more often.
+const KINDS: [Kind; 16] = {
+    use Kind::*;
+    [
+        Hooks, Plain, Permanent, Provider, User, Unresolved, Cut, Text, Gone, Hooks, Provider,
+        User, Provider, User, Hooks, Plain,
+    ]
+};
+
 impl Kind {
-    fn has_init(self) -> bool {
-        self != Self::Plain
+    /// What its source is compiled with. What is cut short in memory has no destructor, which would
+    /// be no code any more when the program ends.
+    fn defines(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &["-DDESTRUCTOR"],
+            Self::Permanent => &["-DINIT", "-DDESTRUCTOR"],
+            Self::Provider => &["-DINIT", "-DEXIT", "-DDESTRUCTOR"],
+            Self::User => &["-DINIT", "-DEXIT", "-DDESTRUCTOR", "-DUSER"],
+            Self::Unresolved => &["-DINIT", "-DUNRESOLVED"],
+            _ => &["-DINIT", "-DEXIT"],
+        }
     }
 
-    fn has_exit(self) -> bool {
-        self.has_init() && self != Self::Permanent
-    }
-
-    /// Whether it tells of its end: not what is cut short while it is in memory, whose destructors
-    /// are no code any more when the program ends.
-    fn has_destructor(self) -> bool {
-        self != Self::Hooks
+    fn has(self, what: &str) -> bool {
+        self.defines().contains(&what)
     }
 
     /// What the file alone is refused with.
@@ -122,41 +134,25 @@ const EXIT: i32 = 2;
 
 /// An object of that kind whose `answer()` is that number.
 fn template(kind: Kind, answer: usize) -> PathBuf {
-    let (mut flags, mut link) = (vec![format!("-DANSWER={answer}")], vec![]);
-    if kind.has_init() {
-        flags.push("-DINIT".into());
-    }
-    if kind.has_exit() {
-        flags.push("-DEXIT".into());
-    }
-    if kind.has_destructor() {
-        flags.push("-DDESTRUCTOR".into());
-    }
+    let mut flags: Vec<_> = kind.defines().iter().map(|&define| define.to_owned()).collect();
+    flags.push(format!("-DANSWER={answer}"));
     match kind {
         Kind::User => {
-            flags.push("-DUSER".into());
-            link.push("-Wl,--no-as-needed".to_owned());
-            link.push(template(Kind::Provider, 0).to_str().unwrap().to_owned());
+            flags.push("-Wl,--no-as-needed".to_owned());
+            flags.push(template(Kind::Provider, 0).to_str().unwrap().to_owned());
         }
-        Kind::Provider => link.push(format!("-Wl,-soname,lib{ANY_CASE}.so")),
-        Kind::Unresolved => flags.push("-DUNRESOLVED".into()),
+        Kind::Provider => flags.push(format!("-Wl,-soname,lib{ANY_CASE}.so")),
         _ => {}
     }
     let mut hasher = DefaultHasher::new();
-    (SOURCE, &flags, &link).hash(&mut hasher);
-    let folder = Path::new(BUILT);
-    let path = folder.join(format!("machine-{kind:?}-{answer}-{:016x}.so", hasher.finish()));
+    (SOURCE, &flags).hash(&mut hasher);
+    let path = Path::new(BUILT).join(format!("model-{:016x}.so", hasher.finish()));
     if !path.exists() {
         let (source, built) = (path.with_extension("c"), path.with_extension("new"));
         fs::write(&source, SOURCE).unwrap();
-        let status = compiler::shared()
-            .args(&flags)
-            .arg("-o")
-            .args([&built, &source])
-            .args(&link)
-            .status()
-            .expect("a C compiler: apt-get install gcc");
-        assert!(status.success());
+        let mut compiler = compiler::shared();
+        let status = compiler.arg("-o").args([&built, &source]).args(&flags).status();
+        assert!(status.expect("a C compiler: apt-get install gcc").success());
         fs::rename(built, &path).unwrap();
     }
     path
@@ -169,26 +165,19 @@ fn content(kind: Kind, answer: usize, case: &str) -> Vec<u8> {
     let mut known = KNOWN.lock().unwrap();
     let new = || match kind {
         Kind::Text => b"no object at all".to_vec(),
-        Kind::Cut => {
-            let whole = fs::read(template(Kind::Hooks, answer)).unwrap();
-            whole[..whole.len() / 2].to_vec()
-        }
         _ => fs::read(template(kind, answer)).unwrap(),
     };
     let mut content = known.entry((kind, answer)).or_insert_with(new).clone();
-    let places: Vec<_> = content
-        .windows(case.len())
-        .enumerate()
-        .filter(|(_, there)| *there == ANY_CASE.as_bytes())
-        .map(|(at, _)| at)
-        .collect();
-    for at in places {
-        content[at..at + case.len()].copy_from_slice(case.as_bytes());
+    for at in 0..content.len().saturating_sub(case.len()) {
+        if content[at..].starts_with(ANY_CASE.as_bytes()) {
+            content[at..at + case.len()].copy_from_slice(case.as_bytes());
+        }
     }
+    content.truncate(if kind == Kind::Cut { content.len() / 2 } else { content.len() });
     content
 }
 
-// ---- operations -----------------------------------------------------------------------------
+// ---- the model ------------------------------------------------------------------------------
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wait {
@@ -213,90 +202,6 @@ enum Plan {
     Return(i32),
     /// Waits for another step, which says what it returns.
     Block,
-}
-
-/// Loads are numbered, names and files have their place, and references theirs among all.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    /// Puts another file in the place of one, by renaming, or takes it away.
-    Write {
-        slot: usize,
-        kind: Kind,
-    },
-    Load {
-        name: usize,
-        slot: usize,
-        mode: Mode,
-        copied: bool,
-        plan: Plan,
-    },
-    /// As before, with all per-CPU slots taken.
-    LoadWithoutRoom {
-        name: usize,
-        slot: usize,
-    },
-    Unload {
-        name: usize,
-        force: bool,
-        wait: Wait,
-    },
-    Replace {
-        name: usize,
-        slot: usize,
-        wait: Wait,
-        plan: Plan,
-    },
-    /// Cuts the file of a module short that nobody holds, in place, and unloads it.
-    Spoil {
-        name: usize,
-    },
-    /// Has a thread's blocked init function return.
-    EndInit {
-        thread: usize,
-        result: i32,
-    },
-    Get {
-        name: usize,
-    },
-    /// By a handle to whatever was loaded.
-    TryGet {
-        load: usize,
-    },
-    Clone(usize),
-    Put(usize),
-    /// Gives a handle back.
-    Forget {
-        load: usize,
-    },
-    Depend {
-        user: usize,
-        provider: usize,
-    },
-    Register {
-        which: usize,
-        priority: i32,
-    },
-    Unregister {
-        which: usize,
-    },
-    Veto {
-        which: usize,
-        errno: Option<i32>,
-    },
-    /// Whether the first notifier keeps a reference on what is coming.
-    Keep(bool),
-    SymbolGet,
-    SymbolPut,
-    Reap,
-    /// Ends the host, and begins with a new one.
-    Close,
-    RunOn(usize),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    thread: usize,
-    what: What,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -328,8 +233,6 @@ enum Call {
     Unmapped,
     Told(usize, &'static str, State),
 }
-
-// ---- the model ------------------------------------------------------------------------------
 
 /// Where a load is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -449,7 +352,7 @@ impl Model {
     }
 
     fn farewell(&mut self, load: usize) {
-        if self.loads[load].kind.has_exit() {
+        if self.loads[load].kind.has("-DEXIT") {
             self.calls.push(Call::Exit);
         }
         self.tell(load, State::Going);
@@ -457,7 +360,7 @@ impl Model {
 
     fn end(&mut self, load: usize, record: bool) -> Outcome {
         self.links.retain(|link| link.0 != load);
-        if self.loads[load].kind.has_destructor() && self.loads[load].noted {
+        if self.loads[load].kind.has("-DDESTRUCTOR") && self.loads[load].noted {
             self.calls.push(Call::Unmapped);
         }
         self.loads[load].at = At::Gone;
@@ -563,12 +466,12 @@ impl Model {
             self.tell_some(load, State::Going, at);
             return failed(self, self.vetoes[self.notifiers[at].1].expect("a veto"));
         }
-        if kind.has_init() {
+        if kind.has("-DINIT") {
             self.calls.push(Call::Init);
         }
         match plan {
             Plan::Return(result) => self.after_init(thread, load, old, result),
-            Plan::Block if kind.has_init() => {
+            Plan::Block if kind.has("-DINIT") => {
                 self.waiting.push((thread, Waiting::Init { load, old }));
                 None
             }
@@ -587,7 +490,7 @@ impl Model {
     }
 
     fn after_init(&mut self, thread: usize, load: usize, old: Old, result: i32) -> Option<Answer> {
-        if self.loads[load].kind.has_init() && result < 0 {
+        if self.loads[load].kind.has("-DINIT") && result < 0 {
             self.tell(load, State::Going);
             return Some(self.failed(thread, load, old, -result));
         }
@@ -618,6 +521,11 @@ impl Model {
         })))
     }
 
+    fn write(&mut self, slot: usize, kind: Kind) {
+        self.files[slot] = (kind, self.written);
+        self.written += 1;
+    }
+
     /// Why nothing can be loaded from that file by that name.
     fn check_load(&mut self, thread: usize, name: usize, slot: usize) -> Result<(), i32> {
         self.reap(thread);
@@ -626,6 +534,104 @@ impl Model {
             Some(there) if self.loads[there].state == State::Live => Err(libc::EEXIST),
             Some(_) => Err(libc::EBUSY),
         })
+    }
+
+    fn load(
+        &mut self,
+        thread: usize,
+        what: (usize, usize, Mode, bool),
+        plan: Plan,
+    ) -> Option<Answer> {
+        match self.check_load(thread, what.0, what.1) {
+            Ok(()) => self.bring_up(thread, what, None, plan),
+            Err(errno) => Some(Answer::Done(Err(errno))),
+        }
+    }
+
+    fn replace(
+        &mut self,
+        thread: usize,
+        (name, slot): (usize, usize),
+        wait: Wait,
+        plan: Plan,
+    ) -> Option<Answer> {
+        self.reap(thread);
+        let old = self.check_free(name, false);
+        match old.and_then(|old| self.files[slot].0.refusal().map(|()| old)) {
+            Err(errno) => Some(Answer::Unloaded(Err(errno))),
+            Ok(old) => {
+                let Loaded { mode, copied, .. } = self.loads[old];
+                self.bring_up(thread, (name, slot, mode, copied), Some((old, wait)), plan)
+            }
+        }
+    }
+
+    /// Cuts the module's file short, and unloads it; which file that is.
+    fn spoil(&mut self, thread: usize, name: usize) -> usize {
+        self.reap(thread);
+        let load = self.find(name).expect("a precondition");
+        let slot = self.files.iter().position(|file| file.1 == self.loads[load].file);
+        let slot = slot.expect("a precondition");
+        self.write(slot, Kind::Cut);
+        (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+        // Its exit function is no code any more.
+        self.tell(load, State::Going);
+        self.end(load, false);
+        self.last = Some((name, Outcome::Overwritten));
+        slot
+    }
+
+    fn end_init(&mut self, thread: usize, result: i32) {
+        let at = self.waiting.iter().position(|(there, _)| *there == thread).expect("it waits");
+        let (_, Waiting::Init { load, old }) = self.waiting.remove(at) else { unreachable!() };
+        self.ended = self.after_init(thread, load, old, result).map(|answer| (thread, answer));
+    }
+
+    fn get(&mut self, load: Option<usize>) -> Answer {
+        let found = load.filter(|&load| !self.loads[load].shut);
+        self.held.extend(found);
+        Answer::Got(found.is_some())
+    }
+
+    fn symbol_get(&mut self) -> Answer {
+        // The oldest that is live, since all have it.
+        let is_live = |l: &Loaded| l.at == At::Table && l.state == State::Live;
+        let found = self.loads.iter().position(is_live);
+        self.given.extend(found);
+        Answer::Symbol(found.map(|load| self.loads[load].answer))
+    }
+
+    fn symbol_put(&mut self) -> Result<(), i32> {
+        if self.given.is_empty() {
+            return Err(libc::EINVAL);
+        }
+        self.given.remove(0);
+        Ok(())
+    }
+
+    fn register(&mut self, which: usize, priority: i32) -> Result<(), i32> {
+        if self.notifiers.iter().any(|&(_, there)| there == which) {
+            return Err(libc::EEXIST);
+        }
+        let at = self.notifiers.partition_point(|&(there, _)| there >= priority);
+        self.notifiers.insert(at, (priority, which));
+        Ok(())
+    }
+
+    fn unregister(&mut self, which: usize) -> Result<(), i32> {
+        let at = self.notifiers.iter().position(|&(_, there)| there == which);
+        self.notifiers.remove(at.ok_or(libc::ENOENT)?);
+        Ok(())
+    }
+
+    fn close(&mut self, thread: usize) -> Result<(), i32> {
+        self.reap(thread);
+        if self.loads.iter().any(|l| l.at != At::Gone) {
+            return Err(libc::EBUSY);
+        }
+        self.notifiers.retain(|&(_, which)| which == FIRST);
+        (self.tainted, self.last) = (false, None);
+        Ok(())
     }
 
     /// Why it cannot be taken out of service, apart from references.
@@ -696,6 +702,7 @@ impl Model {
 
     /// What no waiting thread waits for any more.
     fn settle(&mut self) {
+        self.loads.iter_mut().filter(|l| l.at == At::Table).for_each(|l| l.seen = true);
         let is_free = |(_, waiting): &(usize, Waiting)| match *waiting {
             Waiting::Init { .. } => false,
             Waiting::Unload(load) | Waiting::Replaced(load) => self.references(load) == 0,
@@ -725,241 +732,20 @@ impl Model {
         })
     }
 
-    /// What makes sense as a step.
-    fn is_possible(&self, Step { thread, what }: Step) -> bool {
-        // Another load of what is still coming, or bound to that, would wait for an end that no
-        // other step could tell from what comes before and after it.
-        // One that fails because it is bound to what is going, and can itself not be shut in the
-        // sandbox, keeps the other mapped, which is then reported as resident, by a hair.
-        let binds = |slot: usize| {
-            if self.files[slot].0 != Kind::User {
-                return false;
-            }
-            let mut model = self.clone();
-            model.reap(thread);
-            let provider = model.provider();
-            let is_going = |p: usize| model.loads[p].state == State::Going && !model.loads[p].shut;
-            model.is_coming(provider) || is_refused(thread) && provider.is_some_and(is_going)
-        };
-        // The first thread never waits.
-        let waits = |wait, plan| thread == 0 && (wait == Wait::Forever || plan == Plan::Block);
-        match what {
-            What::Load { name, slot, plan, .. } => {
-                !self.is_coming(self.find(name)) && !binds(slot) && !waits(Wait::No, plan)
-            }
-            What::LoadWithoutRoom { name, .. } => {
-                *PER_CPU && is_refused(thread) && !self.is_coming(self.find(name))
-            }
-            What::Unload { wait, .. } => !waits(wait, Plan::Return(0)),
-            What::Replace { slot, wait, plan, .. } => !binds(slot) && !waits(wait, plan),
-            What::Spoil { name } => self.can_be_spoilt(thread, name),
-            What::Forget { load } => matches!(self.loads[load].at, At::Zombie | At::Gone),
-            What::Close => self.waiting.is_empty(),
-            _ => true,
+    /// Another load of what is still coming, or bound to that, would wait for an end that no other
+    /// step could tell from what comes before and after it. One that fails because it is bound to
+    /// what is going, and can itself not be shut in the sandbox, keeps the other mapped, which is
+    /// then reported as resident, by a hair.
+    fn cannot_foresee(&self, thread: usize, slot: usize) -> bool {
+        if self.files[slot].0 != Kind::User {
+            return false;
         }
+        let mut model = self.clone();
+        model.reap(thread);
+        let provider = model.provider();
+        let is_going = |p: usize| model.loads[p].state == State::Going && !model.loads[p].shut;
+        model.is_coming(provider) || is_refused(thread) && provider.is_some_and(is_going)
     }
-
-    /// What is answered; `None`: the thread waits.
-    fn apply(&mut self, Step { thread, what }: Step) -> Option<Answer> {
-        self.calls.clear();
-        (self.ended, self.kept) = (None, None);
-        let answer = self.answer(thread, what);
-        self.settle();
-        for loaded in self.loads.iter_mut().filter(|l| l.at == At::Table) {
-            loaded.seen = true;
-        }
-        answer
-    }
-
-    fn answer(&mut self, thread: usize, what: What) -> Option<Answer> {
-        Some(match what {
-            What::Write { slot, kind } => {
-                self.files[slot] = (kind, self.written);
-                self.written += 1;
-                Answer::Nothing
-            }
-            What::Load { name, slot, mode, copied, plan } => {
-                match self.check_load(thread, name, slot) {
-                    Ok(()) => return self.bring_up(thread, (name, slot, mode, copied), None, plan),
-                    Err(errno) => Answer::Done(Err(errno)),
-                }
-            }
-            What::LoadWithoutRoom { name, slot } => {
-                Answer::Done(self.check_load(thread, name, slot).and(Err(libc::ENOMEM)))
-            }
-            What::Unload { name, force, wait } => {
-                Answer::Unloaded(self.unload(thread, name, force, wait).transpose()?)
-            }
-            What::Replace { name, slot, wait, plan } => {
-                self.reap(thread);
-                let old = self.check_free(name, false);
-                match old.and_then(|old| self.files[slot].0.refusal().map(|()| old)) {
-                    Err(errno) => Answer::Unloaded(Err(errno)),
-                    Ok(old) => {
-                        let Loaded { mode, copied, .. } = self.loads[old];
-                        let what = (name, slot, mode, copied);
-                        return self.bring_up(thread, what, Some((old, wait)), plan);
-                    }
-                }
-            }
-            What::Spoil { name } => {
-                self.reap(thread);
-                let load = self.find(name).expect("a precondition");
-                let slot = self.files.iter().position(|f| f.1 == self.loads[load].file);
-                self.files[slot.expect("a precondition")] = (Kind::Cut, self.written);
-                self.written += 1;
-                (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
-                // Its exit function is no code any more.
-                self.tell(load, State::Going);
-                self.end(load, false);
-                self.last = Some((name, Outcome::Overwritten));
-                Answer::Unloaded(Ok(Outcome::Overwritten))
-            }
-            What::EndInit { thread, result } => {
-                let at = self.waiting.iter().position(|(there, _)| *there == thread);
-                let (_, Waiting::Init { load, old }) = self.waiting.remove(at.expect("it waits"))
-                else {
-                    unreachable!()
-                };
-                self.ended = self.after_init(thread, load, old, result).map(|end| (thread, end));
-                Answer::Nothing
-            }
-            What::Get { name } => {
-                let found = self.find(name).filter(|&load| !self.loads[load].shut);
-                self.held.extend(found);
-                Answer::Got(found.is_some())
-            }
-            What::TryGet { load } => {
-                let got = !self.loads[load].shut;
-                self.held.extend(got.then_some(load));
-                Answer::Got(got)
-            }
-            What::Clone(which) => {
-                self.held.push(self.held[which]);
-                Answer::Nothing
-            }
-            What::Put(which) => {
-                self.held.swap_remove(which);
-                Answer::Nothing
-            }
-            What::Forget { load } => {
-                self.loads[load].seen = false;
-                Answer::Nothing
-            }
-            What::Depend { user, provider } => Answer::Done(self.depend(user, provider)),
-            What::Register { which, priority } => {
-                if self.notifiers.iter().any(|&(_, there)| there == which) {
-                    return Some(Answer::Done(Err(libc::EEXIST)));
-                }
-                let at = self.notifiers.partition_point(|&(there, _)| there >= priority);
-                self.notifiers.insert(at, (priority, which));
-                Answer::Done(Ok(()))
-            }
-            What::Unregister { which } => {
-                let at = self.notifiers.iter().position(|&(_, there)| there == which);
-                Answer::Done(at.map(|at| _ = self.notifiers.remove(at)).ok_or(libc::ENOENT))
-            }
-            What::Veto { which, errno } => {
-                self.vetoes[which] = errno;
-                Answer::Nothing
-            }
-            What::Keep(keep) => {
-                self.keep = keep;
-                Answer::Nothing
-            }
-            What::SymbolGet => {
-                // The oldest that is live, since all have it.
-                let of = |l: &Loaded| l.at == At::Table && l.state == State::Live;
-                let found = self.loads.iter().position(of);
-                self.given.extend(found);
-                Answer::Symbol(found.map(|load| self.loads[load].answer))
-            }
-            What::SymbolPut if self.given.is_empty() => Answer::Done(Err(libc::EINVAL)),
-            What::SymbolPut => {
-                self.given.remove(0);
-                Answer::Done(Ok(()))
-            }
-            What::Reap => Answer::Reaped(self.reap(thread)),
-            What::Close => {
-                self.reap(thread);
-                if self.loads.iter().any(|l| l.at != At::Gone) {
-                    return Some(Answer::Done(Err(libc::EBUSY)));
-                }
-                self.notifiers.retain(|&(_, which)| which == FIRST);
-                (self.tainted, self.last) = (false, None);
-                Answer::Done(Ok(()))
-            }
-            What::RunOn(_) => Answer::Nothing,
-        })
-    }
-}
-
-/// A step from a word: a letter, the thread, and what else there is to say.
-fn decode(word: &mut Word, model: &Model, threads: usize) -> Option<Step> {
-    const KINDS: [Kind; 16] = {
-        use Kind::*;
-        [
-            Hooks, Plain, Permanent, Provider, User, Unresolved, Cut, Text, Gone, Hooks, Provider,
-            User, Provider, User, Hooks, Plain,
-        ]
-    };
-    let (letter, thread) = (word.letter(), word.digit() % threads);
-    let result = |n| [-libc::EIO, 3, -libc::EIO].get(15 - n).map_or(0, |&result| result);
-    let one_of = |all: &[usize], n: usize| all.get(n % all.len().max(1)).copied();
-    let seen: Vec<_> = (0..model.loads.len()).filter(|&load| model.loads[load].seen).collect();
-    let held: Vec<_> = (0..model.held.len()).collect();
-    let blocked: Vec<_> = (model.waiting.iter())
-        .filter_map(|(thread, why)| matches!(why, Waiting::Init { .. }).then_some(*thread))
-        .collect();
-    let mut digit = || word.digit();
-    let per_cpu = if *PER_CPU { Mode::PerCpu } else { Mode::Atomic };
-    let mode = |n| if n % 3 == 0 { Mode::Atomic } else { per_cpu };
-    let wait = |no, n| [no, Wait::Short, Wait::Forever, no, no, Wait::Short, Wait::Forever][n % 7];
-    let plan = |n, m| if n % 6 == 5 { Plan::Block } else { Plan::Return(result(m)) };
-    let first = digit();
-    let (name, which) = (first % NAMES.len(), first % NOTIFIERS);
-    let what = match letter {
-        b'w' => What::Write { slot: first % SLOTS, kind: KINDS[digit()] },
-        b'l' => {
-            let (slot, how) = (digit() % SLOTS, digit());
-            What::Load {
-                name,
-                slot,
-                mode: mode(how),
-                copied: how > 12,
-                plan: plan(digit(), digit()),
-            }
-        }
-        b'k' => What::LoadWithoutRoom { name, slot: digit() % SLOTS },
-        b'u' => What::Unload { name, force: digit() % 3 == 1, wait: wait(Wait::No, digit()) },
-        b'r' => {
-            let (slot, wait) = (digit() % SLOTS, wait(Wait::Short, digit()));
-            What::Replace { name, slot, wait, plan: plan(digit(), digit()) }
-        }
-        b's' => What::Spoil { name },
-        b'i' => What::EndInit { thread: one_of(&blocked, first)?, result: result(digit()) },
-        b'g' => What::Get { name },
-        b't' => What::TryGet { load: one_of(&seen, first)? },
-        b'c' => What::Clone(one_of(&held, first)?),
-        b'p' => What::Put(one_of(&held, first)?),
-        b'h' => What::Forget { load: one_of(&seen, first)? },
-        b'd' => What::Depend { user: one_of(&seen, first)?, provider: one_of(&seen, digit())? },
-        b'n' => What::Register { which, priority: digit() as i32 - 8 },
-        b'q' => What::Unregister { which },
-        b'v' => {
-            // The last is a notifier that panics.
-            let errno = [None, None, Some(libc::EPERM), Some(libc::ECANCELED)][digit() % 4];
-            What::Veto { which, errno }
-        }
-        b'x' => What::Keep(first % 3 == 1),
-        b'y' => What::SymbolGet,
-        b'z' => What::SymbolPut,
-        b'a' => What::Reap,
-        b'f' => What::Close,
-        b'm' => What::RunOn(first),
-        _ => return None,
-    };
-    Some(Step { thread, what })
 }
 
 // ---- the host itself ------------------------------------------------------------------------
@@ -1157,34 +943,17 @@ fn answer(function: *mut c_void) -> usize {
     function() as usize
 }
 
-/// This process's own, beside which those of processes that have ended are removed.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let name = |process: &str| format!("host-model-{process}");
-    let parent = Path::new(BUILT);
-    for there in fs::read_dir(parent).unwrap().flatten() {
-        let there = there.path();
-        let process = there.file_name().and_then(|n| n.to_str()?.strip_prefix(&name("")));
-        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            let _ = fs::remove_dir_all(&there);
-        }
-    }
-    parent.join(name(&std::process::id().to_string()))
-});
-
+/// This process's own.
 fn new_folder(name: &str) -> PathBuf {
-    let folder = FOLDER.join(name);
+    let folder = Path::new(BUILT).join(format!("host-model-{}", std::process::id())).join(name);
     fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-static GRAVEYARD: LazyLock<PathBuf> = LazyLock::new(|| new_folder("graveyard"));
+type Job = Box<dyn FnOnce() -> Answer + Send>;
 
-/// The folder of a case.
-fn next_case() -> PathBuf {
-    static CASES: AtomicUsize = AtomicUsize::new(1);
-    let name = format!("case-{:08}", CASES.fetch_add(1, SeqCst));
-    assert_eq!(name.len(), ANY_CASE.len());
-    new_folder(&name)
+fn job(job: impl FnOnce() -> Answer + Send + 'static) -> Job {
+    Box::new(job)
 }
 
 struct Case<F: Face> {
@@ -1213,6 +982,7 @@ fn new_host() -> Arc<Host> {
 
 impl<F: Face> Case<F> {
     fn new() -> Self {
+        static CASES: AtomicUsize = AtomicUsize::new(1);
         let shared = Arc::<Shared>::default();
         SHARED.set(shared.clone());
         let of_threads = shared.clone();
@@ -1238,7 +1008,7 @@ impl<F: Face> Case<F> {
             host: new_host(),
             crew: Crew::new(move || SHARED.set(of_threads.clone())),
             shared,
-            folder: next_case(),
+            folder: new_folder(&format!("case-{:08}", CASES.fetch_add(1, SeqCst))),
             held: vec![],
             handles: HashMap::new(),
             orders: HashMap::new(),
@@ -1271,195 +1041,287 @@ impl<F: Face> Case<F> {
         fs::rename(new, self.path(slot)).unwrap();
     }
 
-    fn step(&mut self, mut step: Step) {
-        step.thread = self.crew.free(step.thread, F::THREADS);
-        if !self.model.is_possible(step) {
-            return;
-        }
-        let put =
-            if let What::Put(which) = step.what { Some(self.model.held[which]) } else { None };
-        self.shared.calls.lock().unwrap().clear();
-        let expected = self.model.apply(step).map(|answer| match answer {
-            Answer::Unloaded(outcome) => Answer::Unloaded(outcome.map(F::told)),
-            other => other,
-        });
-        let job = self.job(step, put);
-        let waiting = self.model.waiting.last().cloned();
-        let (shared, handles) = (&self.shared, &self.handles);
-        // Whether a thread is where the model has it waiting.
-        let waits = || match waiting.as_ref().expect("the last that waits").1 {
-            Waiting::Init { .. } => shared.calls.lock().unwrap().contains(&Call::Init),
-            Waiting::Unload(load) | Waiting::Replaced(load) => handles[&load].try_get().is_none(),
-        };
-        self.crew.expect(&step, step.thread, job, expected, waits);
-        match (&self.model.ended, step.what) {
-            (Some((thread, expected)), _) => {
-                let expected = match expected {
-                    Answer::Unloaded(outcome) => Answer::Unloaded(outcome.map(F::told)),
-                    other => other.clone(),
-                };
-                self.crew.ended(&step, *thread, expected);
-            }
-            // Its thread waits for what is replaced.
-            (None, What::EndInit { thread, .. }) => self.crew.await_that(&step, thread, waits),
-            _ => {}
-        }
-        self.look_around(&step);
-        self.check(&step);
-    }
-
-    /// What a step is for the host; `put` is the load of which a reference is given back.
-    fn job(&mut self, step: Step, put: Option<usize>) -> Box<dyn FnOnce() -> Answer + Send> {
-        let host = self.host.clone();
-        let mut init = |plan| match plan {
+    /// What the init function does that `thread` is about to call.
+    fn init(&mut self, thread: usize, plan: Plan) -> Init {
+        match plan {
             Plan::Return(result) => Init::Return(result),
             Plan::Block => {
                 let (order, orders) = channel();
-                self.orders.insert(step.thread, order);
+                self.orders.insert(thread, order);
                 Init::Block(orders)
             }
-        };
-        let got = |held: &mut Vec<Reference>, found: Option<Reference>| {
-            let got = found.is_some();
-            held.extend(found);
-            Answer::Got(got)
-        };
-        let now = match step.what {
-            What::Load { name, slot, mode, copied, plan } => {
-                let plan = init(plan);
-                let path = self.path(slot);
-                return Box::new(move || {
-                    PLAN.set(plan);
+        }
+    }
+
+    /// What a word has the model answer, and what it is for the host. What makes no sense in
+    /// this state is left out, and so is what would have the first thread wait.
+    fn read(
+        &mut self,
+        letter: u8,
+        thread: usize,
+        word: &mut Word<'_>,
+    ) -> Option<(Option<Answer>, Job)> {
+        let per_cpu = if *PER_CPU { Mode::PerCpu } else { Mode::Atomic };
+        let mode = |n| if n % 3 == 0 { Mode::Atomic } else { per_cpu };
+        let waits = [Wait::Short, Wait::Forever, Wait::No, Wait::No, Wait::Short, Wait::Forever];
+        let result = |n| [0, 0, 0, 0, -libc::EIO, 0, 0, 0, 0, 0, -libc::EIO, 3][n % 12];
+        let plan = |n, m| if n % 6 == 5 { Plan::Block } else { Plan::Return(result(m)) };
+        let first = word.digit();
+        let mut digit = || word.digit();
+        let host = self.host.clone();
+        let (name, which, slot) = (first % NAMES.len(), first % NOTIFIERS, first % SLOTS);
+        let model = &mut self.model;
+        let seen: Vec<_> = (0..model.loads.len()).filter(|&load| model.loads[load].seen).collect();
+        let one_of = |all: &[usize], n: usize| all.get(n % all.len().max(1)).copied();
+        let held = (!model.held.is_empty()).then(|| first % model.held.len());
+        let (nothing, may_wait) = (Some(Answer::Nothing), thread > 0);
+        Some(match letter {
+            // Puts another file in the place of one, by renaming, or takes it away.
+            b'w' => {
+                model.write(slot, KINDS[digit()]);
+                self.write(slot);
+                (nothing, job(|| Answer::Nothing))
+            }
+            b'l' => {
+                let (slot, how, plan) = (digit() % SLOTS, digit(), plan(digit(), digit()));
+                let (mode, copied) = (mode(how), how > 12);
+                let coming =
+                    model.is_coming(model.find(name)) || model.cannot_foresee(thread, slot);
+                if coming || plan == Plan::Block && !may_wait {
+                    return None;
+                }
+                let expected = model.load(thread, (name, slot, mode, copied), plan);
+                let (path, init) = (self.path(slot), self.init(thread, plan));
+                let load = move || {
+                    PLAN.set(init);
                     let module = F::load(&host, &path, NAMES[name], mode, copied);
                     if let Ok(module) = &module {
                         assert_eq!((module.path(), module.mode()), (&*path, mode));
                     }
                     Answer::Done(module.map(drop))
-                });
+                };
+                (expected, job(load))
             }
-            What::LoadWithoutRoom { name, slot } => {
+            // With all per-CPU slots taken.
+            b'k' => {
+                let slot = digit() % SLOTS;
+                if !*PER_CPU || !is_refused(thread) || model.is_coming(model.find(name)) {
+                    return None;
+                }
+                let refused = model.check_load(thread, name, slot).and(Err(libc::ENOMEM));
                 let path = self.path(slot);
-                return Box::new(move || {
+                let load = move || {
                     // What it would give back.
                     host.reap();
                     let _all = take_all_slots();
                     Answer::Done(F::load(&host, &path, NAMES[name], Mode::PerCpu, false).map(drop))
-                });
+                };
+                (Some(Answer::Done(refused)), job(load))
             }
-            What::Unload { name, force, wait } => {
-                return Box::new(move || {
-                    Answer::Unloaded(F::unload(&host, NAMES[name], force, wait))
-                });
+            b'u' => {
+                let (force, wait) = (digit() % 3 == 1, waits[digit() % 6]);
+                if wait == Wait::Forever && !may_wait {
+                    return None;
+                }
+                let expected = model.unload(thread, name, force, wait).transpose();
+                let unload = move || Answer::Unloaded(F::unload(&host, NAMES[name], force, wait));
+                (expected.map(Answer::Unloaded), job(unload))
             }
-            What::Replace { name, slot, wait, plan } => {
-                let plan = init(plan);
-                let path = self.path(slot);
-                return Box::new(move || {
-                    PLAN.set(plan);
+            b'r' => {
+                let (slot, wait) = (digit() % SLOTS, waits[digit() % 2]);
+                let plan = plan(digit(), digit());
+                let waits = wait == Wait::Forever || plan == Plan::Block;
+                if waits && !may_wait || model.cannot_foresee(thread, slot) {
+                    return None;
+                }
+                let expected = model.replace(thread, (name, slot), wait, plan);
+                let (path, init) = (self.path(slot), self.init(thread, plan));
+                let replace = move || {
+                    PLAN.set(init);
                     Answer::Unloaded(F::replace(&host, NAMES[name], &path, wait))
-                });
+                };
+                (expected, job(replace))
             }
-            What::Spoil { name } => {
-                let slot = self.model.files.iter().position(|f| f.1 + 1 == self.model.written);
-                let path = self.path(slot.expect("the model has cut it"));
-                return Box::new(move || {
+            // Cuts the file of a module short that nobody holds, in place, and unloads it.
+            b's' => {
+                if !model.can_be_spoilt(thread, name) {
+                    return None;
+                }
+                let slot = model.spoil(thread, name);
+                let path = self.path(slot);
+                let spoil = move || {
                     host.reap();
                     // The inode must not be another file's, which would not be opened itself.
                     static BURIED: AtomicUsize = AtomicUsize::new(0);
-                    let number = BURIED.fetch_add(1, SeqCst);
-                    fs::hard_link(&path, GRAVEYARD.join(number.to_string())).unwrap();
+                    let number = BURIED.fetch_add(1, SeqCst).to_string();
+                    fs::hard_link(&path, new_folder("graveyard").join(number)).unwrap();
                     fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
                     Answer::Unloaded(F::unload(&host, NAMES[name], true, Wait::No))
-                });
+                };
+                (Some(Answer::Unloaded(Ok(Outcome::Overwritten))), job(spoil))
             }
-            What::Put(which) => {
-                let reference = self.held.swap_remove(which);
+            // Has a blocked init function return.
+            b'i' => {
+                let is_blocked = |(_, why): &&(usize, Waiting)| matches!(why, Waiting::Init { .. });
+                let blocked = model.waiting.iter().filter(is_blocked);
+                let of = one_of(&blocked.map(|(thread, _)| *thread).collect::<Vec<_>>(), first)?;
+                let result = result(digit());
+                model.end_init(of, result);
+                self.orders[&of].send(result).expect("an init function that waits");
+                (nothing, job(|| Answer::Nothing))
+            }
+            b'g' => {
+                let expected = model.get(model.find(name));
+                (Some(expected), self.keep(move || F::find_get(&host, NAMES[name])))
+            }
+            // By a handle to whatever was loaded.
+            b't' => {
+                let load = one_of(&seen, first)?;
+                let (expected, handle) = (model.get(Some(load)), self.handles[&load].clone());
+                (Some(expected), self.keep(move || F::try_get(&handle)))
+            }
+            b'c' => {
+                model.held.push(model.held[held?]);
+                self.held.push(F::get(&self.held[held?]));
+                (nothing, job(|| Answer::Nothing))
+            }
+            b'p' => {
+                let load = model.held.swap_remove(held?);
+                let reference = self.held.swap_remove(held?);
                 let function = F::symbol(&reference, c"answer").expect("every plugin has it");
-                let load = put.expect("what is put");
-                assert_eq!(answer(function), self.model.loads[load].answer, "what it answers");
+                assert_eq!(answer(function), model.loads[load].answer, "what it answers");
                 assert_eq!(F::symbol(&reference, c"no such symbol"), None);
-                return Box::new(move || {
+                let put = move || {
                     F::put(reference);
                     Answer::Nothing
-                });
+                };
+                (nothing, job(put))
             }
-            What::Depend { user, provider } => {
-                let [user, provider] = [user, provider].map(|load| self.handles[&load].clone());
-                return Box::new(move || Answer::Done(F::depend(&user, &provider)));
-            }
-            What::SymbolGet => {
-                return Box::new(move || {
-                    Answer::Symbol(F::symbol_get(&host, c"answer").map(answer))
-                });
-            }
-            What::SymbolPut => {
-                return Box::new(move || Answer::Done(F::symbol_put(&host, c"answer")));
-            }
-            What::Reap => return Box::new(move || Answer::Reaped(F::reap(&host))),
-            What::RunOn(cpu) => {
-                return Box::new(move || {
-                    run_on(cpu);
-                    Answer::Nothing
-                });
-            }
-            // These answer at once.
-            What::Get { name } => {
-                let found =
-                    self.crew.run(&step, step.thread, move || F::find_get(&host, NAMES[name]));
-                got(&mut self.held, found)
-            }
-            What::TryGet { load } => {
-                let handle = self.handles[&load].clone();
-                let found = self.crew.run(&step, step.thread, move || F::try_get(&handle));
-                got(&mut self.held, found)
-            }
-            What::Clone(which) => {
-                self.held.push(F::get(&self.held[which]));
-                Answer::Nothing
-            }
-            What::Write { slot, .. } => {
-                self.write(slot);
-                Answer::Nothing
-            }
-            What::EndInit { thread, result } => {
-                self.orders[&thread].send(result).expect("an init function that waits");
-                Answer::Nothing
-            }
-            What::Forget { load } => {
+            // Gives a handle back.
+            b'h' => {
+                let load = one_of(&seen, first)?;
+                if !matches!(model.loads[load].at, At::Zombie | At::Gone) {
+                    return None;
+                }
+                model.loads[load].seen = false;
                 self.handles.remove(&load);
-                Answer::Nothing
+                (nothing, job(|| Answer::Nothing))
             }
-            What::Register { which, priority } => Answer::Done(F::register(&host, which, priority)),
-            What::Unregister { which } => Answer::Done(F::unregister(&host, which)),
-            What::Veto { which, errno } => {
+            b'd' => {
+                let (user, provider) = (one_of(&seen, first)?, one_of(&seen, digit())?);
+                let expected = Answer::Done(model.depend(user, provider));
+                let [user, provider] = [user, provider].map(|load| self.handles[&load].clone());
+                (Some(expected), job(move || Answer::Done(F::depend(&user, &provider))))
+            }
+            b'n' => {
+                let priority = digit() as i32 - 8;
+                let expected = Answer::Done(model.register(which, priority));
+                (Some(expected), job(move || Answer::Done(F::register(&host, which, priority))))
+            }
+            b'q' => {
+                let expected = Answer::Done(model.unregister(which));
+                (Some(expected), job(move || Answer::Done(F::unregister(&host, which))))
+            }
+            // Has a notifier refuse what is coming, by an error or a panic, or not.
+            b'v' => {
+                let errno = [None, None, Some(libc::EPERM), Some(libc::ECANCELED)][digit() % 4];
+                model.vetoes[which] = errno;
                 self.shared.vetoes.lock().unwrap()[which] = errno;
-                Answer::Nothing
+                (nothing, job(|| Answer::Nothing))
             }
-            What::Keep(keep) => {
-                self.shared.keep.store(keep, SeqCst);
-                Answer::Nothing
+            // Has the first one keep a reference on what is coming, or not.
+            b'x' => {
+                model.keep = first % 3 == 1;
+                self.shared.keep.store(model.keep, SeqCst);
+                (nothing, job(|| Answer::Nothing))
             }
-            What::Close => {
+            b'y' => {
+                let get = move || Answer::Symbol(F::symbol_get(&host, c"answer").map(answer));
+                (Some(model.symbol_get()), job(get))
+            }
+            b'z' => {
+                let expected = Answer::Done(model.symbol_put());
+                (Some(expected), job(move || Answer::Done(F::symbol_put(&host, c"answer"))))
+            }
+            b'a' => {
+                let expected = Answer::Reaped(model.reap(thread));
+                (Some(expected), job(move || Answer::Reaped(F::reap(&host))))
+            }
+            // Ends the host, and begins with a new one.
+            b'f' => {
+                if !model.waiting.is_empty() {
+                    return None;
+                }
+                let expected = Answer::Done(model.close(thread));
                 drop(host);
-                let host = Arc::into_inner(std::mem::replace(&mut self.host, new_host()));
-                let host = host.expect("no thread is in it");
-                Answer::Done(self.crew.run(&step, step.thread, || F::close(host)).map_err(
-                    |(host, errno)| {
-                        self.host = Arc::new(host);
-                        errno
-                    },
-                ))
+                let old = Arc::into_inner(std::mem::replace(&mut self.host, new_host()));
+                let old = old.expect("no thread is in it");
+                let closed = self.crew.run(&"the end of a host", thread, || F::close(old));
+                let closed = closed.map_err(|(old, errno)| {
+                    self.host = Arc::new(old);
+                    errno
+                });
+                (Some(expected), job(move || Answer::Done(closed)))
             }
+            b'm' => {
+                let run = move || {
+                    run_on(first);
+                    Answer::Nothing
+                };
+                (nothing, job(run))
+            }
+            _ => return None,
+        })
+    }
+
+    /// A step that gets a reference, which goes to the others.
+    fn keep(&self, get: impl FnOnce() -> Option<Reference> + Send + 'static) -> Job {
+        let shared = self.shared.clone();
+        job(move || {
+            let found = get();
+            let got = Answer::Got(found.is_some());
+            shared.kept.lock().unwrap().extend(found);
+            got
+        })
+    }
+
+    fn step(&mut self, word: &Word<'_>) {
+        let mut rest = word.clone();
+        let letter = rest.letter();
+        let thread = self.crew.free(rest.digit() % F::THREADS, F::THREADS);
+        self.shared.calls.lock().unwrap().clear();
+        self.model.calls.clear();
+        (self.model.ended, self.model.kept) = (None, None);
+        let Some((expected, job)) = self.read(letter, thread, &mut rest) else { return };
+        self.model.settle();
+        let told = |answer| match answer {
+            Answer::Unloaded(outcome) => Answer::Unloaded(outcome.map(F::told)),
+            other => other,
         };
-        Box::new(move || now)
+        let last = self.model.waiting.last();
+        let (shared, handles) = (&self.shared, &self.handles);
+        // Whether the last thread that waits is where the model has it waiting.
+        let waits = || match last.expect("somebody waits").1 {
+            Waiting::Init { .. } => shared.calls.lock().unwrap().contains(&Call::Init),
+            Waiting::Unload(load) | Waiting::Replaced(load) => handles[&load].try_get().is_none(),
+        };
+        self.crew.expect(word, thread, job, expected.map(told), waits);
+        match self.model.ended.take() {
+            Some((thread, answer)) => self.crew.ended(word, thread, told(answer)),
+            // Its thread waits for what is replaced.
+            None if letter == b'i' => self.crew.await_that(word, last.expect("it").0, waits),
+            None => {}
+        }
+        self.look_around(word);
+        self.check(word);
     }
 
     /// Takes what is there to be taken after a step.
-    fn look_around(&mut self, step: &Step) {
+    fn look_around(&mut self, word: &Word<'_>) {
+        self.held.append(&mut self.shared.kept.lock().unwrap());
+        assert_eq!(self.held.len(), self.model.held.len(), "what is kept: {word:?}");
         if let Some(load) = self.model.kept {
-            let reference = self.shared.kept.lock().unwrap().pop().expect("what was kept");
-            self.handles.insert(load, reference.module());
-            self.held.push(reference);
+            self.handles.insert(load, self.held.last().expect("what was kept").module());
         }
         for (number, loaded) in self.model.loads.iter().enumerate() {
             if loaded.at == At::Table && !self.handles.contains_key(&number) {
@@ -1467,10 +1329,10 @@ impl<F: Face> Case<F> {
                 self.handles.insert(number, handle);
             }
         }
-        assert_eq!(*self.shared.calls.lock().unwrap(), self.model.calls, "{step:?}");
+        assert_eq!(*self.shared.calls.lock().unwrap(), self.model.calls, "{word:?}");
     }
 
-    fn check(&self, step: &Step) {
+    fn check(&self, word: &Word<'_>) {
         let model = &self.model;
         let mut table: Vec<_> =
             (0..model.loads.len()).filter(|&load| model.loads[load].at == At::Table).collect();
@@ -1521,30 +1383,19 @@ impl<F: Face> Case<F> {
             _ => format!("{} resident: ", NAMES[name]),
         });
         assert!(said.starts_with(&begins) && said.is_empty() == begins.is_empty(), "last: {said}");
-        self.crew.check_that_all_wait(step);
+        self.crew.check_that_all_wait(word);
     }
 
     /// Lets everything go, and sees that nothing is left.
     fn end(mut self) {
-        for thread in self.model.waiting.iter().map(|(thread, _)| *thread).collect::<Vec<_>>() {
-            let blocked = |(there, why): &(usize, Waiting)| {
-                *there == thread && matches!(why, Waiting::Init { .. })
-            };
-            if self.model.waiting.iter().any(blocked) {
-                self.step(Step { thread: 0, what: What::EndInit { thread, result: 0 } });
-            }
+        let is_blocked = |(_, why): &(usize, Waiting)| matches!(why, Waiting::Init { .. });
+        while self.model.waiting.iter().any(is_blocked) {
+            self.step(&Word(b"i000"));
         }
-        let mut all = vec![];
-        all.resize(self.held.len(), What::Put(0));
-        all.resize(all.len() + self.model.given.len(), What::SymbolPut);
-        for _ in NAMES {
-            let force = |name| What::Unload { name, force: true, wait: Wait::No };
-            all.extend((0..NAMES.len()).map(force));
-        }
-        all.push(What::Close);
-        for what in all {
-            self.step(Step { thread: 0, what });
-        }
+        let (held, given) = (self.held.len(), self.model.given.len());
+        let force = "u0012 u0112 u0212 ".repeat(NAMES.len());
+        let all = "p00 ".repeat(held) + &"z0 ".repeat(given) + &force + "f0";
+        words(all.as_bytes()).for_each(|word| self.step(&word));
         assert!(self.model.loads.iter().all(|l| l.at == At::Gone), "what is left");
         for handle in self.handles.values() {
             let (_, state, references) = F::state(handle);
@@ -1558,13 +1409,9 @@ impl<F: Face> Case<F> {
     }
 }
 
-/// Tries what the words say; see `decode`.
+/// Tries what the words say; see `read`.
 pub fn run<F: Face>(text: &[u8]) {
     let mut case = Case::<F>::new();
-    for mut word in words(text) {
-        if let Some(step) = decode(&mut word, &case.model, F::THREADS) {
-            case.step(step);
-        }
-    }
+    words(text).for_each(|word| case.step(&word));
     case.end();
 }

@@ -19,6 +19,12 @@ pub mod host;
 #[derive(Clone)]
 pub struct Word<'a>(&'a [u8]);
 
+impl std::fmt::Debug for Word<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the word '{}'", self.0.escape_ascii())
+    }
+}
+
 impl Word<'_> {
     fn byte(&mut self) -> u8 {
         let Some((&first, left)) = self.0.split_first() else { return 0 };
