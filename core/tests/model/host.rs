@@ -44,7 +44,7 @@ const BUILT: &str = match (option_env!("CARGO_TARGET_TMPDIR"), option_env!("OUT_
 // ---- plugins --------------------------------------------------------------------------------
 
 /// What there is in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Kind {
     /// An init and an exit function.
     Hooks,
@@ -61,6 +61,7 @@ enum Kind {
     Cut,
     Text,
     /// There is no file.
+    #[default]
     Gone,
 }
 
@@ -289,7 +290,7 @@ enum Waiting {
     Replaced(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Model {
     files: [(Kind, usize); SLOTS],
     written: usize,
@@ -990,20 +991,8 @@ impl<F: Face> Case<F> {
             model: Model {
                 files: [(Kind::Hooks, 0), (Kind::Provider, 1), (Kind::User, 2)],
                 written: SLOTS,
-                loads: vec![],
-                held: vec![],
-                given: vec![],
-                links: vec![],
-                zombies: vec![],
-                waiting: vec![],
                 notifiers: vec![(i32::MAX, FIRST)],
-                vetoes: [None; NOTIFIERS + 1],
-                keep: false,
-                tainted: false,
-                last: None,
-                calls: vec![],
-                ended: None,
-                kept: None,
+                ..Model::default()
             },
             host: new_host(),
             crew: Crew::new(move || SHARED.set(of_threads.clone())),
