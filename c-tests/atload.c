@@ -142,10 +142,7 @@ static enum end load_in_child(const struct call *call, int first, int times, int
 		end = load(&fault, pinned);
 		if (wrong)
 			printf("# %s #%d (%d times), %s%s: NOT SO: %s\n", call->name, first, times,
-			       how > 0		     ? strerrorname_np(how) :
-			       how == INJECT_ONE     ? "one byte" :
-			       how == INJECT_NOTHING ? "nothing" :
-						       "half",
+			       inject_how(how),
 			       pinned ? ", pinned to a CPU" : "", wrong);
 		fflush(stdout);
 		_exit(wrong ? ENDS : (int)end);

@@ -7,7 +7,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "host.h"
+#include "threads.h"
 
 int on_init(struct module *self);
 void on_exit_of(struct module *self);
@@ -200,7 +200,7 @@ static int loads_the_other(struct module *self)
 	/* Both are COMING before either asks for the other. */
 	atomic_fetch_add(&arrived, 1);
 	while (atomic_load(&arrived) < 2)
-		usleep(100);
+		sleep_ns(100 * MICROSECOND);
 	atomic_store(&cross_results[first],
 		     module_load(host, plugin("plain.so"), first ? "second" : "first", NULL));
 	return 0;
@@ -218,8 +218,8 @@ static void waits_in_a_circle(void)
 	int a, b;
 
 	in_init = loads_the_other;
-	need(pthread_create(&threads[0], NULL, load_named, "first") == 0);
-	need(pthread_create(&threads[1], NULL, load_named, "second") == 0);
+	threads[0] = start_thread(load_named, "first");
+	threads[1] = start_thread(load_named, "second");
 	pthread_join(threads[0], &rc[0]);
 	pthread_join(threads[1], &rc[1]);
 	in_init = NULL;
@@ -242,7 +242,7 @@ static int from_constructor;
 void constructed(void)
 {
 	atomic_fetch_add(&constructors, 1);
-	usleep(20000);
+	sleep_ns(20 * MILLISECOND);
 	from_constructor = module_load(host, plugin("plain.so"), "inner", NULL);
 }
 
@@ -250,7 +250,7 @@ static void *load_the_other(void *arg)
 {
 	(void)arg;
 	while (atomic_load(&constructors) == 0)
-		usleep(100);
+		sleep_ns(100 * MICROSECOND);
 	/* This thread's first call, which looks into the host's table under its lock at once. */
 	module_unload(host, "nobody", 0, 0);
 	return (void *)(intptr_t)module_load(host, plugin("noexit.so"), "outer", NULL);
@@ -264,7 +264,7 @@ static void out_of_the_ordinary(void)
 	size_t n;
 	void *rc;
 
-	need(pthread_create(&thread, NULL, load_the_other, NULL) == 0);
+	thread = start_thread(load_the_other, NULL);
 	is(load(plugin("ctor.so")), 0, "a constructor that loads another module");
 	pthread_join(thread, &rc);
 	ok(from_constructor == 0 && !rc, "while another thread loads one, too");
@@ -407,16 +407,16 @@ static void forks(void)
 
 	sem_init(&both, 0, 0);
 	in_init = waits;
-	need(pthread_create(&thread, NULL, load_named, "slow") == 0);
+	thread = start_thread(load_named, "slow");
 	while (module_unload(host, "slow", 0, 0) != -EBUSY)
-		usleep(1000);
+		sleep_ns(MILLISECOND);
 	is(in_a_child(look_at_half_a_load), 0, "a child is told of a load that will not end");
 	sem_post(&both);
 	pthread_join(thread, NULL);
 	in_init = NULL;
 	is(module_unload(host, "slow", 0, 0), 0, "the parent's ends");
 
-	need(pthread_create(&thread, NULL, load_and_unload, NULL) == 0);
+	thread = start_thread(load_and_unload, NULL);
 	for (int i = 0; i < FORKS; i++)
 		in_order += in_a_child(look_around) == 0;
 	atomic_store(&stop, true);

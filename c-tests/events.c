@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -24,18 +23,11 @@
 #include "module_ref_inline.h"
 #include "oracle.h"
 #include "rseq.h"
+#include "threads.h"
 
 static bool per_cpu;
 static const char *mode;
 static _Atomic int stop;
-
-static void sleep_ms(long ms)
-{
-	struct timespec left = { ms / 1000, ms % 1000 * 1000000 };
-
-	while (nanosleep(&left, &left) != 0 && errno == EINTR)
-		;
-}
 
 static struct module_ref *new_ref(void)
 {
@@ -64,14 +56,6 @@ static void ends_well(struct module_ref *ref, long held, const char *event)
 	is(module_ref_drain(ref, 0), 0, "%s, %s: both ways", event, mode);
 	module_ref_destroy(ref);
 	free(ref);
-}
-
-static pthread_t start(void *(*body)(void *), void *arg)
-{
-	pthread_t thread;
-
-	need(pthread_create(&thread, NULL, body, arg) == 0);
-	return thread;
 }
 
 /* ---- traffic, from the inlined and from the library's functions --------------------- */
@@ -159,7 +143,7 @@ static long run(struct traffic *workers, void (*meanwhile)(struct traffic *worke
 
 	atomic_store(&stop, 0);
 	for (int i = 0; i < WORKERS; i++)
-		threads[i] = start(run_traffic, &workers[i]);
+		threads[i] = start_thread(run_traffic, &workers[i]);
 	for (int i = 0; i < WORKERS; i++)
 		while (atomic_load(&workers[i].rounds) == 0)
 			sched_yield();
@@ -204,7 +188,7 @@ static void while_released_and_not(struct traffic *workers)
 		/* Held all the time: each attempt has to find that out, and open the door again. */
 		need(module_ref_try_release(workers->ref) == -EWOULDBLOCK);
 		need(module_ref_drain(workers->ref, 20000) == -ETIMEDOUT);
-		usleep(200);
+		sleep_ns(200 * MICROSECOND);
 		clock_gettime(CLOCK_MONOTONIC, &t);
 	} while ((t.tv_sec - end.tv_sec) * 1000000000LL + t.tv_nsec - end.tv_nsec < 0);
 }
@@ -356,7 +340,7 @@ static pid_t guard(int *end)
 		while (read(fds[0], &byte, 1) < 0)
 			;
 		for (int n = 0; n < 100 && !set_online(true); n++)
-			sleep_ms(10);
+			sleep_ns(10 * MILLISECOND);
 		_exit(0);
 	}
 	close(fds[0]);
@@ -475,7 +459,7 @@ static void cancelled_holders(void)
 	void *result;
 
 	for (int n = 0; n < ROUNDS * 3; n++) {
-		pthread_t thread = start(bodies[n % 3], ref);
+		pthread_t thread = start_thread(bodies[n % 3], ref);
 
 		sem_wait(&ready);
 		pthread_cancel(thread);
@@ -512,12 +496,12 @@ static void cancelled_drains(void)
 	void *result;
 
 	need(module_ref_try_get(drainer.ref));
-	thread = start(drain, &drainer);
+	thread = start_thread(drain, &drainer);
 	sem_wait(&ready);
 	while (module_ref_try_get(drainer.ref))
 		module_ref_put(drainer.ref);
 	pthread_cancel(thread);
-	sleep_ms(20);
+	sleep_ns(20 * MILLISECOND);
 	is(atomic_load(&drainer.rc), 1, "cancelled drain, %s: goes on waiting", mode);
 	ok(!module_ref_try_get(drainer.ref), "cancelled drain, %s: the door stays shut", mode);
 	module_ref_put(drainer.ref);
@@ -527,7 +511,7 @@ static void cancelled_drains(void)
 
 	need(module_ref_reinit(drainer.ref) == 0 && module_ref_try_get(drainer.ref));
 	drainer.timeout = 20 * MILLISECOND;
-	thread = start(drain, &drainer);
+	thread = start_thread(drain, &drainer);
 	sem_wait(&ready);
 	pthread_cancel(thread);
 	pthread_join(thread, &result);
@@ -569,11 +553,11 @@ static void ended_threads(void)
 	for (int n = 0; n < ROUNDS; n++) {
 		void *got;
 
-		threads[0] = start(get_and_end, ref);
-		threads[1] = start(get_and_leave, ref);
+		threads[0] = start_thread(get_and_end, ref);
+		threads[1] = start_thread(get_and_leave, ref);
 		pthread_join(threads[0], &got);
 		held += got != NULL;
-		threads[2] = start(n % 2 ? put_of_another : get_and_end, ref);
+		threads[2] = start_thread(n % 2 ? put_of_another : get_and_end, ref);
 		held += n % 2 ? -1 : 1;
 		pthread_join(threads[1], NULL);
 		pthread_join(threads[2], NULL);
@@ -639,7 +623,7 @@ static void forks(void)
 	ends_well(ref, 3, "fork");
 
 	need(module_ref_try_get(drainer.ref));
-	thread = start(drain, &drainer);
+	thread = start_thread(drain, &drainer);
 	sem_wait(&ready);
 	while (module_ref_try_get(drainer.ref))
 		module_ref_put(drainer.ref);
@@ -716,7 +700,7 @@ int on_init(struct module *self)
 	(void)self;
 	if (atomic_load(&slow)) {
 		sem_post(&ready);
-		sleep_ms(20);
+		sleep_ns(20 * MILLISECOND);
 	}
 	atomic_fetch_add(&inits, 1);
 	return 0;
@@ -726,7 +710,7 @@ void on_exit_of(struct module *self)
 {
 	(void)self;
 	if (atomic_load(&slow))
-		sleep_ms(1);
+		sleep_ns(MILLISECOND);
 	atomic_fetch_add(&exits, 1);
 }
 
@@ -782,19 +766,19 @@ static void cancelled_in_the_host(void)
 	atomic_store(&exits, 0);
 
 	atomic_store(&host_rc, 1);
-	thread = start(load, NULL);
+	thread = start_thread(load, NULL);
 	sem_wait(&ready);
 	end_cancelled(thread, 0, "load");
 	is(atomic_load(&inits), 1, "cancelled load, %s: the init function ran to its end", mode);
 
 	need((mod = module_find_get(host, "hooked")));
 	atomic_store(&host_rc, 1);
-	thread = start(unload, &timeout);
+	thread = start_thread(unload, &timeout);
 	sem_wait(&ready);
 	while (module_try_get(mod))
 		module_put(mod);
 	pthread_cancel(thread);
-	sleep_ms(20);
+	sleep_ns(20 * MILLISECOND);
 	is(atomic_load(&host_rc), 1, "cancelled unload, %s: goes on waiting", mode);
 	is(module_refcount(mod), 1, "cancelled unload, %s: for the holder", mode);
 	module_put(mod);
@@ -806,7 +790,7 @@ static void cancelled_in_the_host(void)
 	sem_wait(&ready);
 	need((mod = module_find_get(host, "hooked")));
 	timeout = 20 * MILLISECOND;
-	thread = start(unload, &timeout);
+	thread = start_thread(unload, &timeout);
 	sem_wait(&ready);
 	end_cancelled(thread, -ETIMEDOUT, "unload with a timeout");
 	ok(module_try_get(mod), "cancelled unload, %s: after which the module is live", mode);
@@ -814,7 +798,7 @@ static void cancelled_in_the_host(void)
 	module_put(mod);
 
 	atomic_store(&host_rc, 1);
-	thread = start(replace, NULL);
+	thread = start_thread(replace, NULL);
 	sem_wait(&ready);
 	end_cancelled(thread, 0, "replace");
 	need((mod = module_find_get(host, "hooked")));

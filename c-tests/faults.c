@@ -24,7 +24,6 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -37,7 +36,9 @@
 #include "heap.h"
 #include "host.h"
 #include "inject.h"
+#include "misuse.h"
 #include "oracle.h"
+#include "threads.h"
 
 int on_init(struct module *self);
 
@@ -48,7 +49,6 @@ static const char *fault_name = "";
 static int broken;                /* what did not hold, of this call of this operation */
 static struct module_host *host;
 static _Atomic int init_result;
-static _Atomic int misuses, leaks;
 
 /* ---- system calls, and how they can fail ------------------------------------------------ */
 
@@ -137,10 +137,7 @@ static const char *in_words(const struct fault *f)
 	else
 		snprintf(times, sizeof(times), "#%d", f->first);
 	snprintf(text, sizeof(text), "%s %s %s", fault_name, times,
-		 f->how > 0		 ? strerrorname_np(f->how) :
-		 f->how == INJECT_ONE	 ? "one byte" :
-		 f->how == INJECT_HALF	 ? "half" :
-					   "nothing");
+		 inject_how(f->how));
 	return text;
 }
 
@@ -179,26 +176,21 @@ static struct module *_Atomic held_by_other;
 static _Atomic bool put; /* it is about to put */
 static _Atomic int drained;
 
-static void nap(long us)
-{
-	nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
-}
-
 static void *other(void *unused)
 {
 	(void)unused;
 	for (;;) {
 		switch (atomic_load(&task)) {
 		case REST:
-			nap(100);
+			sleep_ns(100 * MICROSECOND);
 			continue;
 		case PUT_REF:
-			nap(2000);
+			sleep_ns(2 * MILLISECOND);
 			atomic_store(&put, true);
 			module_ref_put(&ref);
 			break;
 		case PUT_MODULE:
-			nap(2000);
+			sleep_ns(2 * MILLISECOND);
 			atomic_store(&put, true);
 			module_put(atomic_load(&held_by_other));
 			break;
@@ -383,15 +375,6 @@ static void forget_last_error(void)
 }
 
 /* -- counters -- */
-
-static void on_misuse(enum module_ref_misuse what, const struct module_ref *of, const void *caller)
-{
-	(void)of;
-	(void)caller;
-	atomic_fetch_add(&misuses, 1);
-	if (what == MODULE_REF_LEAKED)
-		atomic_fetch_add(&leaks, 1);
-}
 
 /* A counter that is live and held so often, and can be got and put. */
 static void counts(int64_t expected)
@@ -624,18 +607,21 @@ static void after_reinit(int rc)
 /* Whether a live one could be destroyed the misuse handler knows. */
 static void after_destroy(int rc)
 {
+	int leaks = atomic_load(&reports[MODULE_REF_LEAKED]);
+
 	HOLDS(rc == 0);
-	HOLDS(atomic_load(&misuses) == atomic_load(&leaks));
-	HOLDS(atomic_load(&leaks) > 0 || !no_barrier());
-	if (atomic_load(&leaks) > 0) {
-		HOLDS(was_done() && atomic_load(&leaks) == 1);
+	HOLDS(atomic_load(&reports[MODULE_REF_SURPLUS_PUT]) == 0 &&
+	      atomic_load(&reports[MODULE_REF_STALE_GET]) == 0 &&
+	      atomic_load(&reports[MODULE_REF_OVERFLOW]) == 0);
+	HOLDS(leaks > 0 || !no_barrier());
+	if (leaks > 0) {
+		HOLDS(was_done() && leaks == 1);
 		counts(0);
 		module_ref_destroy(&ref);
 	}
 	HOLDS(module_ref_count(&ref) == -1 && !module_ref_try_get(&ref));
 	HOLDS(module_ref_try_release(&ref) == -EINVAL);
-	atomic_store(&misuses, 0);
-	atomic_store(&leaks, 0);
+	reports_since(MODULE_REF_LEAKED);
 }
 
 /* A drain that is begun, with whatever can be done to it. The descriptor has its 100 ms when the
@@ -750,7 +736,7 @@ static void a_drained_counter(void)
 		module_ref_put(&ref);
 		sched_yield();
 	}
-	nap(2000); /* it sleeps by now */
+	sleep_ns(2 * MILLISECOND); /* it sleeps by now */
 }
 
 static int put_ref(void)
@@ -1553,14 +1539,13 @@ static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
 	child = fork();
 	need(child >= 0);
 	if (child == 0) {
-		pthread_t friend;
 		bool done;
 
 		signal(SIGABRT, SIG_DFL);
 		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
 		dup2(words, STDERR_FILENO);
 		atomic_store(&task, REST);
-		need(pthread_create(&friend, NULL, other, NULL) == 0);
+		start_thread(other, NULL);
 		broken = 0;
 		done = run(op, nr, first, times, how);
 		fflush(stdout);
@@ -1735,7 +1720,6 @@ int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = fatal };
 	const struct op *op, *end = ops + sizeof(ops) / sizeof(ops[0]);
-	pthread_t friend;
 
 	if (!getenv("FAULTS_AGAIN")) {
 		/* A thread's stack is to be unmapped at its end, and the linker to find ours. */
@@ -1766,7 +1750,7 @@ int main(int argc, char **argv)
 		need(pthread_key_create(&key, NULL) == 0);
 	}
 	module_ref_set_misuse_handler(on_misuse);
-	need(pthread_create(&friend, NULL, other, NULL) == 0);
+	start_thread(other, NULL);
 
 	/* Allocations, in children of a process in which the library has not been used yet. */
 	if (chosen(&first_op, argv))

@@ -8,12 +8,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 
 #include "host.h"
+#include "threads.h"
 
 /* ---- what the plugins call ----------------------------------------------------- */
 
@@ -215,7 +215,7 @@ static void *hold_for_a_while(void *arg)
 	struct module *mod = arg;
 
 	for (int i = 0; i < 1000 && module_state(mod) != MODULE_STATE_GOING; i++)
-		usleep(1000);
+		sleep_ns(MILLISECOND);
 	is(module_state(mod), MODULE_STATE_GOING, "while it drains it is GOING");
 	ok(!module_try_get(mod), "its door is shut");
 	ok(!module_find_get(host, "a"), "and it is not found");
@@ -233,7 +233,7 @@ static void a_drain(void)
 	pthread_t thread;
 
 	is(load("hooked.so", "a"), 0, "a drain");
-	need(pthread_create(&thread, NULL, hold_for_a_while, module_find_get(host, "a")) == 0);
+	thread = start_thread(hold_for_a_while, module_find_get(host, "a"));
 	is(module_unload(host, "a", 0, -1), 0, "waits for the last reference");
 	pthread_join(thread, NULL);
 	order[0] = '\0';
@@ -381,7 +381,7 @@ static void coming(void)
 	for (int fails = 0; fails < 2; fails++) {
 		init_waits = true;
 		init_result = fails ? -EIO : 0;
-		need(pthread_create(&first, NULL, load_slowly, "slow") == 0);
+		first = start_thread(load_slowly, "slow");
 		sem_wait(&in_init);
 		mod = module_find_get(host, "slow");
 		ok(mod, "C4 COMING is found");
@@ -400,8 +400,8 @@ static void coming(void)
 		module_put(mod);
 		module_put(mod);
 		need(unload("other") == 0);
-		need(pthread_create(&second, NULL, load_the_same, "slow") == 0);
-		usleep(20000);
+		second = start_thread(load_the_same, "slow");
+		sleep_ns(20 * MILLISECOND);
 		init_waits = false;
 		sem_post(&leave_init);
 		pthread_join(first, &rc);
@@ -798,7 +798,7 @@ static void threads(void)
 		   "a thread that %s", how[i]);
 		module_put(mod);
 		if (i == 3) {
-			usleep(10000);
+			sleep_ns(10 * MILLISECOND);
 			is(unload("hooked"), -EWOULDBLOCK, "holds its module");
 			pthread_cancel(thread);
 		}
@@ -815,7 +815,7 @@ static void threads(void)
 	late_module = mod;
 	atomic_store(&late_values, 0);
 	mod = module_find_get(host, "hooked");
-	need(pthread_create(&thread, NULL, exit_with_a_reference, mod) == 0);
+	thread = start_thread(exit_with_a_reference, mod);
 	is(module_unload(host, "hooked", 0, 10 * SECOND), 0,
 	   "a reference passed to a thread, which puts and exits");
 	pthread_join(thread, &result);

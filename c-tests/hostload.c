@@ -8,10 +8,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <malloc.h>
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include "host.h"
+#include "threads.h"
 
 enum { WORKERS = 4 };
 
@@ -76,7 +76,7 @@ static void replace_libz(long times)
 	lines = mapped("libz.so");
 	need(lines > 0);
 	for (uintptr_t i = 0; i < WORKERS; i++)
-		need(pthread_create(&threads[i], NULL, checksum, (void *)(i + 1)) == 0);
+		threads[i] = start_thread(checksum, (void *)(i + 1));
 	for (long i = 0; i < times; i++) {
 		done += module_replace(host, "libz", "libz.so.1", -1) == 0;
 		/* What was replaced is gone: one object is mapped, in as many lines as at first. */
@@ -154,8 +154,8 @@ static void one_file_under_several_names(void)
 
 	need(!libz || module_unload(host, "libz", 0, 0) == 0);
 	for (int i = 0; i < n; i++)
-		need(pthread_create(&threads[i], NULL, i < 3 ? churn : churn_library,
-				    (void *)(uintptr_t)names[i]) == 0);
+		threads[i] = start_thread(i < 3 ? churn : churn_library,
+				    (void *)(uintptr_t)names[i]);
 	sleep(3);
 	atomic_store(&churned, true);
 	for (int i = 0; i < n; i++)

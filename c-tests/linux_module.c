@@ -9,7 +9,6 @@
 #include <dlfcn.h>
 #include <libgen.h>
 #include <limits.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -18,7 +17,7 @@
 
 #include "linux_module.h"
 #include "plugins/driver.h"
-#include "tap.h"
+#include "threads.h"
 
 extern struct module *__this_module __attribute__((visibility("default")));
 static char decoy;
@@ -227,7 +226,7 @@ static void test_wait(void)
 	pthread_t thread;
 
 	need(vfs_open(ring, &releaser.opened) == 0);
-	need(pthread_create(&thread, NULL, release_when_going, &releaser) == 0);
+	thread = start_thread(release_when_going, &releaser);
 	is(delete_errno("driver", 0), 0, "without flags it waits");
 	ok(atomic_load(&releaser.released), "until the file was closed");
 	pthread_join(thread, NULL);

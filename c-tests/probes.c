@@ -12,7 +12,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -22,6 +21,7 @@
 #include "oracle.h"
 #include "module_ref_inline.h"
 #include "rseq.h"
+#include "threads.h"
 
 #ifdef __x86_64__
 
@@ -398,7 +398,7 @@ static void ways(void)
 	module_put(this_module);
 	fires(counted("get(m,2,called) put(m,-1,called) ", "get(m,-1,called) put(m,-1,called) "),
 	      "by THIS_MODULE");
-	need(pthread_create(&thread, NULL, unregistered, mod) == 0);
+	thread = start_thread(unregistered, mod);
 	pthread_join(thread, &why);
 	ok(!why, "a thread without a sequence: %s", why ? (const char *)why : "done");
 	fires(counted("get(m,2,called) put(m,-1,called) ", "get(m,-1,called) put(m,-1,called) "),

@@ -5,7 +5,6 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -13,7 +12,7 @@
 #include <time.h>
 
 #include "module_ref.h"
-#include "tap.h"
+#include "threads.h"
 
 static struct module_ref ref = MODULE_REF_INIT;
 static _Atomic int stop;
@@ -64,10 +63,10 @@ int main(void)
 	time_t end;
 
 	sigaction(SIGUSR1, &action, NULL);
-	need(pthread_create(&threads[0], NULL, work, &rounds[0]) == 0);
-	need(pthread_create(&threads[1], NULL, work, &rounds[1]) == 0);
+	threads[0] = start_thread(work, &rounds[0]);
+	threads[1] = start_thread(work, &rounds[1]);
 	threads[2] = pthread_self();
-	need(pthread_create(&pest, NULL, pester, threads) == 0);
+	pest = start_thread(pester, threads);
 
 	end = time(NULL) + 2;
 	while (time(NULL) < end || atomic_load(&got) == 0 || released == 0) {

@@ -5,37 +5,17 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "module_ref.h"
-#include "tap.h"
+#include "threads.h"
 
 static struct module_ref ref = MODULE_REF_INIT;
 static _Atomic int go, stop;
 static _Atomic long refused, served;
-
-static void start(pthread_t *thread, void *(*body)(void *), void *arg)
-{
-	need(pthread_create(thread, NULL, body, arg) == 0);
-}
-
-static void sleep_ms(long ms)
-{
-	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
-}
-
-static long long now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 
 /* ---- 32 threads hammer a closed door while a drain with a holder runs ------- */
 
@@ -55,7 +35,7 @@ static void *hammer(void *arg)
 
 static void *put_later(void *arg)
 {
-	sleep_ms(*(long *)arg);
+	sleep_ns(*(uint64_t *)arg);
 	module_ref_put(&ref);
 	return NULL;
 }
@@ -64,23 +44,24 @@ static void hammered_door(void)
 {
 	enum { THREADS = 32 };
 	pthread_t threads[THREADS], holder;
-	long hold_ms = 200, served_before;
-	long long began;
+	uint64_t hold = 200 * MILLISECOND;
+	long served_before;
+	uint64_t began;
 
 	ok(module_ref_try_get(&ref), "a holder, and %d threads at the door", THREADS);
 	for (int i = 0; i < THREADS; i++)
-		start(&threads[i], hammer, NULL);
+		threads[i] = start_thread(hammer, NULL);
 	began = now_ns();
-	start(&holder, put_later, &hold_ms);
+	holder = start_thread(put_later, &hold);
 	is(module_ref_drain(&ref, -1), 0, "the drain ends when the holder puts");
-	ok(now_ns() - began >= 200000000LL, "and not before");
+	ok(now_ns() - began >= 200000000, "and not before");
 	served_before = atomic_load(&served);
-	sleep_ms(50);
+	sleep_ns(50 * MILLISECOND);
 	is(atomic_load(&served), served_before, "the door stays shut");
 	ok(atomic_load(&refused) > 0, "%ld gets were refused", atomic_load(&refused));
 	is(module_ref_reinit(&ref), 0, "the winner lets them in again");
 	while (atomic_load(&served) == served_before)
-		sleep_ms(1);
+		sleep_ns(MILLISECOND);
 	ok(1, "and they come");
 	atomic_store(&stop, 1);
 	for (int i = 0; i < THREADS; i++)
@@ -117,7 +98,7 @@ static void one_winner(void)
 		atomic_store(&winners, 0);
 		atomic_store(&go, 0);
 		for (int i = 0; i < THREADS; i++)
-			start(&threads[i], contend, i % 2 ? &ref : NULL);
+			threads[i] = start_thread(contend, i % 2 ? &ref : NULL);
 		atomic_store(&go, 1);
 		for (int i = 0; i < THREADS; i++)
 			pthread_join(threads[i], NULL);
@@ -151,7 +132,7 @@ static void happens_before(void)
 	written = 0;
 	for (int round = 1; round <= ROUNDS; round++) {
 		need(module_ref_try_get(&ref));
-		start(&holder, write_and_put, &one);
+		holder = start_thread(write_and_put, &one);
 		need(module_ref_drain(&ref, -1) == 0);
 		seen += written == round;
 		written = round;
@@ -184,7 +165,7 @@ static void put_then_free(void)
 
 		need(object && module_ref_init(&object->ref) == 0);
 		need(module_ref_try_get(&object->ref));
-		start(&holder, put_object, object);
+		holder = start_thread(put_object, object);
 		need(module_ref_drain(&object->ref, -1) == 0);
 		module_ref_destroy(&object->ref);
 		memset(object, 0x6b, sizeof(*object));
@@ -208,7 +189,7 @@ static void while_draining(void)
 	int rc = 1;
 
 	need(module_ref_try_get(&ref));
-	start(&drainer, drain_for_ever, &rc);
+	drainer = start_thread(drain_for_ever, &rc);
 	while (module_ref_try_get(&ref))
 		module_ref_put(&ref);
 	ok(1, "a drain shuts the door");

@@ -7,7 +7,6 @@
 #include <dlfcn.h>
 #include <libgen.h>
 #include <limits.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -15,7 +14,7 @@
 #include <unistd.h>
 
 #include "module_ref.h"
-#include "tap.h"
+#include "threads.h"
 
 enum { THREADS = 4, ROUNDS = 300 };
 
@@ -50,7 +49,7 @@ int main(int argc, char **argv)
 	need(module_ref_init_percpu(&counted) == 0);
 	need(module_ref_try_release(&plugin) == 0);
 	for (int i = 0; i < THREADS; i++)
-		need(pthread_create(&threads[i], NULL, work, i % 2 ? &counted : &in_a_word) == 0);
+		threads[i] = start_thread(work, i % 2 ? &counted : &in_a_word);
 	for (int round = 0; round < ROUNDS; round++) {
 		void *handle = dlopen(path, RTLD_NOW), *symbol;
 		void (*function)(struct module_ref *, long);

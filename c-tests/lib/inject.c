@@ -4,18 +4,15 @@
  */
 #define _GNU_SOURCE
 #include "inject.h"
+#include "filter.h"
 
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -171,7 +168,6 @@ bool inject_start(void)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
 	pthread_t thread;
 	int fd, error;
 
@@ -188,10 +184,7 @@ bool inject_start(void)
 		return false;
 	}
 	/* The thread is not filtered: it is there already. */
-	fd = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ?
-		     (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-				  SECCOMP_FILTER_FLAG_NEW_LISTENER, &program) :
-		     -1;
+	fd = filter_by(code, sizeof(code) / sizeof(code[0]), SECCOMP_FILTER_FLAG_NEW_LISTENER);
 	error = errno;
 	atomic_store(&listener, fd >= 0 ? fd : -2);
 	if (fd < 0)
@@ -235,4 +228,12 @@ void inject_clean_up(void)
 		memcpy(&at, &plan->left[i].at, sizeof(at));
 		munmap(at, plan->left[i].length);
 	}
+}
+
+const char *inject_how(int how)
+{
+	return how > 0		     ? strerrorname_np(how) :
+	       how == INJECT_ONE     ? "one byte" :
+	       how == INJECT_NOTHING ? "nothing" :
+				       "half";
 }

@@ -40,6 +40,9 @@ void inject_disarm(void);
 unsigned inject_calls(int nr);
 unsigned inject_done(void);
 
+/* What is done to a call, by name. */
+const char *inject_how(int how);
+
 /* Unmaps what is left because a munmap was made to fail. */
 void inject_clean_up(void);
 

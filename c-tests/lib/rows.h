@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "module_ref.h"
+#include "misuse.h"
 #include "oracle.h"
 #include "tap.h"
 
@@ -26,27 +27,6 @@ struct row {
 	const char *per_cpu;	/* what is different per CPU */
 	void (*run)(void);	/* NULL: there is no counterpart */
 };
-
-/* ---- what the misuse handler was told --------------------------------------------- */
-
-static int reports[4];
-static const struct module_ref *reported_ref;
-static const void *reported_caller;
-
-static void on_misuse(enum module_ref_misuse what, const struct module_ref *ref, const void *caller)
-{
-	reports[what]++;
-	reported_ref = ref;
-	reported_caller = caller;
-}
-
-static inline int reports_since(enum module_ref_misuse what)
-{
-	int n = reports[what];
-
-	memset(reports, 0, sizeof(reports));
-	return n;
-}
 
 /* ---- counters -------------------------------------------------------------------------- */
 
@@ -67,7 +47,7 @@ static inline struct module_ref *at(int64_t count)
 		need(module_ref_try_release(ref) == 0);
 	else
 		ref->word += (uint64_t)count * REF;
-	memset(reports, 0, sizeof(reports));
+	reports_since(MODULE_REF_LEAKED);
 	return ref;
 }
 
