@@ -944,11 +944,17 @@ fn answer(function: *mut c_void) -> usize {
     function() as usize
 }
 
-/// This process's own.
-fn new_folder(name: &str) -> PathBuf {
-    let folder = Path::new(BUILT).join(format!("host-model-{}", std::process::id())).join(name);
-    fs::create_dir_all(&folder).unwrap();
-    folder
+/// A folder of the case's own; that of one that fails stays.
+fn new_folder() -> PathBuf {
+    static CASES: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let name = format!("case-{:08}", CASES.fetch_add(1, SeqCst));
+        let folder = Path::new(BUILT).join(name);
+        match fs::create_dir(&folder) {
+            Ok(()) => return folder,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}"),
+        }
+    }
 }
 
 type Job = Box<dyn FnOnce() -> Answer + Send>;
@@ -983,7 +989,6 @@ fn new_host() -> Arc<Host> {
 
 impl<F: Face> Case<F> {
     fn new() -> Self {
-        static CASES: AtomicUsize = AtomicUsize::new(1);
         let shared = Arc::<Shared>::default();
         SHARED.set(shared.clone());
         let of_threads = shared.clone();
@@ -997,7 +1002,7 @@ impl<F: Face> Case<F> {
             host: new_host(),
             crew: Crew::new(move || SHARED.set(of_threads.clone())),
             shared,
-            folder: new_folder(&format!("case-{:08}", CASES.fetch_add(1, SeqCst))),
+            folder: new_folder(),
             held: vec![],
             handles: HashMap::new(),
             orders: HashMap::new(),
@@ -1138,12 +1143,12 @@ impl<F: Face> Case<F> {
                 }
                 let slot = model.spoil(thread, name);
                 let path = self.path(slot);
+                // The inode must not be another file's, which would not be opened itself.
+                let buried = format!("{}-{}", std::process::id(), model.written);
+                let buried = self.folder.with_extension(buried);
                 let spoil = move || {
                     host.reap();
-                    // The inode must not be another file's, which would not be opened itself.
-                    static BURIED: AtomicUsize = AtomicUsize::new(0);
-                    let number = BURIED.fetch_add(1, SeqCst).to_string();
-                    fs::hard_link(&path, new_folder("graveyard").join(number)).unwrap();
+                    fs::hard_link(&path, buried).unwrap();
                     fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap();
                     Answer::Unloaded(F::unload(&host, NAMES[name], true, Wait::No))
                 };
