@@ -263,7 +263,41 @@ static void stepped(void)
 	ends_well(ref, 1, "stepped");
 }
 
+static struct module_ref made[2000];
+static unsigned nmade;
+
+static void make_another(int number)
+{
+	(void)number;
+	if (nmade < sizeof(made) / sizeof(made[0]))
+		need(module_ref_init_percpu(&made[nmade++]) == 0);
+}
+
+/* Whatever somebody else takes between two instructions of a counter's making, it takes not. */
+static void stepped_making(void)
+{
+	struct sigaction action = { .sa_handler = make_another };
+	struct module_ref ref;
+	int rc, same = 0;
+
+	if (!per_cpu)
+		return;
+	sigaction(SIGTRAP, &action, NULL);
+	STEPPED(rc = module_ref_init_percpu(&ref));
+	is(rc, 0, "a counter is made, and %u others meanwhile", nmade);
+	for (unsigned n = 0; n < nmade; n++) {
+		same += made[n].slots == ref.slots;
+		module_ref_destroy(&made[n]);
+	}
+	ok(nmade > 10 && same == 0, "which have slots of their own");
+	module_ref_destroy(&ref);
+}
+
 #else
+
+static void stepped_making(void)
+{
+}
 
 static void stepped(void)
 {
@@ -814,7 +848,7 @@ static void cancelled_in_the_host(void)
 int main(int argc, char **argv)
 {
 	static void (*const events[])(void) = {
-		signal_storm,	   stepped,	     migration,	    mixed, cpus_that_go,
+		signal_storm,	   stepped,	     stepped_making, migration, mixed, cpus_that_go,
 		cancelled_holders, cancelled_drains, ended_threads, forks, execs,
 		cancelled_in_the_host,
 	};

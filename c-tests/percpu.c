@@ -259,43 +259,6 @@ static void no_huge_pages(void)
 	free_ref(ref);
 }
 
-/* ---- slots are one counter's alone ----------------------------------------------------------- */
-
-/* Whoever shares its slots with another thread's counter finds the other's reference. */
-static void *take_and_give_back(void *arg)
-{
-	enum { SOME = 256 };
-	_Atomic long *shared = arg;
-	struct module_ref refs[SOME];
-
-	for (long round = 0; round < scale / 20; round++) {
-		for (int i = 0; i < SOME; i++)
-			need(module_ref_init_percpu(&refs[i]) == 0);
-		for (int i = 0; i < SOME; i++)
-			need(module_ref_try_get(&refs[i]));
-		for (int i = 0; i < SOME; i++)
-			if (module_ref_count(&refs[i]) != 1)
-				atomic_fetch_add(shared, 1);
-		for (int i = 0; i < SOME; i++) {
-			module_ref_put(&refs[i]);
-			module_ref_destroy(&refs[i]);
-		}
-	}
-	return NULL;
-}
-
-static void own_slots(void)
-{
-	pthread_t threads[4];
-	_Atomic long shared = 0;
-
-	for (int i = 0; i < 4; i++)
-		threads[i] = start_thread(take_and_give_back, &shared);
-	for (int i = 0; i < 4; i++)
-		pthread_join(threads[i], NULL);
-	is(atomic_load(&shared), 0, "4 threads make counters, and none has another's slots");
-}
-
 /* ---- a thread whose sequence is not registered ----------------------------------------- */
 
 static void *unregistered(void *arg)
@@ -533,7 +496,6 @@ int main(int argc, char **argv)
 	misuse();
 	header_and_library();
 	descriptors();
-	own_slots();
 	thread_without_rseq();
 	signals();
 	forks();
