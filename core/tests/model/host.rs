@@ -1144,7 +1144,7 @@ impl<F: Face> Case<F> {
                 let slot = model.spoil(thread, name);
                 let path = self.path(slot);
                 // The inode must not be another file's, which would not be opened itself.
-                let buried = format!("{}-{}", std::process::id(), model.written);
+                let buried = format!("{}-{}", std::process::id(), self.model.written);
                 let buried = self.folder.with_extension(buried);
                 let spoil = move || {
                     host.reap();
