@@ -34,7 +34,9 @@ static const struct call {
 	{ SYS_read, "read", { EIO, EACCES, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
 	{ SYS_pread64, "pread64", { EIO, INJECT_NOTHING } },
 	{ SYS_close, "close", { EIO } },
+#ifdef SYS_newfstatat
 	{ SYS_newfstatat, "newfstatat", { EIO } },
+#endif
 	{ SYS_mmap, "mmap", { ENOMEM } },
 	{ SYS_mprotect, "mprotect", { ENOMEM } },
 	{ SYS_munmap, "munmap", { ENOMEM } },

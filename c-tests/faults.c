@@ -82,7 +82,9 @@ static const struct call {
 	{ SYS_lseek, "lseek", { EIO, ESPIPE, EPERM } },
 	{ SYS_close, "close", { EIO, EINTR } },
 	{ SYS_statx, "statx", { EIO, EACCES, ENOMEM, ENOENT, ENOSYS, EPERM } },
+#ifdef SYS_newfstatat
 	{ SYS_newfstatat, "newfstatat", { EIO, EACCES, ENOMEM, ENOENT, EPERM } },
+#endif
 	{ SYS_fstat, "fstat", { EIO, ENOMEM, EPERM } },
 #ifdef SYS_readlink
 	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },

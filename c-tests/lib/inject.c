@@ -55,7 +55,8 @@ static int descriptor_of(pid_t process, int fd)
 static int64_t do_less(pid_t process, const struct seccomp_data *call, int how)
 {
 	static char bytes[1 << 16];
-	size_t asked = call->args[2], n = how == INJECT_ONE ? 1 : how == INJECT_HALF ? asked / 2 : 0;
+	size_t asked = (size_t)call->args[2];
+	size_t n = how == INJECT_ONE ? 1 : how == INJECT_HALF ? asked / 2 : 0;
 	struct iovec mine = { bytes, 0 }, theirs = { NULL, 0 };
 	uint64_t at = call->args[1];
 	ssize_t rc;
@@ -226,7 +227,7 @@ void inject_clean_up(void)
 		void *at;
 
 		memcpy(&at, &plan->left[i].at, sizeof(at));
-		munmap(at, plan->left[i].length);
+		munmap(at, (size_t)plan->left[i].length);
 	}
 }
 

@@ -75,7 +75,7 @@ static void choose_cpu(const struct worker *worker, uint64_t rounds, uint64_t cp
 
 	if ((stays && rounds == 0) || (migrates && rounds % 512 == 0)) {
 		CPU_ZERO(&set);
-		CPU_SET((stays ? worker->index : rounds / 512) % cpus, &set);
+		CPU_SET((size_t)((stays ? worker->index : rounds / 512) % cpus), &set);
 		sched_setaffinity(0, sizeof(set), &set); /* if not, then not */
 	}
 }
