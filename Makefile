@@ -13,7 +13,7 @@ WHEEL = $(if $(WHEEL_IS_THERE),,test-wheel)
 CC     ?= cc
 CXX    ?= c++
 
-SCRIPTS := python benches examples ci/check-dist ci/man ci/mutants ci/readme ci/soak \
+SCRIPTS := python benches examples ci/check-dist ci/layers ci/man ci/mutants ci/readme ci/soak \
 	benches/run benches/compare
 MODELS := $(CARGO) test --quiet --release --package module-ref --lib -- models --nocapture
 LIBRARY := target/release/libmodule_ref.so
@@ -164,6 +164,7 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(CARGO) clippy --package module-ref --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
 	$(CARGO) metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+	ci/layers
 	$(VENV)/bin/ruff check $(SCRIPTS)
 	$(VENV)/bin/ruff format --check $(SCRIPTS)
 

@@ -19,7 +19,6 @@ mod error;
 mod holders;
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub mod host;
-pub mod misuse;
 #[cfg(any(loom, interleave))]
 mod models;
 #[cfg(not(any(loom, interleave)))]
@@ -32,6 +31,7 @@ pub use begun::Draining;
 pub use counter::Counter;
 #[cfg(not(any(loom, interleave)))]
 pub use counter::guard::{Guard, Held, ModuleRef, Released};
+pub use counter::misuse;
 #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 pub use error::FinishError;
 pub use error::{DrainError, InitError, ReleaseError};

@@ -59,6 +59,7 @@
 #[cfg(not(any(loom, interleave)))]
 pub(crate) mod guard;
 pub(crate) mod lifecycle;
+pub mod misuse;
 pub(crate) mod release;
 pub(crate) mod word;
 
@@ -68,9 +69,9 @@ use crate::counter::word::{
     BASE, CLOSED, DESTROYED, DRAINED, PERCPU, PIN, PINNED_FROM, REF, count, flags, pack, plus,
     released,
 };
-use crate::misuse::{self, Caller, Misuse};
 use crate::sync::{self, Slots, Word};
 use core::sync::atomic::Ordering::*;
+use misuse::{Caller, Misuse};
 
 /// The count of `word` for people: a moment's surplus put does not show.
 pub(crate) fn held(word: u64) -> u64 {
