@@ -204,6 +204,8 @@ impl<A: Debug + PartialEq + Send + 'static> Crew<A> {
     pub fn new(begin: impl Fn() + Clone + Send + 'static) -> Self {
         #[cfg(target_os = "linux")]
         LazyLock::force(&CPUS);
+        // Who is in the sandbox cannot map the first slots.
+        drop(ModuleRef::new_percpu().expect("memory for the first slots"));
         let begin = move || -> Job { Box::new(begin.clone()) };
         Self { begin: Box::new(begin), threads: Default::default(), waiting: HashMap::new() }
     }
