@@ -24,15 +24,18 @@ const PROVIDER_COMES: Duration = Duration::from_secs(30);
 /// what they open is not what we are bound to, and takes its time.
 const JUST_OPENED: Duration = Duration::from_secs(1);
 
-/// References on providers that a load has taken so far; dropped, they are given back.
-#[derive(Default)]
-pub(crate) struct Providers(Vec<Arc<Record>>);
+/// A reference on a module, for as long as this is there.
+pub(crate) struct Kept(Arc<Record>);
 
-impl Drop for Providers {
+impl Kept {
+    fn take(record: &Arc<Record>) -> Option<Self> {
+        record.try_get(Caller::UNKNOWN).then(|| Self(record.clone()))
+    }
+}
+
+impl Drop for Kept {
     fn drop(&mut self) {
-        for provider in &self.0 {
-            provider.put();
-        }
+        self.0.put();
     }
 }
 
@@ -42,8 +45,8 @@ impl Registry {
         &self,
         user: &Arc<Record>,
         needed: &[CString],
-    ) -> Result<Providers, Error> {
-        let mut held = Providers::default();
+    ) -> Result<Vec<Kept>, Error> {
+        let mut held = Vec::new();
         for name in needed {
             let found = {
                 let Some(peek) = Peek::at(name) else { continue };
@@ -110,9 +113,9 @@ impl Registry {
         &self,
         user: &Record,
         provider: Arc<Record>,
-        held: &mut Providers,
+        held: &mut Vec<Kept>,
     ) -> Result<(), Error> {
-        if *provider == *user || held.0.contains(&provider) {
+        if *provider == *user || held.iter().any(|kept| kept.0 == provider) {
             return Ok(());
         }
         let name = user.name();
@@ -125,17 +128,14 @@ impl Registry {
                 )
             },
         )?);
-        if !provider.try_get(Caller::HOST) {
-            return Err(going(user, &provider));
-        }
-        held.0.push(provider);
+        held.push(Kept::take(&provider).ok_or_else(|| going(user, &provider))?);
         Ok(())
     }
 
     /// Turns what was held, and whatever else the object of `user` is bound to by now, into
     /// dependencies. Modules that name it, and had it mapped before it was a module, depend on it,
     /// too.
-    pub(crate) fn link(&self, user: &Arc<Record>, mut held: Providers) -> Result<(), Error> {
+    pub(crate) fn link(&self, user: &Arc<Record>, mut held: Vec<Kept>) -> Result<(), Error> {
         let object = &user.loaded().expect("opened by the caller").object;
         // An object we are bound to can be a module's that has just been opened by another
         // thread, which has not told us yet: between the linker and us nothing is atomic.
@@ -154,8 +154,8 @@ impl Registry {
             self.hold(user, provider, &mut held)?;
         }
         let mut inner = self.lock();
-        for provider in &held.0 {
-            match self.depend(&mut inner, user, provider) {
+        for provider in &held {
+            match self.depend(&mut inner, user, &provider.0) {
                 // Two objects that need each other: the one that was there first provides.
                 Err(cycle) if cycle.errno() == libc::EDEADLK => {}
                 // It may be replaced, or forced out, although we hold it.
@@ -172,9 +172,7 @@ impl Registry {
                     loaded.object.facts.needed.iter().any(|n| n.to_bytes() == user.soname)
                 };
                 let Some(loaded) = other.loaded().filter(names) else { continue };
-                let Some(_kept) = other.try_get(Caller::HOST).then(|| Kept(other)) else {
-                    continue;
-                };
+                let Some(_kept) = Kept::take(other) else { continue };
                 // SAFETY: we hold it.
                 if unsafe { self.bound(loaded.object.linked) }.0.contains(user) {
                     let _ = self.depend(&mut self.lock(), other, user);
@@ -218,15 +216,6 @@ impl Registry {
             provider.links().used_by.retain(|record| **record != *user);
             provider.put();
         }
-    }
-}
-
-/// A reference for as long as this is there.
-struct Kept<'a>(&'a Record);
-
-impl Drop for Kept<'_> {
-    fn drop(&mut self) {
-        self.0.put();
     }
 }
 

@@ -127,7 +127,7 @@ impl Registry {
             // H1 begins here: while the snapshot is held, so is the record.
             if record.try_get(caller) {
                 // SAFETY: the reference was taken just now.
-                return Some(unsafe { Reference::adopt(record) });
+                return Some(unsafe { Reference::from_raw(Arc::as_ptr(record)) });
             }
             // It is going; or it was replaced between our two steps, and the one in its place
             // was published before its door was shut. Each turn takes one replacement.

@@ -146,13 +146,6 @@ unsafe impl Send for Reference {}
 unsafe impl Sync for Reference {}
 
 impl Reference {
-    /// # Safety
-    ///
-    /// The caller has a counted reference on the module, which becomes this one.
-    pub(crate) unsafe fn adopt(record: &Record) -> Self {
-        Self { record: NonNull::from(record) }
-    }
-
     fn record(&self) -> &Record {
         // SAFETY: H1.
         unsafe { self.record.as_ref() }
