@@ -8,9 +8,9 @@ use core::ffi::{c_char, c_int, c_void};
 use core::mem;
 use core::time::Duration;
 #[cfg(target_os = "linux")]
-use counter::FinishError;
-use counter::misuse::{self, Caller, Misuse};
-use counter::{Counter, DrainError, InitError, Mode, ReleaseError};
+use modref::FinishError;
+use modref::misuse::{self, Caller, Misuse};
+use modref::{Counter, DrainError, InitError, Mode, ReleaseError};
 #[cfg(target_os = "linux")]
 use std::os::fd::IntoRawFd;
 
@@ -85,8 +85,8 @@ pub type module_ref_misuse_fn = Option<
 const _: () = {
     assert!(mem::size_of::<module_ref>() == mem::size_of::<Counter>());
     assert!(mem::align_of::<module_ref>() == mem::align_of::<Counter>());
-    assert!(MODULE_REF_BASE == counter::MODULE_REF_BASE);
-    assert!(MODULE_REF_STATIC == counter::STATIC_STAMP);
+    assert!(MODULE_REF_BASE == modref::MODULE_REF_BASE);
+    assert!(MODULE_REF_STATIC == modref::STATIC_STAMP);
     assert!(module_ref_misuse::MODULE_REF_SURPLUS_PUT as u32 == Misuse::SurplusPut as u32);
     assert!(module_ref_misuse::MODULE_REF_OVERFLOW as u32 == Misuse::Overflow as u32);
     assert!(module_ref_misuse::MODULE_REF_LEAKED as u32 == Misuse::Leaked as u32);

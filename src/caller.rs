@@ -34,7 +34,7 @@ macro_rules! with_caller {
 macro_rules! with_caller {
     ($inner:path, $($argument:expr),+) => {
         // SAFETY: the entry point's contract is that of the rest.
-        unsafe { $inner($($argument),+, counter::misuse::Caller::UNKNOWN) }
+        unsafe { $inner($($argument),+, modref::misuse::Caller::UNKNOWN) }
     };
 }
 

@@ -6,11 +6,11 @@ use crate::cancel::NotCancelled;
 use crate::lent::{Lent, give, lent};
 use crate::sequence::sequence_or;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use counter::Mode;
-use counter::host::raw::{self, Record, Registry};
-use counter::host::{Error, Host, Load, Module, NotifierId, State, Unload, Unloaded};
-use counter::misuse::Caller;
 use libc::{pthread_attr_t, pthread_t};
+use modref::Mode;
+use modref::host::raw::{self, Record, Registry};
+use modref::host::{Error, Host, Load, Module, NotifierId, State, Unload, Unloaded};
+use modref::misuse::Caller;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
@@ -101,7 +101,7 @@ pub type module_notifier_fn = Option<
 type Start = Option<unsafe extern "C" fn(*mut c_void) -> *mut c_void>;
 
 const _: () = {
-    assert!(MODULE_NAME_LEN == counter::host::NAME_LEN);
+    assert!(MODULE_NAME_LEN == modref::host::NAME_LEN);
     assert!(raw::NAME_AT == 16, "the trace points of get and put have it as a number");
     assert!(module_state::MODULE_STATE_LIVE as u32 == State::Live as u32);
     assert!(module_state::MODULE_STATE_COMING as u32 == State::Coming as u32);

@@ -3,7 +3,7 @@
 /// The text of a trace point of a module's get or put: one instruction that does nothing, and
 /// the note that tells tracers of it. There, rdi is the module's record, and the return address
 /// is on top of the stack. Nothing is loaded for a tracer: the arguments' places are in the
-/// note. `counter::trace` says what they mean; -1 is a count that only the slots know.
+/// note. `modref::trace` says what they mean; -1 is a count that only the slots know.
 #[cfg(not(untraced))]
 macro_rules! trace_point {
     ($name:literal) => {
@@ -94,7 +94,7 @@ macro_rules! sequence_or {
             $before,
             $crate::sequence::tell_tsan!("module_ref_tsan_before_add", $delta),
             "mov rdx, [rip + {offset}]",
-            counter::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
+            modref::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
             $crate::sequence::tell_tsan!("module_ref_tsan_after_add", $delta),
             $after,
             "mov eax, 1",
@@ -108,7 +108,7 @@ macro_rules! sequence_or {
             ".cfi_endproc",
             // Padding that aligns the section, and with it the function, to a cache line.
             ".balign 64",
-            offset = sym counter::RSEQ_OFFSET,
+            offset = sym modref::RSEQ_OFFSET,
             inner = sym $inner,
             failed = sym $failed,
         )

@@ -117,7 +117,7 @@ path = "{root}/src/lib.rs"
 crate-type = ["staticlib"]
 
 [dependencies]
-counter = { package = "module-ref", path = "{root}/core" }
+modref = { package = "module-ref", path = "{root}/core" }
 libc = "0.2.180"
 
 [workspace]

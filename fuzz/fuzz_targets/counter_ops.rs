@@ -2,7 +2,7 @@
 #![no_main]
 
 // The C functions, and the crate by the name that the model has for it.
-extern crate counter as module_ref;
+extern crate modref as module_ref;
 extern crate module_ref as c;
 
 #[path = "../../core/tests/model/mod.rs"]

@@ -5,7 +5,7 @@
 
 mod input;
 
-use ::counter::host::{Host, Load};
+use modref::host::{Host, Load};
 use ::module_ref::*;
 use input::Input;
 use libfuzzer_sys::fuzz_target;
