@@ -626,13 +626,13 @@ static void after_destroy(int rc)
 	reports_since(MODULE_REF_LEAKED);
 }
 
-/* A drain that is begun, with whatever can be done to it. The descriptor has its 100 ms when the
- * hint fails. */
+/* A drain that is begun, with whatever can be done to it. */
+static struct module_ref_drain draining;
 static int begun = -1;
 
 static int begin(void)
 {
-	begun = module_ref_drain_begin(&ref);
+	begun = module_ref_drain_begin(&ref, &draining, -1);
 	return begun < 0 ? begun : 0;
 }
 
@@ -649,11 +649,11 @@ static void after_begin(int rc)
 	HOLDS(rc == 0 ? !no_barrier() : by_the_fault(rc));
 	if (rc == 0) {
 		HOLDS(!module_ref_try_get(&ref));
-		HOLDS(module_ref_drain_finish(&ref) == -EINPROGRESS);
-		HOLDS(module_ref_drain_cancel(&ref) == 0);
+		HOLDS(module_ref_drain_finish(&draining) == -EINPROGRESS);
+		HOLDS(module_ref_drain_cancel(&draining) == 0);
 	}
 	end_begun();
-	HOLDS(module_ref_drain_cancel(&ref) == -EINVAL);
+	HOLDS(module_ref_drain_cancel(&draining) == -EINVAL);
 	held_as_before();
 }
 
@@ -667,14 +667,14 @@ static int begin_and_finish(void)
 {
 	int rc = begin();
 
-	return rc ? rc : module_ref_drain_finish(&ref);
+	return rc ? rc : module_ref_drain_finish(&draining);
 }
 
 static void after_begin_and_finish(int rc)
 {
 	HOLDS(rc != 0 || !no_barrier());
 	end_begun();
-	HOLDS(module_ref_drain_finish(&ref) == -EINVAL);
+	HOLDS(module_ref_drain_finish(&draining) == -EINVAL);
 	after_release(rc);
 }
 
@@ -682,14 +682,14 @@ static int begin_and_cancel(void)
 {
 	int rc = begin();
 
-	return rc ? rc : module_ref_drain_cancel(&ref);
+	return rc ? rc : module_ref_drain_cancel(&draining);
 }
 
 static void after_begin_and_cancel(int rc)
 {
 	HOLDS((rc == 0 && !no_barrier()) || by_the_fault(rc));
 	end_begun();
-	HOLDS(module_ref_drain_cancel(&ref) == -EINVAL);
+	HOLDS(module_ref_drain_cancel(&draining) == -EINVAL);
 	held_as_before();
 }
 
@@ -702,7 +702,7 @@ static void a_begun_counter(void)
 static int put_and_finish(void)
 {
 	module_ref_put(&ref);
-	return module_ref_drain_finish(&ref);
+	return module_ref_drain_finish(&draining);
 }
 
 static int put_begun(void)
@@ -716,7 +716,7 @@ static void after_put_begun(int rc)
 {
 	(void)rc;
 	HOLDS(readable(begun));
-	HOLDS(module_ref_drain_finish(&ref) == 0);
+	HOLDS(module_ref_drain_finish(&draining) == 0);
 	end_begun();
 	released_once();
 	module_ref_destroy(&ref);

@@ -31,6 +31,12 @@
 #error "module_ref.h needs a compiler that knows __attribute__((aligned)), as gcc and clang do"
 #endif
 
+#if defined(__cplusplus) && defined(__GNUC__)
+/* As stat(2) is, module_ref_drain is a structure and a function. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+
 /* For module_load_flags(): count references in one shared word, not per CPU. That takes 16
  * bytes, and no barrier to unload. */
 #define MODULE_LOAD_ATOMIC 1u
@@ -48,11 +54,6 @@
  * patch that this library goes back to.
  */
 #define MODULE_REF_BASE 1
-
-/**
- * What the second member of a statically initialised counter is. Private.
- */
-#define MODULE_REF_STATIC 1836016752
 
 /**
  * Room for a module's name, with its NUL.
@@ -173,13 +174,13 @@ struct module_host;
  *
  * Users take a reference for as long as they use what the counter stands for (the
  * code of a plugin, a device). Whoever wants to take it away asks
- * module_ref_try_release(), or shuts the door and waits with module_ref_drain().
- * After either has returned 0, to one caller only, nobody holds a reference and
- * nobody gets one.
+ * module_ref_try_release(), or closes the counter and waits with module_ref_drain():
+ * while it is closed, new gets fail. After either has returned 0, to one caller only,
+ * nobody holds a reference and nobody gets one.
  *
  * Embed it anywhere, and initialise it with MODULE_REF_INIT or module_ref_init(): memory
- * that is all zeroes is not a counter. The members are private; the layout is part of the
- * ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
+ * that is all zeroes is a counter that is released already, and gives out no
+ * reference. The members are private; the layout is part of the ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
  * may be freed once it is released and no module_ref_try_get() is running or can
  * start; the last module_ref_put() may still be on its way back.
  *
@@ -189,6 +190,18 @@ struct module_host;
 struct MODULE_REF_ALIGNED(16) module_ref {
   uint64_t word;
   size_t slots;
+};
+
+/**
+ * A drain that module_ref_drain_begin() has begun: the caller's memory, for the library
+ * to keep its state in. The members are private. All zeroes is a handle of no drain.
+ *
+ * It may not be copied, moved or freed before module_ref_drain_finish() or
+ * module_ref_drain_cancel() has ended the drain.
+ */
+struct module_ref_drain {
+  struct module_ref *ref;
+  uint64_t state[9];
 };
 
 /**
@@ -221,18 +234,12 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Makes *ref a live counter that nobody holds, in shared-word mode. Memory that was
- * never a counter may contain anything. The program then publishes it, which orders
- * the initialisation before its users.
- *
- * A counter that was initialised at this address before and is held now, or is being
- * released, is refused, so that no reference is forgotten. What a held counter has
- * left in memory that was freed without module_ref_destroy() looks the same; clear
- * such memory first.
+ * Makes *ref a live counter that nobody holds, in shared-word mode, whatever the memory
+ * contains: references to a counter that was there before are forgotten. The program
+ * then publishes it, which orders the initialisation before its users.
  *
  * @return 0, or a negative errno.
  * @retval -EINVAL ref is NULL.
- * @retval -EBUSY ref is a counter in use.
  *
  * Memory ordering: none. Thread safety: only one thread may use *ref during the call.
  * Async-signal-safe.
@@ -293,8 +300,8 @@ void module_ref_destroy(struct module_ref *ref);
 enum module_ref_mode module_ref_mode(const struct module_ref *ref);
 
 /**
- * Takes a reference, unless the door is shut. Wait-free. A refused one that comes
- * after the door was shut writes nothing.
+ * Takes a reference, unless the counter is closed. Wait-free. A get that comes after the
+ * counter was closed writes nothing.
  *
  * @return whether there is now a reference to put; true for NULL, as in Linux.
  *
@@ -347,7 +354,7 @@ int64_t module_ref_count(const struct module_ref *ref);
 
 /**
  * Releases the counter if nobody holds a reference, and leaves it as it was if
- * somebody does. Does not wait, and does not shut the door while it looks: under
+ * somebody does. Does not wait, and does not close the counter while it looks: under
  * steady traffic it may never succeed, where module_ref_drain() does.
  *
  * In per-CPU mode it makes one membarrier(2) when nobody seems to hold a reference,
@@ -366,7 +373,7 @@ int64_t module_ref_count(const struct module_ref *ref);
 int module_ref_try_release(struct module_ref *ref);
 
 /**
- * Shuts the door, so that nobody gets a new reference, and sleeps until the last one
+ * Closes the counter, so that new gets fail, and sleeps until the last reference
  * is put. If that takes longer than timeout_ns nanoseconds the counter becomes live
  * again, as before; a negative timeout waits for ever, 0 does not wait. If the last
  * reference goes in the moment in which time runs out, the release succeeds.
@@ -388,138 +395,77 @@ int module_ref_try_release(struct module_ref *ref);
 int module_ref_drain(struct module_ref *ref, int64_t timeout_ns);
 
 /**
- * Does as module_ref_drain(), for programs that wait in a loop of their own: shuts the
- * door and returns at once, with a descriptor that epoll, poll and select know as
- * readable when the last reference may have been put. module_ref_drain_finish() then
- * says whether that is so. Until that or module_ref_drain_cancel() has ended it a
- * drain is under way, with all that means for others (-EBUSY).
+ * Does as module_ref_drain(), for programs that wait in a loop of their own: closes the
+ * counter and returns at once, with a descriptor for epoll(7), poll(2) and select(2). It
+ * becomes readable when the last reference has been put or timeout_ns nanoseconds have
+ * passed, and only then; a negative timeout is never, 0 at once. Then
+ * module_ref_drain_finish() ends the drain. Until that or module_ref_drain_cancel() has
+ * ended it a drain is under way, with all that means for others (-EBUSY).
  *
- *     int fd = module_ref_drain_begin(&ref);
+ *     struct module_ref_drain drain;
+ *     int fd = module_ref_drain_begin(&ref, &drain, timeout_ns);
  *     ...
- *     if (readable(fd) && module_ref_drain_finish(&ref) == 0)
+ *     if (readable(fd)) {
+ *             int rc = module_ref_drain_finish(&drain);
  *             close(fd);
+ *     }
  *
- * Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at
- * once when the last reference is put, and every 100 ms in case that hint is lost.
- * module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops
- * can both be used, and there is nothing to read from it. It is non-blocking and
- * closed on exec, and the caller closes it, before or after the drain has ended. The
- * library has a duplicate meanwhile, so that epoll(7) does not forget it when it is
- * closed: take it out first (EPOLL_CTL_DEL). The drain can be finished or cancelled
- * without it.
+ * The descriptor is an eventfd(2) that is closed on exec, never 0, 1 or 2, and stays
+ * readable: level- and edge-triggered loops can both wait for it, and there is nothing
+ * to read. It is the caller's to close, at any time; the drain can be ended without it.
+ * A thread of the library's sleeps until the drain is over, with all signals blocked.
  *
- * End the drain before the counter's memory goes. After fork(2) both processes have
- * the descriptor, and each its own counter: a put in one of them may be a hint for
- * both, and each ends its own copy of the drain, unless another thread was just
- * ending it when the process forked.
+ * The counter and *drain stay where they are until the drain has ended. After fork(2)
+ * each process ends its own copy of the drain, by its own copy of the counter; the
+ * child's descriptor is the parent's, and says nothing about the child's counter.
  *
- * @return the descriptor, 0 or more, to the one caller whose drain it is; or, with the
- * counter as it was, a negative errno.
+ * @return the descriptor to the one caller whose drain it is; or, with the counter as it
+ * was, a negative errno.
  * @retval -EBUSY another thread's release or drain is under way.
  * @retval -EALREADY it has been released before, which entitles the caller to nothing.
- * @retval -EINVAL ref is NULL or destroyed.
- * @retval -EMFILE, -ENFILE, -ENOMEM and so on: there is no descriptor; that of
- *     timerfd_create(2) or its duplicate, or what a sandbox says.
- * @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
+ * @retval -EINVAL ref or drain is NULL, or ref is destroyed.
+ * @retval -errno that of eventfd(2), pthread_create(3) or close_range(2), or in per-CPU
+ *     mode of membarrier(2), if that is refused.
  *
- * Memory ordering: none; module_ref_drain_finish() has it. Thread-safe. Not
- * async-signal-safe: it may allocate.
+ * Memory ordering: none; module_ref_drain_finish() has it. Thread safety: no other thread
+ * may use *drain during the call. Not async-signal-safe: it starts a thread.
  */
-int module_ref_drain_begin(struct module_ref *ref);
+int module_ref_drain_begin(struct module_ref *ref,
+                           struct module_ref_drain *drain,
+                           int64_t timeout_ns);
 
 /**
- * Ends a drain that module_ref_drain_begin() has begun if the last reference has been
- * put since. Any thread may ask, at any time, whether the descriptor is readable or
- * not.
+ * Ends a drain that module_ref_drain_begin() has begun if it is over: if the last
+ * reference has been put, or the time is up. Any thread may ask, at any time, whether the
+ * descriptor is readable or not.
  *
  * @return 0 to the one caller for whom the counter is released now, as by
  * module_ref_drain(); or a negative errno.
- * @retval -EINPROGRESS references are held.
- * @retval -EBUSY another thread finishes or cancels it in this moment.
- * @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
- *     not touched, and may be gone. (In its place may be another by then, whose drain
- *     it would be.)
- * @retval -ETIMEDOUT the count is pinned after an overflow: the counter is live again,
- *     and the misuse handler was told.
+ * @retval -EINPROGRESS references are held, and there is time left.
+ * @retval -ETIMEDOUT the time is up, or the count is pinned after an overflow (the
+ *     misuse handler was told then): the counter is live again.
+ * @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
+ *     just ending that. The counter is not touched then, and may be gone.
  *
- * Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
+ * Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
+ * waits for the library's thread to end.
  */
-int module_ref_drain_finish(struct module_ref *ref);
+int module_ref_drain_finish(struct module_ref_drain *drain);
 
 /**
- * Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as
- * before. If the last reference has been put by then the release succeeds instead, as
- * at the end of module_ref_drain()'s time: so this is also the last look that a loop
- * takes at its deadline.
- *
- * @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
- * module_ref_drain_finish() had returned 0; or a negative errno.
- * @retval -EBUSY another thread finishes or cancels it in this moment.
- * @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
- *     not touched, and may be gone.
- *
- * Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
- * Async-signal-safe.
- */
-int module_ref_drain_cancel(struct module_ref *ref);
-
-/**
- * Begins (on) or ends recording who takes references: the address that the call returns to, the
- * thread, and the time, for module_ref_holders(). It lasts across releases and reinits, until
- * it is ended or the counter is destroyed; to begin or end it twice changes nothing.
- *
- * While it is on every get and put is made in the shared word, also in per-CPU mode, which
- * module_ref_mode() goes on to report, and also by module_ref_inline.h; it takes some hundred
- * nanoseconds more, and stays async-signal-safe. There are 1024 records; references beyond these,
- * and those that are held when recording begins, are counted and not named. Off, it costs
- * nothing in per-CPU mode, and one test in the shared word.
- *
- * References are anonymous. A put takes away the newest record of its own thread; if it has none,
- * a reference without a record, if there is one; and else the oldest record of another thread. A
- * refused get leaves none.
- *
- * After fork(2) the child has a copy of the records, with the parent's threads. A counter that
- * is initialised in memory that was freed without module_ref_destroy() has no records, and is not
- * recorded.
- *
- * For a moment in which recording ends in per-CPU mode, a release or a drain that another
- * thread begins can be told -EBUSY. Once recording has ended in a process, the memory of a
- * counter may be freed only when no other thread is in a release of it any more, also one that
- * was refused.
+ * Ends a drain that module_ref_drain_begin() has begun: the counter is live again, whether
+ * the last reference has been put or not. A loop that takes a last look at its own
+ * deadline asks module_ref_drain_finish() first.
  *
  * @return 0, or a negative errno.
- * @retval -ENOMEM there is no memory for the records (24 KiB).
- * @retval -EINVAL ref is NULL or destroyed.
+ * @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
+ *     just ending that. The counter is not touched then, and may be gone.
  *
- * Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
+ * Memory ordering: release: what the caller did before happens before what any later
+ * holder does. Thread-safe. Not async-signal-safe: it waits for the library's thread to
+ * end.
  */
-int module_ref_record_holders(struct module_ref *ref,
-                              bool on);
-
-/**
- * Writes who holds references, as far as recorded, as text: one line for each, the one that has
- * held it longest first, and a last one for references without a record:
- *
- *     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
- *     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
- *     2 more, taken before recording began
- *
- * The symbol and the object are what dladdr(3) says of where the reference was taken, now: only
- * an address, once that object is unmapped, and "a caller that is not known" for references that
- * were not taken through the C functions. Stale as soon as it is read, and not exact while
- * references come and go: for people and logs. Empty while recording is off.
- *
- * As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
- *
- * @return the length of the whole text, without its NUL; or a negative errno.
- * @retval -EINVAL ref is NULL.
- *
- * Memory ordering: none. Thread-safe. Not async-signal-safe: it reads /proc, takes the dynamic
- * linker's lock, and allocates; where it finds no memory, the process ends.
- */
-int64_t module_ref_holders(const struct module_ref *ref,
-                           char *buf,
-                           size_t len);
+int module_ref_drain_cancel(struct module_ref_drain *drain);
 
 /**
  * Installs a misuse handler for all counters of this library; NULL installs the
@@ -693,22 +639,23 @@ int module_unload(struct module_host *host,
                   int64_t timeout_ns);
 
 /**
- * Does as module_unload(), for programs that wait in a loop of their own: shuts the door and
- * returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
- * last reference may have been put, and closed by the caller. module_unload_finish() then
+ * Does as module_unload(), for programs that wait in a loop of their own: closes the module,
+ * so that new gets fail, and returns at once, with a descriptor as that of
+ * module_ref_drain_begin(): readable when the last reference has been put, and only then, and
+ * closed by the caller. module_unload_finish() then
  * unloads the module, and module_unload_cancel() has it live again. Until then its state is
  * GOING, it cannot be unloaded or replaced by others (-EBUSY), and the host cannot be freed.
  *
  * @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
  * references are waited for all the same.
  *
- * @return the descriptor, 0 or more; or, with the module as it was, a negative errno, checked
+ * @return the descriptor; or, with the module as it was, a negative errno, checked
  * in the order below.
  * @retval -EINVAL host or name is NULL, or there are unknown flags.
  * @retval -ENOENT there is no such module.
  * @retval -EWOULDBLOCK other modules depend on it (not forceable).
  * @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
- * @retval -errno that of timerfd_create(2), or of membarrier(2) if that is refused.
+ * @retval -errno as module_ref_drain_begin().
  *
  * Memory ordering: none; module_unload_finish() has it. Thread-safe. Not async-signal-safe.
  */
@@ -1068,7 +1015,7 @@ const char *module_last_error(void);
  *
  *     static struct module_ref ref = MODULE_REF_INIT;
  */
-#define MODULE_REF_INIT { MODULE_REF_BASE, MODULE_REF_STATIC }
+#define MODULE_REF_INIT { MODULE_REF_BASE | 2 /* open */, 0 }
 
 #if defined(__cplusplus) && __cplusplus >= 201103L
 static_assert(sizeof(struct module_ref) == 16, "struct module_ref is 16 bytes");
@@ -1076,6 +1023,10 @@ static_assert(alignof(struct module_ref) == 16, "struct module_ref is 16-aligned
 #elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
 _Static_assert(sizeof(struct module_ref) == 16, "struct module_ref is 16 bytes");
 _Static_assert(_Alignof(struct module_ref) == 16, "struct module_ref is 16-aligned");
+#endif
+
+#if defined(__cplusplus) && defined(__GNUC__)
+#pragma GCC diagnostic pop
 #endif
 
 #endif /* MODULE_REF_H */

@@ -73,10 +73,10 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 		"movq %[slots], %%rcx\n\t"
 		"testb $1, %%cl\n\t"
 		"jz 5f\n\t"
-		/* One plain add, which ends the sequence. 64 KiB from CPU to CPU; 3 takes the
-		 * tags off the pointer. */
+		/* One plain add, which ends the sequence. 64 KiB from CPU to CPU; 1 takes the
+		 * tag off the pointer. */
 		"shlq $16, %%rax\n\t"
-		"addq %[delta], -3(%%rcx,%%rax)\n"
+		"addq %[delta], -1(%%rcx,%%rax)\n"
 		"3:\n\t"
 		/* Whatever way out: the kernel must not find the descriptor when this code has
 		 * been unmapped. */

@@ -3,14 +3,16 @@
 //! The comments go into the header, and into the manual pages: ci/man says which parts they have.
 
 use crate::caller::with_caller;
+#[cfg(target_os = "linux")]
+use crate::cancel::NotCancelled;
 use crate::sequence::sequence_or;
 use core::ffi::{c_char, c_int, c_void};
 use core::mem;
 use core::time::Duration;
-#[cfg(target_os = "linux")]
-use modref::FinishError;
 use modref::misuse::{self, Caller, Misuse};
 use modref::{Counter, DrainError, InitError, Mode, ReleaseError};
+#[cfg(target_os = "linux")]
+use modref::{Drain, FinishError};
 #[cfg(target_os = "linux")]
 use std::os::fd::IntoRawFd;
 
@@ -18,20 +20,17 @@ use std::os::fd::IntoRawFd;
 /// patch that this library goes back to.
 pub const MODULE_REF_BASE: u64 = 1;
 
-/// What the second member of a statically initialised counter is. Private.
-pub const MODULE_REF_STATIC: usize = 0x6d6f6470;
-
 /// A reference counter that can be shut.
 ///
 /// Users take a reference for as long as they use what the counter stands for (the
 /// code of a plugin, a device). Whoever wants to take it away asks
-/// module_ref_try_release(), or shuts the door and waits with module_ref_drain().
-/// After either has returned 0, to one caller only, nobody holds a reference and
-/// nobody gets one.
+/// module_ref_try_release(), or closes the counter and waits with module_ref_drain():
+/// while it is closed, new gets fail. After either has returned 0, to one caller only,
+/// nobody holds a reference and nobody gets one.
 ///
 /// Embed it anywhere, and initialise it with MODULE_REF_INIT or module_ref_init(): memory
-/// that is all zeroes is not a counter. The members are private; the layout is part of the
-/// ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
+/// that is all zeroes is a counter that is released already, and gives out no
+/// reference. The members are private; the layout is part of the ABI. Its address is its identity: do not copy or move it while it is in use. Its memory
 /// may be freed once it is released and no module_ref_try_get() is running or can
 /// start; the last module_ref_put() may still be on its way back.
 ///
@@ -41,6 +40,18 @@ pub const MODULE_REF_STATIC: usize = 0x6d6f6470;
 pub struct module_ref {
     word: u64,
     slots: usize,
+}
+
+/// A drain that module_ref_drain_begin() has begun: the caller's memory, for the library
+/// to keep its state in. The members are private. All zeroes is a handle of no drain.
+///
+/// It may not be copied, moved or freed before module_ref_drain_finish() or
+/// module_ref_drain_cancel() has ended the drain.
+#[cfg(target_os = "linux")]
+#[repr(C)]
+pub struct module_ref_drain {
+    r#ref: *mut module_ref,
+    state: [u64; 9],
 }
 
 /// How a counter counts.
@@ -86,11 +97,16 @@ const _: () = {
     assert!(mem::size_of::<module_ref>() == mem::size_of::<Counter>());
     assert!(mem::align_of::<module_ref>() == mem::align_of::<Counter>());
     assert!(MODULE_REF_BASE == modref::MODULE_REF_BASE);
-    assert!(MODULE_REF_STATIC == modref::STATIC_STAMP);
     assert!(module_ref_misuse::MODULE_REF_SURPLUS_PUT as u32 == Misuse::SurplusPut as u32);
     assert!(module_ref_misuse::MODULE_REF_OVERFLOW as u32 == Misuse::Overflow as u32);
     assert!(module_ref_misuse::MODULE_REF_LEAKED as u32 == Misuse::Leaked as u32);
     assert!(module_ref_misuse::MODULE_REF_STALE_GET as u32 == Misuse::StaleGet as u32);
+    // What the header's initialiser has, in words.
+    assert!(MODULE_REF_BASE | 2 == modref::LIVE);
+    #[cfg(target_os = "linux")]
+    assert!(mem::size_of::<module_ref_drain>() >= mem::size_of::<Drain>());
+    #[cfg(target_os = "linux")]
+    assert!(mem::align_of::<module_ref_drain>() >= mem::align_of::<Drain>());
 };
 
 /// The counter behind a pointer from C, unless it is NULL.
@@ -138,7 +154,6 @@ impl Errno for FinishError {
         match self {
             Self::InUse { .. } => -libc::EINPROGRESS,
             Self::TimedOut { .. } => -libc::ETIMEDOUT,
-            Self::Busy => -libc::EBUSY,
             _ => -libc::EINVAL,
         }
     }
@@ -155,28 +170,32 @@ impl Errno for Result<(), InitError> {
     }
 }
 
-/// Makes *ref a live counter that nobody holds, in shared-word mode. Memory that was
-/// never a counter may contain anything. The program then publishes it, which orders
-/// the initialisation before its users.
-///
-/// A counter that was initialised at this address before and is held now, or is being
-/// released, is refused, so that no reference is forgotten. What a held counter has
-/// left in memory that was freed without module_ref_destroy() looks the same; clear
-/// such memory first.
+/// Makes *ref a live counter that nobody holds, in shared-word mode, whatever the memory
+/// contains: references to a counter that was there before are forgotten. The program
+/// then publishes it, which orders the initialisation before its users.
 ///
 /// @return 0, or a negative errno.
 /// @retval -EINVAL ref is NULL.
-/// @retval -EBUSY ref is a counter in use.
 ///
 /// Memory ordering: none. Thread safety: only one thread may use *ref during the call.
 /// Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_init(r#ref: *mut module_ref) -> c_int {
-    if r#ref.is_null() {
+    // SAFETY: C gives us the memory.
+    unsafe { initialise(r#ref, Ok(Counter::new())) }
+}
+
+/// Writes a new counter to memory that C gives us, unless that is NULL.
+///
+/// # Safety
+///
+/// `place` is NULL, or aligned and writable for a counter that nobody else uses.
+unsafe fn initialise(place: *mut module_ref, new: Result<Counter, InitError>) -> c_int {
+    if place.is_null() {
         return -libc::EINVAL;
     }
-    // SAFETY: not null; C gives us the memory.
-    unsafe { Counter::init(r#ref.cast()) }.errno()
+    // SAFETY: as promised by the caller.
+    new.map(|counter| unsafe { place.cast::<Counter>().write(counter) }).errno()
 }
 
 /// Does as module_ref_init(), in per-CPU mode if this system can: a get and a put are
@@ -199,8 +218,8 @@ pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int
     if r#ref.is_null() {
         return -libc::EINVAL;
     }
-    // SAFETY: not null; C gives us the memory.
-    unsafe { Counter::init_percpu(r#ref.cast()) }.errno()
+    // SAFETY: C gives us the memory.
+    unsafe { initialise(r#ref, Counter::new_percpu()) }
 }
 
 /// Makes a released counter live again, in the mode it had. Only for the caller to whom
@@ -253,8 +272,8 @@ pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref
     }
 }
 
-/// Takes a reference, unless the door is shut. Wait-free. A refused one that comes
-/// after the door was shut writes nothing.
+/// Takes a reference, unless the counter is closed. Wait-free. A get that comes after the
+/// counter was closed writes nothing.
 ///
 /// @return whether there is now a reference to put; true for NULL, as in Linux.
 ///
@@ -334,7 +353,7 @@ pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
 }
 
 /// Releases the counter if nobody holds a reference, and leaves it as it was if
-/// somebody does. Does not wait, and does not shut the door while it looks: under
+/// somebody does. Does not wait, and does not close the counter while it looks: under
 /// steady traffic it may never succeed, where module_ref_drain() does.
 ///
 /// In per-CPU mode it makes one membarrier(2) when nobody seems to hold a reference,
@@ -360,7 +379,7 @@ unsafe extern "C" fn try_release(of: *mut module_ref, caller: Caller) -> c_int {
     unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.try_release(caller).errno())
 }
 
-/// Shuts the door, so that nobody gets a new reference, and sleeps until the last one
+/// Closes the counter, so that new gets fail, and sleeps until the last reference
 /// is put. If that takes longer than timeout_ns nanoseconds the counter becomes live
 /// again, as before; a negative timeout waits for ever, 0 does not wait. If the last
 /// reference goes in the moment in which time runs out, the release succeeds.
@@ -385,197 +404,137 @@ pub unsafe extern "C" fn module_ref_drain(r#ref: *mut module_ref, timeout_ns: i6
 }
 
 unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller) -> c_int {
-    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.drain(caller, timeout).errno())
-}
-
-/// Does as module_ref_drain(), for programs that wait in a loop of their own: shuts the
-/// door and returns at once, with a descriptor that epoll, poll and select know as
-/// readable when the last reference may have been put. module_ref_drain_finish() then
-/// says whether that is so. Until that or module_ref_drain_cancel() has ended it a
-/// drain is under way, with all that means for others (-EBUSY).
-///
-///     int fd = module_ref_drain_begin(&ref);
-///     ...
-///     if (readable(fd) && module_ref_drain_finish(&ref) == 0)
-///             close(fd);
-///
-/// Readable is a hint: the descriptor is a timer (timerfd_create(2)) that expires at
-/// once when the last reference is put, and every 100 ms in case that hint is lost.
-/// module_ref_drain_finish() takes the hint back, so level- and edge-triggered loops
-/// can both be used, and there is nothing to read from it. It is non-blocking and
-/// closed on exec, and the caller closes it, before or after the drain has ended. The
-/// library has a duplicate meanwhile, so that epoll(7) does not forget it when it is
-/// closed: take it out first (EPOLL_CTL_DEL). The drain can be finished or cancelled
-/// without it.
-///
-/// End the drain before the counter's memory goes. After fork(2) both processes have
-/// the descriptor, and each its own counter: a put in one of them may be a hint for
-/// both, and each ends its own copy of the drain, unless another thread was just
-/// ending it when the process forked.
-///
-/// @return the descriptor, 0 or more, to the one caller whose drain it is; or, with the
-/// counter as it was, a negative errno.
-/// @retval -EBUSY another thread's release or drain is under way.
-/// @retval -EALREADY it has been released before, which entitles the caller to nothing.
-/// @retval -EINVAL ref is NULL or destroyed.
-/// @retval -EMFILE, -ENFILE, -ENOMEM and so on: there is no descriptor; that of
-///     timerfd_create(2) or its duplicate, or what a sandbox says.
-/// @retval -errno in per-CPU mode, that of membarrier(2) if that is refused.
-///
-/// Memory ordering: none; module_ref_drain_finish() has it. Thread-safe. Not
-/// async-signal-safe: it may allocate.
-#[cfg(target_os = "linux")]
-#[unsafe(no_mangle)]
-#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
-pub unsafe extern "C" fn module_ref_drain_begin(r#ref: *mut module_ref) -> c_int {
-    with_caller!(drain_begin, r#ref)
-}
-
-#[cfg(target_os = "linux")]
-unsafe extern "C" fn drain_begin(of: *mut module_ref, caller: Caller) -> c_int {
     // SAFETY: the pointer is C's to keep valid.
     let Some(counter) = (unsafe { counter(of) }) else { return -libc::EINVAL };
-    match counter.drain_begin(caller) {
-        Ok(timer) => timer.into_raw_fd(),
-        Err(why) => Err(why).errno(),
+    counter.drain(caller, timeout(timeout_ns)).errno()
+}
+
+/// How long to wait; `None` is for ever.
+pub(crate) fn timeout(ns: i64) -> Option<Duration> {
+    u64::try_from(ns).ok().map(Duration::from_nanos)
+}
+
+/// Does as module_ref_drain(), for programs that wait in a loop of their own: closes the
+/// counter and returns at once, with a descriptor for epoll(7), poll(2) and select(2). It
+/// becomes readable when the last reference has been put or timeout_ns nanoseconds have
+/// passed, and only then; a negative timeout is never, 0 at once. Then
+/// module_ref_drain_finish() ends the drain. Until that or module_ref_drain_cancel() has
+/// ended it a drain is under way, with all that means for others (-EBUSY).
+///
+///     struct module_ref_drain drain;
+///     int fd = module_ref_drain_begin(&ref, &drain, timeout_ns);
+///     ...
+///     if (readable(fd)) {
+///             int rc = module_ref_drain_finish(&drain);
+///             close(fd);
+///     }
+///
+/// The descriptor is an eventfd(2) that is closed on exec, never 0, 1 or 2, and stays
+/// readable: level- and edge-triggered loops can both wait for it, and there is nothing
+/// to read. It is the caller's to close, at any time; the drain can be ended without it.
+/// A thread of the library's sleeps until the drain is over, with all signals blocked.
+///
+/// The counter and *drain stay where they are until the drain has ended. After fork(2)
+/// each process ends its own copy of the drain, by its own copy of the counter; the
+/// child's descriptor is the parent's, and says nothing about the child's counter.
+///
+/// @return the descriptor to the one caller whose drain it is; or, with the counter as it
+/// was, a negative errno.
+/// @retval -EBUSY another thread's release or drain is under way.
+/// @retval -EALREADY it has been released before, which entitles the caller to nothing.
+/// @retval -EINVAL ref or drain is NULL, or ref is destroyed.
+/// @retval -errno that of eventfd(2), pthread_create(3) or close_range(2), or in per-CPU
+///     mode of membarrier(2), if that is refused.
+///
+/// Memory ordering: none; module_ref_drain_finish() has it. Thread safety: no other thread
+/// may use *drain during the call. Not async-signal-safe: it starts a thread.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_drain_begin(
+    r#ref: *mut module_ref,
+    drain: *mut module_ref_drain,
+    timeout_ns: i64,
+) -> c_int {
+    with_caller!(drain_begin, r#ref, drain, timeout_ns)
+}
+
+#[cfg(target_os = "linux")]
+unsafe extern "C" fn drain_begin(
+    of: *mut module_ref,
+    handle: *mut module_ref_drain,
+    timeout_ns: i64,
+    caller: Caller,
+) -> c_int {
+    let _whole = NotCancelled::until_dropped();
+    // SAFETY: the pointers are C's to keep valid, and stay as it says.
+    unsafe {
+        let Some(counter) = counter(of) else { return -libc::EINVAL };
+        if handle.is_null() {
+            return -libc::EINVAL;
+        }
+        let handle = handle.cast::<Drain>();
+        handle.write(Drain::new());
+        match (*handle).begin(counter, caller, timeout(timeout_ns)) {
+            Ok(descriptor) => descriptor.into_raw_fd(),
+            Err(why) => Err(why).errno(),
+        }
     }
 }
 
-/// Ends a drain that module_ref_drain_begin() has begun if the last reference has been
-/// put since. Any thread may ask, at any time, whether the descriptor is readable or
-/// not.
+/// Ends a drain that module_ref_drain_begin() has begun if it is over: if the last
+/// reference has been put, or the time is up. Any thread may ask, at any time, whether the
+/// descriptor is readable or not.
 ///
 /// @return 0 to the one caller for whom the counter is released now, as by
 /// module_ref_drain(); or a negative errno.
-/// @retval -EINPROGRESS references are held.
-/// @retval -EBUSY another thread finishes or cancels it in this moment.
-/// @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
-///     not touched, and may be gone. (In its place may be another by then, whose drain
-///     it would be.)
-/// @retval -ETIMEDOUT the count is pinned after an overflow: the counter is live again,
-///     and the misuse handler was told.
+/// @retval -EINPROGRESS references are held, and there is time left.
+/// @retval -ETIMEDOUT the time is up, or the count is pinned after an overflow (the
+///     misuse handler was told then): the counter is live again.
+/// @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
+///     just ending that. The counter is not touched then, and may be gone.
 ///
-/// Memory ordering: as module_ref_try_release(). Thread-safe. Async-signal-safe.
+/// Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
+/// waits for the library's thread to end.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
-pub unsafe extern "C" fn module_ref_drain_finish(r#ref: *mut module_ref) -> c_int {
-    with_caller!(drain_finish, r#ref)
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+pub unsafe extern "C" fn module_ref_drain_finish(drain: *mut module_ref_drain) -> c_int {
+    with_caller!(drain_finish, drain)
 }
 
 #[cfg(target_os = "linux")]
-unsafe extern "C" fn drain_finish(of: *mut module_ref, caller: Caller) -> c_int {
-    // SAFETY: as promised by the caller. NULL is no counter, so no drain of it is begun.
-    unsafe { Counter::drain_finish_at(of.cast(), caller) }.map_or_else(Errno::errno, |()| 0)
+unsafe extern "C" fn drain_finish(handle: *mut module_ref_drain, caller: Caller) -> c_int {
+    let _whole = NotCancelled::until_dropped();
+    // SAFETY: the pointer is C's to keep valid, and the counter, too, while a drain is under way.
+    unsafe { handle.cast::<Drain>().as_ref() }
+        .ok_or(FinishError::NotBegun)
+        // SAFETY: as above.
+        .and_then(|handle| unsafe { handle.finish(caller) })
+        .map_or_else(Errno::errno, |()| 0)
 }
 
-/// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, as
-/// before. If the last reference has been put by then the release succeeds instead, as
-/// at the end of module_ref_drain()'s time: so this is also the last look that a loop
-/// takes at its deadline.
-///
-/// @return 0 if it is live; 1 if it is released, to the one caller who may go on, as if
-/// module_ref_drain_finish() had returned 0; or a negative errno.
-/// @retval -EBUSY another thread finishes or cancels it in this moment.
-/// @retval -EINVAL ref is NULL, or no drain of it is begun, or it is over: then *ref is
-///     not touched, and may be gone.
-///
-/// Memory ordering: as module_ref_try_release(), if it returns 1. Thread-safe.
-/// Async-signal-safe.
-#[cfg(target_os = "linux")]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn module_ref_drain_cancel(r#ref: *mut module_ref) -> c_int {
-    // SAFETY: as for module_ref_drain_finish().
-    unsafe { Counter::drain_cancel_at(r#ref.cast()) }.map_or_else(Errno::errno, c_int::from)
-}
-
-/// Begins (on) or ends recording who takes references: the address that the call returns to, the
-/// thread, and the time, for module_ref_holders(). It lasts across releases and reinits, until
-/// it is ended or the counter is destroyed; to begin or end it twice changes nothing.
-///
-/// While it is on every get and put is made in the shared word, also in per-CPU mode, which
-/// module_ref_mode() goes on to report, and also by module_ref_inline.h; it takes some hundred
-/// nanoseconds more, and stays async-signal-safe. There are 1024 records; references beyond these,
-/// and those that are held when recording begins, are counted and not named. Off, it costs
-/// nothing in per-CPU mode, and one test in the shared word.
-///
-/// References are anonymous. A put takes away the newest record of its own thread; if it has none,
-/// a reference without a record, if there is one; and else the oldest record of another thread. A
-/// refused get leaves none.
-///
-/// After fork(2) the child has a copy of the records, with the parent's threads. A counter that
-/// is initialised in memory that was freed without module_ref_destroy() has no records, and is not
-/// recorded.
-///
-/// For a moment in which recording ends in per-CPU mode, a release or a drain that another
-/// thread begins can be told -EBUSY. Once recording has ended in a process, the memory of a
-/// counter may be freed only when no other thread is in a release of it any more, also one that
-/// was refused.
+/// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, whether
+/// the last reference has been put or not. A loop that takes a last look at its own
+/// deadline asks module_ref_drain_finish() first.
 ///
 /// @return 0, or a negative errno.
-/// @retval -ENOMEM there is no memory for the records (24 KiB).
-/// @retval -EINVAL ref is NULL or destroyed.
+/// @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
+///     just ending that. The counter is not touched then, and may be gone.
 ///
-/// Memory ordering: none. Thread-safe. Not async-signal-safe: it allocates.
+/// Memory ordering: release: what the caller did before happens before what any later
+/// holder does. Thread-safe. Not async-signal-safe: it waits for the library's thread to
+/// end.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn module_ref_record_holders(r#ref: *mut module_ref, on: bool) -> c_int {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(r#ref) }.map_or(-libc::EINVAL, |counter| counter.record_holders(on).errno())
-}
-
-/// Writes who holds references, as far as recorded, as text: one line for each, the one that has
-/// held it longest first, and a last one for references without a record:
-///
-///     worker+0x12 in ./host (thread 'rx-0', 1234) for 3.2 s
-///     ./host+0x11f3 (thread 1235, which has ended) for 51 ms
-///     2 more, taken before recording began
-///
-/// The symbol and the object are what dladdr(3) says of where the reference was taken, now: only
-/// an address, once that object is unmapped, and "a caller that is not known" for references that
-/// were not taken through the C functions. Stale as soon as it is read, and not exact while
-/// references come and go: for people and logs. Empty while recording is off.
-///
-/// As much as fits is written to buf, with a NUL; buf may be NULL if len is 0.
-///
-/// @return the length of the whole text, without its NUL; or a negative errno.
-/// @retval -EINVAL ref is NULL.
-///
-/// Memory ordering: none. Thread-safe. Not async-signal-safe: it reads /proc, takes the dynamic
-/// linker's lock, and allocates; where it finds no memory, the process ends.
-#[cfg(target_os = "linux")]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn module_ref_holders(
-    r#ref: *const module_ref,
-    buf: *mut c_char,
-    len: usize,
-) -> i64 {
-    let _whole = crate::cancel::NotCancelled::until_dropped();
-    // SAFETY: the pointers are C's to keep valid.
-    unsafe {
-        let Some(counter) = counter(r#ref) else { return i64::from(-libc::EINVAL) };
-        give(&counter.holders_text(), buf, len)
-    }
-}
-
-/// Writes as much of `text` as fits, with a NUL, and returns the length of all of it.
-///
-/// # Safety
-///
-/// `buf` has `len` writable bytes, or is NULL.
-#[cfg(target_os = "linux")]
-pub(crate) unsafe fn give(text: &str, buf: *mut c_char, len: usize) -> i64 {
-    if !buf.is_null() && len > 0 {
-        let n = text.len().min(len - 1);
-        // SAFETY: n + 1 bytes fit.
-        unsafe {
-            buf.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), n);
-            buf.add(n).write(0);
-        }
-    }
-    text.len() as i64
+pub unsafe extern "C" fn module_ref_drain_cancel(drain: *mut module_ref_drain) -> c_int {
+    let _whole = NotCancelled::until_dropped();
+    // SAFETY: as for module_ref_drain_finish().
+    unsafe { drain.cast::<Drain>().as_ref() }
+        .ok_or(FinishError::NotBegun)
+        // SAFETY: as above.
+        .and_then(|handle| unsafe { handle.cancel() })
+        .map_or_else(Errno::errno, |()| 0)
 }
 
 /// Installs a misuse handler for all counters of this library; NULL installs the

@@ -15,6 +15,9 @@ macro_rules! with_caller {
     ($inner:path, $a:expr, $b:expr) => {
         core::arch::naked_asm!(".cfi_startproc", "mov rdx, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
     };
+    ($inner:path, $a:expr, $b:expr, $c:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov rcx, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
+    };
 }
 
 /// The body of an entry point: `inner(arguments.., caller)`.
@@ -26,6 +29,9 @@ macro_rules! with_caller {
     };
     ($inner:path, $a:expr, $b:expr) => {
         core::arch::naked_asm!(".cfi_startproc", "mov x2, x30", "b {}", ".cfi_endproc", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr, $c:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov x3, x30", "b {}", ".cfi_endproc", sym $inner)
     };
 }
 

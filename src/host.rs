@@ -1,6 +1,6 @@
 //! The exported functions of the module host, in the order of the header. Linux with glibc.
 
-use crate::abi::put_in_word;
+use crate::abi::{put_in_word, timeout};
 use crate::caller::with_caller;
 use crate::cancel::NotCancelled;
 use crate::lent::{Lent, give, lent};
@@ -244,11 +244,6 @@ fn unloaded(what: &str, name: &str, outcome: Result<Unloaded, Error>) -> c_int {
     }
 }
 
-/// `None` waits for ever.
-fn timeout(ns: i64) -> Option<Duration> {
-    u64::try_from(ns).ok().map(Duration::from_nanos)
-}
-
 /// Makes a host without modules.
 ///
 /// @return the host, for module_host_free().
@@ -478,22 +473,23 @@ pub unsafe extern "C" fn module_unload(
     })
 }
 
-/// Does as module_unload(), for programs that wait in a loop of their own: shuts the door and
-/// returns at once, with a descriptor as that of module_ref_drain_begin(): readable when the
-/// last reference may have been put, and closed by the caller. module_unload_finish() then
+/// Does as module_unload(), for programs that wait in a loop of their own: closes the module,
+/// so that new gets fail, and returns at once, with a descriptor as that of
+/// module_ref_drain_begin(): readable when the last reference has been put, and only then, and
+/// closed by the caller. module_unload_finish() then
 /// unloads the module, and module_unload_cancel() has it live again. Until then its state is
 /// GOING, it cannot be unloaded or replaced by others (-EBUSY), and the host cannot be freed.
 ///
 /// @param flags MODULE_UNLOAD_FORCE for a module that has an init and no exit function;
 /// references are waited for all the same.
 ///
-/// @return the descriptor, 0 or more; or, with the module as it was, a negative errno, checked
+/// @return the descriptor; or, with the module as it was, a negative errno, checked
 /// in the order below.
 /// @retval -EINVAL host or name is NULL, or there are unknown flags.
 /// @retval -ENOENT there is no such module.
 /// @retval -EWOULDBLOCK other modules depend on it (not forceable).
 /// @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
-/// @retval -errno that of timerfd_create(2), or of membarrier(2) if that is refused.
+/// @retval -errno as module_ref_drain_begin().
 ///
 /// Memory ordering: none; module_unload_finish() has it. Thread-safe. Not async-signal-safe.
 #[unsafe(no_mangle)]

@@ -48,8 +48,8 @@ pub enum DrainError {
         /// Why, as a positive errno value.
         errno: i32,
     },
-    /// A drain was to be begun without waiting, and there is no descriptor to be had for it, or
-    /// no memory. `errno` is the kernel's, or `ENOMEM`.
+    /// A drain could not be begun without waiting: there is no descriptor or no thread to wait for
+    /// it. `errno` is the kernel's.
     Descriptor {
         /// Why, as a positive errno value.
         errno: i32,
@@ -57,7 +57,7 @@ pub enum DrainError {
 }
 
 /// Why a drain that was [begun](crate::ModuleRef::drain_begin) could not be finished or cancelled.
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishError {
@@ -66,15 +66,13 @@ pub enum FinishError {
         /// How many, at the last look.
         held: u64,
     },
-    /// The count is pinned after an overflow and can never reach zero: the counter is live again.
-    /// `ETIMEDOUT`.
+    /// The time is up, or the count is pinned after an overflow and can never reach zero: the
+    /// counter is live again. `ETIMEDOUT`.
     TimedOut {
         /// How many, when the attempt was given up.
         held: u64,
     },
-    /// Another thread is finishing or cancelling it in this moment. `EBUSY`.
-    Busy,
-    /// No drain of this counter is begun, or it is over. `EINVAL`.
+    /// No drain is begun, or it is over. `EINVAL`.
     NotBegun,
 }
 
@@ -168,14 +166,14 @@ impl fmt::Display for DrainError {
             Self::Barrier { errno } => write!(f, "{BARRIER} (errno {errno})"),
             Self::Descriptor { errno } => write!(
                 f,
-                "no descriptor to wait with: timerfd_create or its duplicate failed (errno \
-                 {errno}); close some, or drain with a timeout, which needs none"
+                "no descriptor or thread to wait with (errno {errno}); close or end some, or \
+                 drain with a timeout, which needs none"
             ),
         }
     }
 }
 
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 impl fmt::Display for FinishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -184,22 +182,18 @@ impl fmt::Display for FinishError {
                 f.write_str("; wait until the descriptor is readable, or cancel the drain")
             }
             Self::TimedOut { held } => {
+                f.write_str("time is up and ")?;
                 held_text(f, *held)?;
-                f.write_str(" after an overflow, for good; the counter is live again")
+                f.write_str("; the counter is live again")
             }
-            Self::Busy => f.write_str(
-                "another thread is finishing or cancelling this drain; look again in a moment",
-            ),
-            Self::NotBegun => {
-                f.write_str("no drain of this counter is begun; begin one, or use drain()")
-            }
+            Self::NotBegun => f.write_str("no drain is begun, or it is over; begin one"),
         }
     }
 }
 
 impl core::error::Error for ReleaseError {}
 impl core::error::Error for DrainError {}
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 impl core::error::Error for FinishError {}
 
 /// A counter that could not be (re)initialised because it is in use.

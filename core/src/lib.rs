@@ -4,19 +4,10 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
-mod begun;
-#[cfg(all(feature = "std", target_os = "linux", not(interleave), any(not(loom), test)))]
-mod by_address;
 mod counter;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod errno;
 mod error;
-#[cfg_attr(
-    not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),
-    path = "holders/absent.rs"
-)]
-mod holders;
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub mod host;
 #[cfg(any(loom, interleave))]
@@ -26,17 +17,15 @@ mod percpu;
 mod sync;
 pub mod trace;
 
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-pub use begun::Draining;
 pub use counter::Counter;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub use counter::drain::{Drain, Draining, Lasting};
 #[cfg(not(any(loom, interleave)))]
 pub use counter::guard::{Guard, Held, ModuleRef, Released};
 pub use counter::misuse;
-#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 pub use error::FinishError;
 pub use error::{DrainError, InitError, ReleaseError};
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-pub use holders::Holder;
 
 /// The guide: programs from a first counter to a host of plugins.
 #[cfg(all(any(doc, doctest), feature = "host"))]
@@ -46,8 +35,10 @@ pub mod guide {}
 /// `MODULE_REF_BASE` of the Linux patch: the loader's own reference.
 pub const MODULE_REF_BASE: u64 = counter::word::BASE;
 
+/// What the word of a counter is that was just initialised.
 #[doc(hidden)]
-pub use counter::lifecycle::STATIC_STAMP;
+pub const LIVE: u64 = counter::word::LIVE;
+
 #[cfg(all(
     feature = "std",
     target_arch = "x86_64",

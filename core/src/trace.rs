@@ -129,7 +129,7 @@ impl Waited {
 pub(crate) mod module {
     use crate::counter::word::{PERCPU, count};
     use crate::misuse::Caller;
-    use core::ffi::{c_char, c_void};
+    use core::ffi::c_char;
 
     /// Somebody asks for module `name`, for which another load may be under way.
     #[inline(never)]
@@ -156,19 +156,13 @@ pub(crate) mod module {
     /// taken in a slot.
     #[inline(always)]
     pub(crate) fn get(name: *const c_char, old: Option<u64>, caller: Caller) {
-        fire!(module_get, name, old.map_or(NOT_COUNTED, held_with_one_more), address(caller));
+        fire!(module_get, name, old.map_or(NOT_COUNTED, held_with_one_more), caller.0);
     }
 
     /// A reference on module `name` is about to be given back.
     #[inline(always)]
     pub(crate) fn put(name: *const c_char, caller: Caller) {
-        fire!(module_put, name, NOT_COUNTED, address(caller));
-    }
-
-    /// Where the caller is; the host itself has no address to tell.
-    #[inline(always)]
-    fn address(caller: Caller) -> *const c_void {
-        if caller == Caller::HOST { core::ptr::null() } else { caller.0 }
+        fire!(module_put, name, NOT_COUNTED, caller.0);
     }
 
     /// What a probe has for a count that nobody has read. The entry points of the C library
@@ -184,17 +178,17 @@ pub(crate) mod module {
     #[cfg(test)]
     mod tests {
         use super::*;
-        use crate::counter::word::{BASE, pack};
+        use crate::counter::word::{LIVE, OPEN, pack};
 
         /// One word says how many there are; a part of them alone says nothing.
         #[test]
         fn a_count_where_it_is_known() {
-            assert_eq!(held_with_one_more(pack(BASE, 0)), 1);
-            assert_eq!(held_with_one_more(pack(BASE, 6)), 7);
-            assert_eq!(held_with_one_more(pack(0, 1)), 2);
-            assert_eq!(held_with_one_more(pack(BASE | PERCPU, 6)), NOT_COUNTED);
+            assert_eq!(held_with_one_more(pack(LIVE, 0)), 1);
+            assert_eq!(held_with_one_more(pack(LIVE, 6)), 7);
+            assert_eq!(held_with_one_more(pack(OPEN, 1)), 2);
+            assert_eq!(held_with_one_more(pack(LIVE | PERCPU, 6)), NOT_COUNTED);
             // A misuse that is about to be undone.
-            assert_eq!(held_with_one_more(pack(BASE, -1)), 0);
+            assert_eq!(held_with_one_more(pack(LIVE, -1)), 0);
         }
     }
 }

@@ -88,12 +88,18 @@ fn errors_say_what_to_do() {
 #[cfg(target_os = "linux")]
 mod begun {
     use super::*;
-    use module_ref::FinishError;
+    use module_ref::{Draining, FinishError};
     use std::os::fd::{AsFd, AsRawFd};
+    use std::sync::Arc;
+    use std::time::Duration;
 
-    fn both(test: impl Fn(&ModuleRef)) {
-        test(&ModuleRef::new());
-        test(&ModuleRef::new_percpu().unwrap());
+    fn both(test: impl Fn(&Arc<ModuleRef>)) {
+        test(&Arc::new(ModuleRef::new()));
+        test(&Arc::new(ModuleRef::new_percpu().unwrap()));
+    }
+
+    fn begin(counter: &Arc<ModuleRef>) -> Result<Draining<Arc<ModuleRef>>, DrainError> {
+        ModuleRef::drain_begin(counter.clone(), None)
     }
 
     /// Waits, as an event loop would.
@@ -108,24 +114,17 @@ mod begun {
     fn a_drain_that_is_begun_is_finished() {
         both(|counter| {
             let guard = counter.try_get().unwrap();
-            let mut draining = counter.drain_begin().unwrap();
+            let mut draining = begin(counter).unwrap();
             assert!(counter.try_get().is_none());
-            assert_eq!(counter.drain_begin().unwrap_err(), DrainError::Busy);
+            assert_eq!(begin(counter).unwrap_err(), DrainError::Busy);
             assert_eq!(draining.finish().unwrap_err(), FinishError::InUse { held: 1 });
             thread::scope(|scope| {
                 scope.spawn(move || drop(guard));
-                let released = loop {
-                    wait(&draining);
-                    match draining.finish() {
-                        Ok(released) => break released,
-                        Err(why) => assert_eq!(why, FinishError::InUse { held: 1 }),
-                    }
-                };
-                assert_eq!(draining.finish().unwrap_err(), FinishError::NotBegun);
-                assert!(draining.cancel().is_none(), "it is over");
-                assert!(counter.is_released());
-                released.reinit();
+                wait(&draining);
+                draining.finish().unwrap().reinit();
             });
+            assert_eq!(draining.finish().unwrap_err(), FinishError::NotBegun);
+            draining.cancel();
             assert_eq!(counter.count(), Some(0));
         });
     }
@@ -134,25 +133,27 @@ mod begun {
     fn a_drain_that_is_cancelled_or_dropped_leaves_the_counter_live() {
         both(|counter| {
             let guard = counter.try_get().unwrap();
-            assert!(counter.drain_begin().unwrap().cancel().is_none());
-            drop(counter.drain_begin().unwrap());
+            begin(counter).unwrap().cancel();
+            drop(begin(counter).unwrap());
             assert_eq!(counter.count(), Some(1));
-            let draining = counter.drain_begin().unwrap();
+            let draining = begin(counter).unwrap();
             drop(guard);
-            draining.cancel().expect("zero wins").reinit();
-            // Nobody is told of this release, so it is undone.
-            drop(counter.drain_begin().unwrap());
+            draining.cancel();
+            drop(begin(counter).unwrap());
             assert!(counter.try_get().is_some());
         });
     }
 
     #[test]
-    fn a_drain_that_is_forgotten_does_no_harm_to_the_next_counter() {
-        let mut place = Box::new(ModuleRef::new());
-        std::mem::forget(place.drain_begin().unwrap());
-        *place = ModuleRef::new();
-        let mut draining = place.drain_begin().unwrap();
-        wait(&draining);
-        let _ = draining.finish().unwrap();
+    fn a_drain_whose_time_is_up_leaves_the_counter_live() {
+        both(|counter| {
+            let guard = counter.try_get().unwrap();
+            let mut draining =
+                ModuleRef::drain_begin(counter.clone(), Some(Duration::from_millis(1))).unwrap();
+            wait(&draining);
+            assert_eq!(draining.finish().unwrap_err(), FinishError::TimedOut { held: 1 });
+            drop(guard);
+            assert!(counter.try_get().is_some());
+        });
     }
 }

@@ -12,18 +12,32 @@ use c::*;
 use libfuzzer_sys::fuzz_target;
 use model::counter::{Answer, Face, Real, Step, What, perform, run};
 use module_ref::{DrainError, FinishError, InitError, Mode, ReleaseError};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 struct C;
 
+/// The descriptor, and the program's handle.
+struct Begun(OwnedFd, Box<module_ref_drain>);
+
+// SAFETY: a handle is for all threads.
+unsafe impl Send for Begun {}
+
+impl AsRawFd for Begun {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl Face for C {
     // AddressSanitizer maps memory as slots are mapped, so it is not refused to any thread.
     const THREADS: usize = 3;
-    type Begun = OwnedFd;
+    type Begun = Begun;
 
     unsafe fn perform(real: &Real<Self>, step: Step, held: i64) -> Answer {
         let raw = real.place().cast::<c::module_ref>();
+        let begun = || real.begun.lock().unwrap();
         let ns = |time: Option<Duration>| time.map_or(-1, |time| time.as_nanos() as i64);
         // SAFETY: the caller's promise.
         Answer::Code(unsafe {
@@ -43,18 +57,19 @@ impl Face for C {
                 }
                 What::TryRelease => module_ref_try_release(raw),
                 What::Drain(time) => module_ref_drain(raw, ns(time)),
-                What::Begin => {
-                    let fd = module_ref_drain_begin(raw);
+                What::Begin(time) => {
+                    let mut handle = Box::new(mem::zeroed());
+                    let fd = module_ref_drain_begin(raw, &raw mut *handle, ns(time));
                     if fd >= 0 {
-                        *real.begun.lock().unwrap() = Some(OwnedFd::from_raw_fd(fd));
+                        *begun() = Some(Begun(OwnedFd::from_raw_fd(fd), handle));
                     }
                     fd.min(0)
                 }
-                What::Finish => module_ref_drain_finish(raw),
-                What::Cancel => module_ref_drain_cancel(raw),
+                What::Finish => module_ref_drain_finish(&raw mut *begun().as_mut().unwrap().1),
+                What::Cancel => module_ref_drain_cancel(&raw mut *begun().as_mut().unwrap().1),
                 What::Reinit => module_ref_reinit(raw),
-                What::Init(Mode::Atomic) => module_ref_init(raw),
-                What::Init(Mode::PerCpu) => module_ref_init_percpu(raw),
+                What::Init(Mode::Atomic, _) => module_ref_init(raw),
+                What::Init(Mode::PerCpu, _) => module_ref_init_percpu(raw),
                 _ => return Self::told(perform(real, step, held)),
             }
         })
@@ -76,7 +91,6 @@ impl Face for C {
             Answer::Finish(Err(FinishError::TimedOut { .. })) => libc::ETIMEDOUT,
             Answer::Init(Err(InitError::InUse)) => libc::EBUSY,
             Answer::Init(Err(InitError::Destroyed)) => libc::EINVAL,
-            Answer::Cancel(released) => -i32::from(released),
             Answer::Nothing | Answer::Got(_) | Answer::Panicked => return answer,
             _ => 0,
         };

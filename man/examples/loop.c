@@ -16,20 +16,22 @@ static void *worker(void *arg)
 
 int main(void)
 {
+	const int64_t second = 1000000000;
+	struct module_ref_drain drain;
 	struct pollfd drained = { .events = POLLIN };
 	pthread_t thread;
 	int rc;
 
 	module_ref_try_get(&ref);  /* for the worker */
 	pthread_create(&thread, NULL, worker, NULL);
-	drained.fd = module_ref_drain_begin(&ref);
+	drained.fd = module_ref_drain_begin(&ref, &drain, 10 * second);
 	if (drained.fd < 0)
 		return 1;
 
 	/* The program's own loop, with other descriptors beside this one. */
 	do
 		poll(&drained, 1, -1);
-	while ((rc = module_ref_drain_finish(&ref)) == -EINPROGRESS);
+	while ((rc = module_ref_drain_finish(&drain)) == -EINPROGRESS);
 	close(drained.fd);
 
 	if (rc == 0)

@@ -1,6 +1,6 @@
 """Waiting for a drain or an unload in an asyncio event loop, without a thread.
 
-What was begun has a descriptor, which is readable when it may be over; the loop waits for that
+What was begun has a descriptor, which is readable when it is over; the loop waits for that
 as for a socket.
 """
 

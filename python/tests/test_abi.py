@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
 
 ATOMIC, PERCPU = 0, 1
 SURPLUS_PUT, OVERFLOW, LEAKED, STALE_GET = range(4)
-BASE, CLOSED, DRAINING, PERCPU_FLAG, REF = 1, 2, 4, 8, 16
-STATIC = 0x6D6F6470
+BASE, OPEN, DRAINING, PERCPU_FLAG, REF = 1, 2, 4, 8, 16
+LIVE = BASE | OPEN
 
 HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -100,35 +100,41 @@ def test_a_counter_is_these_16_bytes(library, init):
 @pytest.mark.skipif(sys.byteorder != "little", reason="the bytes of a little-endian machine")
 def test_the_bytes_of_the_static_initialiser(library):
     ref = new()
-    ctypes.memmove(ctypes.byref(ref), b"\1\0\0\0\0\0\0\0pdom\0\0\0\0", 16)
-    assert (ref.word, ref.slots) == (BASE, STATIC)
+    ctypes.memmove(ctypes.byref(ref), b"\3" + bytes(15), 16)
+    assert (ref.word, ref.slots) == (LIVE, 0)
     assert library.module_ref_try_get(ref)
-    assert (library.module_ref_count(ref), ref.word) == (1, BASE + REF)
-    assert library.module_ref_init(ref) == -errno.EBUSY  # known as a counter, and held
-    library.module_ref_put(ref)
-    assert (library.module_ref_count(ref), ref.word) == (0, BASE)
+    assert (library.module_ref_count(ref), ref.word) == (1, LIVE + REF)
+    assert library.module_ref_init(ref) == 0  # whatever was there
+    assert (library.module_ref_count(ref), ref.word) == (0, LIVE)
+
+
+def test_zeroed_memory_is_gone(library):
+    ref = new()
+    assert not library.module_ref_try_get(ref)
+    assert library.module_ref_count(ref) == -1
+    assert library.module_ref_try_release(ref) == -errno.EALREADY
 
 
 def test_the_word(library, reports):
     ref = new(word=0x5A5A5A5A, slots=0x5A5A5A5A)
     assert library.module_ref_init(ref) == 0
-    assert (ref.word, ref.slots & 7) == (BASE, 0)
+    assert (ref.word, ref.slots) == (LIVE, 0)
     assert library.module_ref_mode(ref) == ATOMIC
     assert library.module_ref_try_get(ref)
     library.module_ref_get(ref)
-    assert ref.word == BASE + 2 * REF
+    assert ref.word == LIVE + 2 * REF
     assert library.module_ref_try_release(ref) == -errno.EWOULDBLOCK
     assert library.module_ref_drain(ref, 0) == -errno.ETIMEDOUT
-    assert ref.word == BASE + 2 * REF
+    assert ref.word == LIVE + 2 * REF
     library.module_ref_put(ref)
     library.module_ref_put(ref)
     assert library.module_ref_drain(ref, -1) == 0
-    assert ref.word == CLOSED
+    assert ref.word == 0
     assert library.module_ref_try_release(ref) == -errno.EALREADY
     assert library.module_ref_reinit(ref) == 0
-    assert ref.word == BASE
+    assert ref.word == LIVE
     library.module_ref_destroy(ref)
-    assert ref.word == CLOSED | PERCPU_FLAG
+    assert ref.word == PERCPU_FLAG
     assert library.module_ref_try_release(ref) == -errno.EINVAL
     assert reports == []
 
@@ -138,11 +144,11 @@ def test_slots(library):
     assert library.module_ref_init_percpu(ref) == 0
     if library.module_ref_mode(ref) != PERCPU:
         pytest.skip("no per-CPU counting here")
-    assert (ref.word & (REF - 1), ref.slots & 7) == (BASE | PERCPU_FLAG, 3)
+    assert (ref.word & (REF - 1), ref.slots & 7) == (LIVE | PERCPU_FLAG, 1)
 
     def total():
         slots = (
-            ctypes.c_int64.from_address((ref.slots & ~3) + (cpu << 16)).value
+            ctypes.c_int64.from_address((ref.slots & ~1) + (cpu << 16)).value
             for cpu in possible_cpus()
         )
         return ctypes.c_int64(ref.word).value // REF + sum(slots)
@@ -154,7 +160,7 @@ def test_slots(library):
     for _ in range(99):
         library.module_ref_put(ref)
     assert library.module_ref_try_release(ref) == 0
-    assert (ref.word, ref.slots & 7) == (CLOSED, 2)
+    assert (ref.word, ref.slots & 7) == (0, 0)
     library.module_ref_destroy(ref)
     assert ref.slots == 0
 
@@ -173,7 +179,7 @@ def test_the_numbers_of_misuse(library, reports):
     ref.word += REF << 58
     assert library.module_ref_try_get(ref)
     library.module_ref_put(ref)
-    ref.word = BASE
+    ref.word = LIVE
     assert library.module_ref_try_release(ref) == 0
     library.module_ref_get(ref)
     numbers = [SURPLUS_PUT, OVERFLOW, LEAKED, STALE_GET]
@@ -210,7 +216,6 @@ def test_the_header_has_these_numbers_too(library):
         "MODULE_LOAD_COPY": 2,
         "MODULE_UNLOAD_FORCE": 1,
         "MODULE_REF_BASE": BASE,
-        "MODULE_REF_STATIC": STATIC,
         "MODULE_NAME_LEN": 56,
     }
 

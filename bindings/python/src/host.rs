@@ -645,12 +645,12 @@ impl PyHost {
         unload.call1((slf, name, force, limit))
     }
 
-    /// Shut the door of a module, without waiting.
+    /// Close a module, without waiting.
     fn _unload_begin(&self, py: Python<'_>, name: &str, force: bool) -> PyResult<Unloading> {
         let host = self.open()?;
         let begun = py.detach(|| host.unload_begin_raw(name, force));
-        let (of, timer) = begun.map_err(host_error)?;
-        Ok(Unloading { of, timer, force, over: AtomicBool::new(false) })
+        let (of, descriptor) = begun.map_err(host_error)?;
+        Ok(Unloading { of, descriptor, force, over: AtomicBool::new(false) })
     }
 
     /// Put the object at path, which may be the same file with other content, in the place of a
@@ -954,7 +954,7 @@ impl PyHost {
 #[pyclass(frozen, module = "module_ref._native")]
 pub(crate) struct Unloading {
     of: Module,
-    timer: OwnedFd,
+    descriptor: OwnedFd,
     force: bool,
     over: AtomicBool,
 }
@@ -963,7 +963,7 @@ pub(crate) struct Unloading {
 impl Unloading {
     /// Readable when finish() may have an answer.
     fn fileno(&self) -> RawFd {
-        self.timer.as_raw_fd()
+        self.descriptor.as_raw_fd()
     }
 
     /// None while the module is held. Otherwise it is unloaded, and this is what unload() returns.

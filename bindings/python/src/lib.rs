@@ -7,7 +7,7 @@ mod host;
 
 use module_ref::misuse::{self, Caller, Misuse};
 use module_ref::{
-    Counter, DrainError, FinishError, Held, InitError, Mode, ModuleRef, ReleaseError,
+    Counter, Drain, DrainError, FinishError, Held, InitError, Mode, ModuleRef, ReleaseError,
 };
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
 
 create_exception!(
@@ -304,7 +304,7 @@ impl PyModuleRef {
         }
     }
 
-    /// Shut the door and wait until the last reference is put; True once it is. After
+    /// Close the counter and wait until the last reference is put; True once it is. After
     /// timeout seconds (None: never) the counter is live again and this returns False.
     ///
     /// Other Python threads run meanwhile. Signals are handled; an exception from a
@@ -345,7 +345,7 @@ impl PyModuleRef {
 
     /// drain() for asyncio: to be awaited, in whichever loop runs, without a thread.
     ///
-    /// The door is shut when it is first awaited. When the task is cancelled, as by
+    /// The counter is closed when it is first awaited. When the task is cancelled, as by
     /// asyncio.timeout() or asyncio.wait_for(), the counter is live again, as after timeout
     /// seconds. Raises OSError as drain(), also with EMFILE and its like if there is no descriptor
     /// to wait with.
@@ -364,10 +364,14 @@ impl PyModuleRef {
         DRAIN.import(slf.py(), "module_ref._async", "drain")?.call1((slf, limit))
     }
 
-    /// Shut the door, without waiting.
-    fn _drain_begin(slf: Py<Self>) -> PyResult<Draining> {
-        let timer = slf.get().counter().drain_begin(Caller::UNKNOWN).map_err(drain_error)?;
-        Ok(Draining { of: slf, timer, over: AtomicBool::new(false) })
+    /// Close the counter, without waiting.
+    fn _drain_begin(slf: Py<Self>, py: Python<'_>) -> PyResult<Draining> {
+        let (handle, counter) = (Box::<Drain>::default(), slf.get().counter());
+        // SAFETY: the handle is new. It stays in its box, and the counter with `of`, until
+        // `Draining` is dropped, which ends the drain.
+        let begun = py.detach(|| unsafe { handle.begin(counter, Caller::UNKNOWN, None) });
+        let descriptor = begun.map_err(drain_error)?;
+        Ok(Draining { _of: slf, handle, descriptor })
     }
 
     /// Make a released counter live again. Only for the caller to whom try_release() or
@@ -396,58 +400,49 @@ fn drain_error(error: DrainError) -> PyErr {
 /// A drain that was begun, for ``module_ref._async``.
 #[pyclass(frozen, module = "module_ref._native")]
 struct Draining {
-    of: Py<PyModuleRef>,
-    timer: OwnedFd,
-    over: AtomicBool,
-}
-
-impl Draining {
-    fn give_up(&self) -> bool {
-        // Relaxed, here and below: a flag of its own; the drain itself knows who has ended it.
-        !self.over.swap(true, Relaxed) && self.of.get().counter().drain_cancel() == Ok(true)
-    }
+    /// Keeps the counter.
+    _of: Py<PyModuleRef>,
+    handle: Box<Drain>,
+    descriptor: OwnedFd,
 }
 
 #[pymethods]
 impl Draining {
-    /// Readable when finish() may have an answer.
+    /// Readable when finish() has an answer.
     fn fileno(&self) -> RawFd {
-        self.timer.as_raw_fd()
+        self.descriptor.as_raw_fd()
     }
 
     /// True if the counter is released now; None while it is held; False if it never can be.
-    fn finish(&self) -> PyResult<Option<bool>> {
-        let outcome = self.of.get().counter().drain_finish(Caller::UNKNOWN);
-        match outcome {
-            Err(FinishError::InUse { .. }) => return Ok(None),
-            Err(FinishError::Busy) => return Err(os_error(libc::EBUSY, &FinishError::Busy)),
-            _ => self.over.store(true, Relaxed),
-        }
-        match outcome {
+    fn finish(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        // SAFETY: the counter is kept.
+        match py.detach(|| unsafe { self.handle.finish(Caller::UNKNOWN) }) {
             Ok(()) => Ok(Some(true)),
+            Err(FinishError::InUse { .. }) => Ok(None),
             Err(FinishError::TimedOut { .. }) => Ok(Some(false)),
             Err(why) => Err(os_error(libc::EINVAL, &why)),
         }
     }
 
     /// When the time is up: whether it is released after all. Otherwise it is live again.
-    fn time_is_up(&self) -> bool {
-        self.give_up()
+    fn time_is_up(&self, py: Python<'_>) -> PyResult<bool> {
+        let released = self.finish(py)? == Some(true);
+        self.abandon(py);
+        Ok(released)
     }
 
-    /// Make the counter live again, whatever has happened, unless the drain is over.
-    fn abandon(&self) {
-        if self.give_up() {
-            // SAFETY: this drain has won, and nobody is told of it.
-            let live = unsafe { self.of.get().counter().reinit() };
-            live.expect("the winner's reinit");
-        }
+    /// Make the counter live again, unless the drain is over.
+    fn abandon(&self, py: Python<'_>) {
+        // SAFETY: the counter is kept.
+        let _ = py.detach(|| unsafe { self.handle.cancel() });
     }
 }
 
 impl Drop for Draining {
     fn drop(&mut self) {
-        self.abandon();
+        // SAFETY: the counter is kept. The watcher knows nothing of Python, so that the GIL may
+        // be held.
+        let _ = unsafe { self.handle.cancel() };
     }
 }
 

@@ -2,8 +2,6 @@
 //! back twice, and only the winner of a release has the means to go on.
 
 use crate::error::{DrainError, InitError, ReleaseError};
-#[cfg(all(feature = "std", target_os = "linux"))]
-use crate::holders::Holder;
 use crate::misuse::Caller;
 #[cfg(feature = "std")]
 use crate::sync;
@@ -146,31 +144,6 @@ impl ModuleRef {
     /// How the counter counts.
     pub fn mode(&self) -> Mode {
         self.counter.mode()
-    }
-
-    /// Begins or ends recording who takes references. See [`Counter::record_holders`].
-    ///
-    /// ```
-    /// # use module_ref::ModuleRef;
-    /// static PLUGIN: ModuleRef = ModuleRef::new();
-    ///
-    /// PLUGIN.record_holders(true)?;
-    /// let guard = PLUGIN.try_get().expect("live");
-    /// for holder in PLUGIN.holders() {
-    ///     println!("held by {holder}");
-    /// }
-    /// # drop(guard);
-    /// # Ok::<(), module_ref::InitError>(())
-    /// ```
-    #[cfg(all(feature = "std", target_os = "linux"))]
-    pub fn record_holders(&self, on: bool) -> Result<(), InitError> {
-        self.counter.record_holders(on)
-    }
-
-    /// Who holds references, the oldest first, as far as recorded; empty while recording is off.
-    #[cfg(all(feature = "std", target_os = "linux"))]
-    pub fn holders(&self) -> Vec<Holder> {
-        self.counter.holders()
     }
 }
 

@@ -1,131 +1,27 @@
 //! The beginning and the end of a counter: init, reinit, destroy.
-//!
-//! `init` has to start from memory that may hold anything, and still must not
-//! forget the references of a counter that is in use. So it leaves a stamp in the
-//! second word that is made from the counter's own address: memory that carries
-//! the right stamp is a counter that was initialised *here*. Uninitialised memory
-//! has it with a chance of one in 2^61. A statically initialised counter has a
-//! constant there, and a per-CPU counter a pointer, which has to lead to slots that are
-//! taken.
 
 use crate::Counter;
-use crate::counter::word::{BASE, CLOSED, DESTROYED, PERCPU, count, flags, pack, plus};
+use crate::counter::word::{DESTROYED, LIVE, OPEN, PERCPU, RELEASED, count, flags, pack, plus};
 use crate::error::{InitError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 #[cfg(not(any(loom, interleave)))]
 use crate::sync::{Slots, Word};
 use core::sync::atomic::Ordering::{self, *};
 
-/// The stamp of a counter that was initialised by the compiler. The low bits of every
-/// stamp are clear: they would say that the counter has slots.
-pub const STATIC_STAMP: usize = 0x6d6f_6470;
-
-/// The stamp of a counter at `place`.
-#[cfg(not(any(loom, interleave)))]
-fn stamp(place: *const Counter) -> usize {
-    (place as usize ^ STATIC_STAMP) & !7
-}
-
-/// Tells valgrind's memcheck, if we run under it, that to look at memory that nobody has
-/// written is meant: one of its client requests (`MAKE_MEM_DEFINED_IF_ADDRESSABLE`), which an
-/// ordinary processor executes as rotations that cancel out.
-#[cfg(not(any(loom, interleave)))]
-fn read_on_purpose(place: *const Counter) {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    // SAFETY: changes rdi and rdx alone, and reads the request only under valgrind.
-    unsafe {
-        const DEFINED_IF_ADDRESSABLE: usize = 0x4d43_000b;
-        let request = [DEFINED_IF_ADDRESSABLE, place as usize, size_of::<Counter>(), 0, 0, 0];
-        core::arch::asm!(
-            "rol rdi, 3",
-            "rol rdi, 13",
-            "rol rdi, 61",
-            "rol rdi, 51",
-            "xchg rbx, rbx",
-            inout("rdi") 0usize => _,
-            in("rax") request.as_ptr(),
-            inout("rdx") 0usize => _,
-            options(nostack),
-        );
-    }
-    let _ = place;
-}
-
 impl Counter {
-    /// Makes `place` a live counter that nobody holds, in shared-word mode.
-    ///
-    /// Memory that holds a counter that was initialised here and is held, or is
-    /// being released, is refused and stays as it is. Any other content is
-    /// overwritten.
-    ///
-    /// # Safety
-    ///
-    /// `place` is aligned and writable for a `Counter`, and no other thread uses it
-    /// until the caller has published it.
-    #[cfg(not(any(loom, interleave)))]
-    pub unsafe fn init(place: *mut Self) -> Result<(), InitError> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            Self::check_not_in_use(place)?;
-            place.write(Self { word: Word::new(BASE), slots: Slots::none(stamp(place)) });
-        }
-        Ok(())
-    }
-
-    /// As [`init`](Self::init), with per-CPU slots where this system has what they need;
-    /// ask [`mode`](Self::mode) what it became. Slots are given back by
+    /// A counter with slots that are already on, where this system has what they need, and
+    /// one in shared-word mode elsewhere: ask [`mode`](Self::mode). Slots are given back by
     /// [`destroy`](Self::destroy).
-    ///
-    /// # Safety
-    ///
-    /// As for [`init`](Self::init).
     #[cfg(not(any(loom, interleave)))]
-    pub unsafe fn init_percpu(place: *mut Self) -> Result<(), InitError> {
-        if !Slots::available() {
-            // SAFETY: the caller's promise.
-            return unsafe { Self::init(place) };
-        }
-        // SAFETY: the caller's promise.
-        unsafe {
-            Self::check_not_in_use(place)?;
-            place.write(Self::new_percpu()?);
-        }
-        Ok(())
-    }
-
-    /// A counter with slots that are already on.
-    #[cfg(not(any(loom, interleave)))]
-    pub(crate) fn new_percpu() -> Result<Self, InitError> {
+    pub fn new_percpu() -> Result<Self, InitError> {
         if !Slots::available() {
             return Ok(Self::new());
         }
         let (slots, sum) = Slots::allocate().ok_or(InitError::NoMemory)?;
         // Not zeroed but balanced: the word makes up for what is in the slots (P2).
-        let counter = Self { word: Word::new(pack(BASE | PERCPU, -sum)), slots };
+        let counter = Self { word: Word::new(pack(LIVE | PERCPU, -sum)), slots };
         counter.slots.turn_on();
         Ok(counter)
-    }
-
-    /// # Safety
-    ///
-    /// As for [`init`](Self::init).
-    #[cfg(not(any(loom, interleave)))]
-    unsafe fn check_not_in_use(place: *const Self) -> Result<(), InitError> {
-        read_on_purpose(place);
-        // SAFETY: any bits are a valid Counter, and the caller gives us the place.
-        let there = unsafe { &*place };
-        if ![stamp(place), STATIC_STAMP].contains(&there.slots.stamp()) && !there.slots.are_taken()
-        {
-            return Ok(());
-        }
-        // Relaxed: nobody else uses it now.
-        let word = there.word.load(Relaxed);
-        let in_use = match flags(word) {
-            CLOSED | DESTROYED => false,
-            live if live & !PERCPU == BASE => count(there.total(word)) != 0,
-            _ => true,
-        };
-        if in_use { Err(InitError::InUse) } else { Ok(()) }
     }
 
     /// Makes a released counter live again, in the mode it had. For the winner of
@@ -137,15 +33,14 @@ impl Counter {
     /// The caller is the winner of the release: nobody else takes away what the
     /// counter stands for.
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
-        self.forget_holders();
         if !self.slots.exist() {
             // Release pairs with the Acquire of try_get (I5).
-            return self.leave_released(BASE, 0, Release);
+            return self.leave_released(LIVE, 0, Release);
         }
         // As at the end of an attempt: the sum out of the word, the slots on, and `BASE`
         // last (I1), with a Release that pairs with the Acquire of the next claim. The first
         // Release is for gets through the word.
-        self.leave_released(PERCPU, -self.slots.sum(), Release)?;
+        self.leave_released(OPEN | PERCPU, -self.slots.sum(), Release)?;
         self.open();
         Ok(())
     }
@@ -167,7 +62,6 @@ impl Counter {
                 // Relaxed: nobody takes anything over. It fails only on a counter that
                 // another thread makes live again, against the rule for destroy.
                 if self.leave_released(DESTROYED, 0, Relaxed).is_ok() {
-                    self.drop_records();
                     self.slots.free();
                 }
             }
@@ -180,7 +74,6 @@ impl Counter {
     /// that were forgotten: then somebody may yet put, and the slots are leaked with them.
     #[cfg(not(any(loom, interleave)))]
     pub(crate) fn give_up_slots(&mut self) {
-        self.drop_records();
         // Relaxed: we are alone.
         let word = self.word.load(Relaxed);
         if count(self.total(word)) == 0 {
@@ -196,7 +89,7 @@ impl Counter {
         let mut word = self.word.load(Relaxed);
         loop {
             match flags(word) {
-                CLOSED => {}
+                RELEASED => {}
                 DESTROYED => return Err(InitError::Destroyed),
                 _ => return Err(InitError::InUse),
             }

@@ -49,10 +49,6 @@ pub struct Caller(pub *const c_void);
 impl Caller {
     /// Not known.
     pub const UNKNOWN: Self = Self(ptr::null());
-
-    /// A reference of the host's own, which is not recorded: the host knows what it is for.
-    #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-    pub(crate) const HOST: Self = Self(ptr::without_provenance(1));
 }
 
 /// A misuse handler. It runs on the thread that misused `counter`, after the

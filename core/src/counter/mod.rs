@@ -20,8 +20,8 @@
 //! finds zero, in one atomic step with shutting the door, has shut out everybody.
 //!
 //! **I4, released is final.** Read-modify-writes of one word are totally ordered.
-//! A get whose add comes after the step to `CLOSED` reads a word with `CLOSED` in
-//! it and is refused, until the winner of that release reinits.
+//! A get whose add comes after the step that took `OPEN` away reads a word without it
+//! and is refused, until the winner of that release reinits.
 //!
 //! **I5, what holders did is seen.** Every put is a `Release`; all writes to the
 //! word are read-modify-writes, so each put's release sequence runs on through all
@@ -49,25 +49,24 @@
 //! # The race that looks broken, and is not
 //!
 //! `try_release` first clears `BASE` and only then looks at the count. Between
-//! the two, a get can come and go as it likes: the door is still open, its add
-//! finds no `CLOSED`. Nothing is decided before the second step, which is one
-//! compare-and-swap over flags and count together: it turns 0 into `CLOSED`, or
-//! anything else back into live. A last put in between makes the word 0, the
+//! the two, a get can come and go as it likes: its add still finds `OPEN`.
+//! Nothing is decided before the second step, which is one
+//! compare-and-swap over flags and count together: it turns `OPEN` with a count of 0 into
+//! released, or anything else back into live. A last put in between makes the count 0, the
 //! swap back fails, and the release succeeds after all, exactly as
 //! `atomic_add_unless` does in the kernel's `try_release_module_ref`.
 
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub(crate) mod drain;
 #[cfg(not(any(loom, interleave)))]
 pub(crate) mod guard;
-pub(crate) mod lifecycle;
+mod lifecycle;
 pub mod misuse;
 pub(crate) mod release;
 pub(crate) mod word;
 
-#[cfg(not(any(loom, interleave)))]
-use crate::counter::lifecycle::STATIC_STAMP;
 use crate::counter::word::{
-    BASE, CLOSED, DESTROYED, DRAINED, PERCPU, PIN, PINNED_FROM, REF, count, flags, pack, plus,
-    released,
+    DRAINED, LIVE, OPEN, PERCPU, PIN, PINNED_FROM, REF, count, flags, gone, pack, plus, released,
 };
 use crate::sync::{self, Slots, Word};
 use core::sync::atomic::Ordering::*;
@@ -81,7 +80,7 @@ pub(crate) fn held(word: u64) -> u64 {
 /// Whether a get that has found `old` came too late, or in the outermost zone.
 #[inline]
 pub(crate) fn is_odd(old: u64) -> bool {
-    old & CLOSED != 0 || count(old) >= PINNED_FROM
+    old & OPEN == 0 || count(old) >= PINNED_FROM
 }
 
 /// A reference counter that can be shut: the protocol without types around it.
@@ -91,8 +90,7 @@ pub(crate) fn is_odd(old: u64) -> bool {
 #[repr(C, align(16))]
 pub struct Counter {
     pub(crate) word: Word,
-    /// Where the per-CPU slots are, and whether they are in use; a stamp at most while
-    /// the counter is in shared-word mode. See `lifecycle`.
+    /// Where the per-CPU slots are, and whether they are in use; zero in shared-word mode.
     pub(crate) slots: Slots,
 }
 
@@ -100,13 +98,13 @@ impl Counter {
     /// A live counter that nobody holds, in shared-word mode.
     #[cfg(not(any(loom, interleave)))]
     pub const fn new() -> Self {
-        Self { word: Word::new(BASE), slots: Slots::none(STATIC_STAMP) }
+        Self { word: Word::new(LIVE), slots: Slots::none() }
     }
 
     /// The models' atomics are made at run time.
     #[cfg(any(loom, interleave))]
     pub(crate) fn new() -> Self {
-        Self { word: Word::new(BASE), slots: Slots::none(0) }
+        Self { word: Word::new(LIVE), slots: Slots::none() }
     }
 
     /// Takes a reference unless the door is shut. Wait-free.
@@ -123,7 +121,7 @@ impl Counter {
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
         let Some(old) = self.look_and_add() else { return false };
-        if is_odd(old) || self.is_recorded() {
+        if is_odd(old) {
             return self.get_slow(old, caller);
         }
         true
@@ -135,36 +133,30 @@ impl Counter {
     pub(crate) fn look_and_add(&self) -> Option<u64> {
         // I8: a refused get that has looked writes nothing. Relaxed: nothing is
         // decided but to give up, and a stale "open" is found out by the add.
-        if self.word.load(Relaxed) & CLOSED != 0 {
+        if self.word.load(Relaxed) & OPEN == 0 {
             return None;
         }
         // Pairs with the Release of reinit (I5).
         Some(self.word.fetch_add(REF, Acquire))
     }
 
-    /// A get that came too late, or has more to do than to add.
+    /// A get that came too late, or in the outermost zone.
     #[cold]
     pub(crate) fn get_slow(&self, old: u64, caller: Caller) -> bool {
-        if old & CLOSED != 0 {
+        if old & OPEN == 0 {
             // Undone as a put would, wake included: between our add and this the
             // last put may have gone by and found the word not yet `DRAINED` (I7).
             // SAFETY: what goes back is what we have just added.
-            unsafe { self.give_back(caller) };
+            unsafe { self.put_in_word(caller) };
             return false;
         }
-        self.admit(old, caller);
+        self.overflow(caller);
         true
     }
 
-    /// The rest of a get that stands: in the outermost zone, or recorded.
-    fn admit(&self, old: u64, caller: Caller) {
-        if count(old) >= PINNED_FROM {
-            self.pin();
-            misuse::report(Misuse::Overflow, self, caller);
-        }
-        if self.is_recorded() {
-            self.note_get(caller);
-        }
+    fn overflow(&self, caller: Caller) {
+        self.pin();
+        misuse::report(Misuse::Overflow, self, caller);
     }
 
     /// Takes one more reference; the caller holds one, so it also succeeds while
@@ -195,21 +187,22 @@ impl Counter {
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if is_odd(old) || self.is_recorded() {
+        if is_odd(old) {
             self.get_odd(old, caller);
         }
         Some(old)
     }
 
-    /// A get while draining, on a dead counter, or that has more to do than to add.
+    /// A get while draining, on a dead counter, or in the outermost zone.
     #[cold]
     fn get_odd(&self, old: u64, caller: Caller) {
-        if flags(old) == CLOSED || flags(old) == DESTROYED {
+        if gone(old) {
             // SAFETY: what goes back is what we have just added.
-            unsafe { self.give_back(caller) };
-            return misuse::report(Misuse::StaleGet, self, caller);
+            unsafe { self.put_in_word(caller) };
+            misuse::report(Misuse::StaleGet, self, caller);
+        } else if count(old) >= PINNED_FROM {
+            self.overflow(caller);
         }
-        self.admit(old, caller);
     }
 
     /// Gives a reference back. Wait-free but for misuse.
@@ -232,7 +225,7 @@ impl Counter {
         unsafe { self.put_in_word(caller) };
     }
 
-    /// [`put`](Self::put) where the slots are not to be used.
+    /// [`put`](Self::put) where the slots are not to be used, and the undo of a refused get.
     ///
     /// # Safety
     ///
@@ -240,32 +233,6 @@ impl Counter {
     #[inline]
     #[doc(hidden)]
     pub unsafe fn put_in_word(&self, caller: Caller) {
-        if self.is_recorded() {
-            // SAFETY: the caller's promise.
-            return unsafe { self.put_recorded(caller) };
-        }
-        // SAFETY: the caller's promise.
-        unsafe { self.give_back(caller) };
-    }
-
-    /// # Safety
-    ///
-    /// As for [`put`](Self::put).
-    #[cold]
-    unsafe fn put_recorded(&self, caller: Caller) {
-        // Before the reference is gone, and with it, perhaps, the counter (I6).
-        self.note_put(caller);
-        // SAFETY: the caller's promise.
-        unsafe { self.give_back(caller) };
-    }
-
-    /// The end of a reference that the word counts, or of a refused get.
-    ///
-    /// # Safety
-    ///
-    /// As for [`put`](Self::put).
-    #[inline]
-    pub(crate) unsafe fn give_back(&self, caller: Caller) {
         let address = sync::address(&self.word);
         // Pairs with the Acquire of whoever finds the counter released (I5).
         let new = self.word.fetch_sub(REF, Release).wrapping_sub(REF);
@@ -287,7 +254,7 @@ impl Counter {
         if count(new) >= 0 {
             self.pin();
             misuse::report(Misuse::Leaked, self, caller);
-        } else if new & PERCPU == 0 || flags(new) == DESTROYED {
+        } else if new & PERCPU == 0 || gone(new) {
             let address = sync::address(&self.word);
             // Relaxed: nothing was done under a reference that was not there.
             let mended = self.word.fetch_add(REF, Relaxed).wrapping_add(REF);
@@ -321,10 +288,7 @@ impl Counter {
     pub fn count(&self) -> i64 {
         // Relaxed: nothing may be concluded from it.
         let word = self.word.load(Relaxed);
-        match flags(word) {
-            CLOSED | DESTROYED => -1,
-            _ => held(self.total(word)) as i64,
-        }
+        if gone(word) { -1 } else { held(self.total(word)) as i64 }
     }
 
     /// `word` with what the slots count, as long as they count. A guess unless the slots

@@ -1,6 +1,6 @@
 //! How a counter is released: the attempt, the fold, the drain.
 //!
-//! The invariants are those of [`counter`](crate::counter); P1 to P3 those of
+//! The invariants I1 to I8 are those of [`counter`](crate::counter); P1 to P3 those of
 //! [`percpu`](crate::percpu).
 //!
 //! # The steps, in per-CPU mode
@@ -13,12 +13,21 @@
 //! 4. Fold: add the slots' sum to the word, and take `PERCPU` away, in one step.
 //! 5. Now the word is all there is, and the rest is the shared-word protocol.
 //! 6. The way back is the reverse, in reverse order: the sum out of the word and `PERCPU`
-//!    in, in the one step that also decides; the slots on; and `BASE` last. Before that
-//!    nobody else can begin an attempt, and find one that is half undone. While holders are
-//!    recorded the slots stay off (P4), and the last step is one to look again (P5).
+//!    in, in the one step that also decides; the slots on; and `BASE` last. If `BASE` came
+//!    earlier another thread could begin an attempt, and find this one half undone.
+//!
+//! # A drain
+//!
+//! A drain closes the counter between steps 2 and 3. It ends by one compare-and-swap of the word: [`try_finish`](Counter::try_finish) releases the counter if the last
+//! reference has been put, and leaves it closed otherwise;
+//! [`open_again`](Counter::open_again) releases it in that case too, and makes it live otherwise.
+//! Between closing and ending, [`finish_when_drained`](Counter::finish_when_drained) waits. Who waits,
+//! for how long, and where, differs: [`drain`](Counter::drain) sleeps right there, a
+//! [handle](super::drain) has a thread of its own for that, and the host leaves a module closed for
+//! as long as it is held.
 
 use crate::counter::word::{
-    BASE, CLOSED, DRAINED, DRAINING, PERCPU, PINNED_FROM, count, flags, pack, plus,
+    BASE, DRAINED, DRAINING, LIVE, OPEN, PERCPU, PINNED_FROM, RELEASED, count, flags, pack, plus,
 };
 use crate::counter::{Counter, held};
 use crate::error::{DrainError, ReleaseError};
@@ -28,7 +37,7 @@ use crate::sync;
 use crate::sync::Word;
 use crate::trace;
 use core::mem;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::Ordering::*;
 
 /// What the slots held when they were folded, or `None` for a counter without. Whoever
 /// has it owns the attempt (I1).
@@ -39,21 +48,18 @@ pub(crate) struct Folded(Option<i64>);
 enum NotFolded {
     /// The barrier failed, with this errno.
     Barrier(i32),
-    /// Somebody has put too often; that is mended, and nothing was folded.
+    /// Somebody has put too often, while the counter is open. That is mended.
     Surplus,
 }
 
-/// Whether recording was ever ended in this process. Before that nothing is touched after `BASE`
-/// has been given back: another thread may release the counter then, and free it.
-static ENDED: AtomicBool = AtomicBool::new(false);
-
-fn ever_ended() -> bool {
-    // A model says it of itself: what its executions share has to begin anew with each.
-    #[cfg(any(loom, interleave))]
-    return sync::RECORDING_ENDS.get();
-    // Relaxed: see the store.
-    #[cfg(not(any(loom, interleave)))]
-    ENDED.load(Relaxed)
+/// Why a watcher makes the descriptor readable.
+#[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// The count is zero.
+    Drained,
+    /// The time is up, or the count is pinned.
+    Hopeless,
 }
 
 /// Ends a drain whose `wait` has panicked: the counter is live again. (Not in the
@@ -67,19 +73,19 @@ struct OpenAgain<'a> {
 #[cfg(not(any(loom, interleave)))]
 impl Drop for OpenAgain<'_> {
     fn drop(&mut self) {
-        if self.counter.open_again(self.folded).is_ok() {
-            // The release succeeded, and there is nobody to be told of it.
-            // SAFETY: it is this drain that has won.
-            let live = unsafe { self.counter.reinit() };
-            live.expect("the winner's reinit");
-        }
+        self.counter.live_again(self.folded);
     }
+}
+
+/// A count that no put can bring to zero.
+pub(crate) fn pinned(word: u64) -> bool {
+    count(word) >= PINNED_FROM
 }
 
 impl Counter {
     /// Becomes the owner of an attempt to release, the first step of every
     /// release.
-    pub(crate) fn claim(&self) -> Result<(), ReleaseError> {
+    fn claim(&self) -> Result<(), ReleaseError> {
         // Look first: a refused attempt writes nothing. Relaxed, as in try_get.
         let seen = self.word.load(Relaxed);
         if seen & BASE == 0 {
@@ -109,12 +115,18 @@ impl Counter {
         loop {
             let total = plus(word, sum);
             let surplus = count(total) < 0;
-            // With a surplus the word makes up for what is missing, and stays per-CPU.
-            let next = if surplus { pack(flags(word), -sum) } else { total & !PERCPU };
+            let closed = word & OPEN == 0;
+            let next = match surplus {
+                false => total & !PERCPU,
+                // A drain must end: the count is mended on the way.
+                true if closed => pack(flags(word) & !PERCPU, 0),
+                // The word makes up for what is missing, and stays per-CPU.
+                true => pack(flags(word), -sum),
+            };
             match self.word.compare_exchange_weak(word, next, Relaxed, Relaxed) {
                 Ok(_) if surplus => {
                     misuse::report_net(Misuse::SurplusPut, self, caller, -count(total));
-                    return Err(NotFolded::Surplus);
+                    return if closed { Ok(Folded(Some(sum))) } else { Err(NotFolded::Surplus) };
                 }
                 Ok(_) => return Ok(Folded(Some(sum))),
                 Err(now) => word = now,
@@ -122,67 +134,11 @@ impl Counter {
         }
     }
 
-    /// Gives the attempt up after it could not fold: everything as before.
-    fn abandon(&self) {
+    /// The end of the way back, for the owner of a counter with slots.
+    pub(super) fn open(&self) {
         self.slots.turn_on();
-        // Only the flags of this attempt. Relaxed: `BASE` comes after.
-        self.word.fetch_and(!(CLOSED | DRAINING), Relaxed);
-        self.give_base_back();
-    }
-
-    /// The end of the way back, for the owner of a counter with slots: they are on, unless
-    /// holders are recorded, and the counter is live.
-    pub(crate) fn open(&self) {
-        self.slots.turn_on();
-        self.give_base_back();
-    }
-
-    /// The last step of every way back, and a look whether it has come in between the beginning
-    /// of recording and its end. All of it for an owner that has done nothing yet.
-    pub(crate) fn give_base_back(&self) {
-        loop {
-            // Last (I1). Release pairs with the Acquire of the next claim, and Acquire with the
-            // Release of `own_to_open` (P5).
-            self.word.fetch_or(BASE, AcqRel);
-            if !self.own_to_open() {
-                return;
-            }
-            self.slots.turn_on();
-        }
-    }
-
-    /// Owns an attempt, only to turn the slots on, if they should be and nobody else owns one.
-    fn own_to_open(&self) -> bool {
-        // An `and` without a look before it: its place in the order of the word's changes is
-        // what counts (P5). Release pairs with the Acquire of an owner that gives `BASE` back
-        // after this, Acquire with the Release of one that did before.
-        ever_ended() && self.slots.lie_idle() && self.word.fetch_and(!BASE, AcqRel) & BASE != 0
-    }
-
-    /// From here on every get and put goes to the word and is recorded, also across releases
-    /// and reinits; to the mode of the counter that makes no difference.
-    #[cfg_attr(
-        not(all(feature = "std", target_os = "linux")),
-        allow(dead_code, reason = "nobody records there")
-    )]
-    pub(crate) fn begin_recording(&self) {
-        self.slots.record();
-    }
-
-    /// As before `begin_recording`. For a moment it owns an attempt: others are told that
-    /// there is one.
-    #[cfg_attr(
-        not(all(feature = "std", target_os = "linux")),
-        allow(dead_code, reason = "nobody records there")
-    )]
-    pub(crate) fn end_recording(&self) {
-        if self.slots.stop_recording() && self.slots.exist() {
-            // Relaxed: whoever has to see it sees the step of `own_to_open`, too (P5).
-            ENDED.store(true, Relaxed);
-            if self.own_to_open() {
-                self.open();
-            }
-        }
+        // Last (I1). Release pairs with the Acquire of the next claim.
+        self.word.fetch_or(BASE, Release);
     }
 
     /// Releases the counter if nobody holds a reference, and leaves it as it was
@@ -209,22 +165,25 @@ impl Counter {
             }
         }
         self.claim()?;
-        let folded = match self.fold(caller) {
-            Ok(folded) => folded,
-            Err(why) => {
-                self.abandon();
-                return Err(match why {
-                    NotFolded::Barrier(errno) => ReleaseError::Barrier { errno },
-                    NotFolded::Surplus => ReleaseError::InUse { held: 0 },
-                });
+        let folded = self.fold(caller).map_err(|why| {
+            self.open();
+            match why {
+                NotFolded::Barrier(errno) => ReleaseError::Barrier { errno },
+                NotFolded::Surplus => ReleaseError::InUse { held: 0 },
             }
-        };
+        })?;
+        self.end(OPEN, folded).map_err(|held| ReleaseError::InUse { held })
+    }
+
+    /// Ends an attempt: the counter is released if the word is `gone`, and live again
+    /// otherwise, where so many references are held.
+    fn end(&self, gone: u64, folded: Folded) -> Result<(), u64> {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
         loop {
-            match self.settle(word, 0, folded) {
+            match self.settle(word, gone, folded) {
                 Ok(true) => return Ok(()),
-                Ok(false) => return Err(ReleaseError::InUse { held: held(word) }),
+                Ok(false) => return Err(held(word)),
                 Err(now) => word = now,
             }
         }
@@ -235,41 +194,32 @@ impl Counter {
     /// the word has become meanwhile.
     fn settle(&self, word: u64, gone: u64, Folded(sum): Folded) -> Result<bool, u64> {
         let next = match sum {
-            _ if word == gone => CLOSED,
-            None => pack(BASE, count(word)),
-            Some(sum) => plus(pack(PERCPU, count(word)), -sum),
+            _ if word == gone => RELEASED,
+            None => pack(LIVE, count(word)),
+            Some(sum) => plus(pack(OPEN | PERCPU, count(word)), -sum),
         };
         // Acquire pairs with the Release of every put (I5).
         self.word.compare_exchange_weak(word, next, Acquire, Relaxed)?;
-        if next != CLOSED && sum.is_some() {
+        if word != gone && sum.is_some() {
             self.open();
         }
         Ok(word == gone)
     }
 
-    /// Shuts the door and brings the whole count into the word; `settle` ends it, or
+    /// Closes the counter and brings the whole count into the word; `open_again` ends it, or
     /// `try_finish` for as long as it takes.
-    pub(crate) fn shut(&self, caller: Caller) -> Result<Folded, DrainError> {
-        self.claim()?;
-        self.close(caller)
-    }
-
-    /// The rest of `shut`, for the owner of an attempt.
     pub(crate) fn close(&self, caller: Caller) -> Result<Folded, DrainError> {
-        // We own the attempt (I1), so shutting the door needs no comparison, and
-        // no traffic can make it fail (I8). Relaxed: closing publishes nothing.
-        self.word.fetch_or(CLOSED | DRAINING, Relaxed);
-        loop {
-            match self.fold(caller) {
-                Ok(folded) => return Ok(folded),
-                // Mended: what is left to count is counted.
-                Err(NotFolded::Surplus) => {}
-                Err(NotFolded::Barrier(errno)) => {
-                    self.abandon();
-                    return Err(DrainError::Barrier { errno });
-                }
-            }
-        }
+        self.claim()?;
+        // We own the attempt (I1), so closing needs no comparison, and no traffic can make
+        // it fail (I8). Relaxed: closing publishes nothing.
+        self.word.fetch_xor(OPEN | DRAINING, Relaxed);
+        self.fold(caller).map_err(|why| {
+            let NotFolded::Barrier(errno) = why else { unreachable!("mended, since it is closed") };
+            // Relaxed: `BASE` comes after.
+            self.word.fetch_xor(OPEN | DRAINING, Relaxed);
+            self.open();
+            DrainError::Barrier { errno }
+        })
     }
 
     /// What the slots held when they were folded, for the owner of an attempt that has folded: they
@@ -279,22 +229,28 @@ impl Counter {
         Folded(self.slots.exist().then(|| self.slots.sum()))
     }
 
-    /// Ends an attempt whose door is shut: the counter is live again, and that many references
-    /// were held; or released, if the last one has just been put. Zero wins.
-    pub(crate) fn open_again(&self, folded: Folded) -> Result<(), u64> {
-        // Relaxed: the exchange decides.
-        let mut word = self.word.load(Relaxed);
-        loop {
-            match self.settle(word, DRAINED, folded) {
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(held(word)),
-                Err(now) => word = now,
+    /// Ends a drain: the counter is live again, and so many references are held; or released,
+    /// if the last one has just been put. Zero wins.
+    pub(crate) fn open_again(&self, folded: Folded, caller: Caller) -> Result<(), u64> {
+        self.end(DRAINED, folded).inspect_err(|&held| {
+            if held >= PINNED_FROM as u64 {
+                misuse::report(Misuse::Leaked, self, caller);
             }
+        })
+    }
+
+    /// Ends a drain: the counter is live, whether the last reference has been put or not.
+    pub(crate) fn live_again(&self, folded: Folded) {
+        if self.end(DRAINED, folded).is_ok() {
+            // The release succeeded, and there is nobody to be told of it.
+            // SAFETY: it is this drain that has won.
+            let live = unsafe { self.reinit() };
+            live.expect("the winner's reinit");
         }
     }
 
-    /// Releases the counter if the last reference has been put since it was shut.
-    #[cfg_attr(not(feature = "host"), allow(dead_code, reason = "a drain waits"))]
+    /// Ends a drain if the last reference has been put: the counter is released. It stays
+    /// closed otherwise.
     pub(crate) fn try_finish(&self, folded: Folded) -> bool {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
@@ -307,8 +263,52 @@ impl Counter {
         false
     }
 
-    /// As `try_finish`, again for as long as `wait` says, as in `drain_by`. The door stays shut
-    /// either way.
+    /// Releases the counter once the last reference has been put, which is true, unless `wait` has
+    /// said no: `wait` is called with the word whenever the count is not zero; it sleeps, or not,
+    /// and returns whether to look again. A pinned count is not waited for, because it can never
+    /// reach zero.
+    pub(crate) fn finish_when_drained(
+        &self,
+        folded: Folded,
+        mut wait: impl FnMut(&Word, u64) -> bool,
+    ) -> bool {
+        while !self.try_finish(folded) {
+            // Relaxed: a look, which decides nothing.
+            let word = self.word.load(Relaxed);
+            if pinned(word) || word != DRAINED && !wait(&self.word, word) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What the watcher of a [handle](super::drain) does, until it is told to stop or the drain is
+    /// hopeless: it rings whenever the count is zero, and at its end if that is for good. It decides
+    /// nothing (D1).
+    #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
+    pub(crate) fn watch(
+        &self,
+        stop: impl Fn() -> bool,
+        ring: impl Fn(Ring),
+        mut deadline: sync::Deadline,
+    ) {
+        loop {
+            // Relaxed: a look, which decides nothing.
+            let word = self.word.load(Relaxed);
+            if stop() {
+                return;
+            }
+            if word == DRAINED {
+                ring(Ring::Drained);
+            }
+            if pinned(word) || !sync::wait(&self.word, word, &mut deadline) {
+                return ring(Ring::Hopeless);
+            }
+        }
+    }
+
+    /// As `drain_by`, by the owner of a drain, which leaves the counter closed if it is not
+    /// released.
     #[cfg(feature = "host")]
     #[cfg_attr(any(loom, interleave), allow(dead_code, reason = "the host is not modelled"))]
     pub(crate) fn finish_by(
@@ -317,81 +317,43 @@ impl Counter {
         mut wait: impl FnMut(&Word, u64) -> bool,
     ) -> bool {
         let mut waited = trace::Waited::default();
-        let released = loop {
-            if self.try_finish(folded) {
-                break true;
-            }
-            // Relaxed: a look, which decides nothing.
-            let word = self.word.load(Relaxed);
+        let released = self.finish_when_drained(folded, |word, seen| {
             waited.begin();
-            if count(word) >= PINNED_FROM || !wait(&self.word, word) {
-                // Zero still wins.
-                break self.try_finish(folded);
-            }
-        };
+            wait(word, seen)
+        });
+        // Zero still wins.
+        let released = released || self.try_finish(folded);
         let timed_out = || DrainError::TimedOut { held: self.count().max(0) as u64 };
         trace::drain(self, &released.then_some(()).ok_or_else(timed_out), waited);
         released
     }
 
-    /// Shuts the door, then waits for the last reference to be put. `wait` is
-    /// called with the word whenever there is still somebody; it sleeps, or not,
-    /// and returns whether to look again. Once it has said no the counter becomes
-    /// live again, unless the last reference has just gone: zero still wins. A
-    /// pinned count is not waited for, because it can never reach zero.
+    /// Closes the counter and waits for the last reference to be put, as `finish_when_drained`
+    /// does. Once `wait` has said no the counter becomes live again, unless the last
+    /// reference has just gone: zero still wins.
     pub(crate) fn drain_by(
         &self,
         caller: Caller,
         mut wait: impl FnMut(&Word, u64) -> bool,
     ) -> Result<(), DrainError> {
         let mut waited = trace::Waited::default();
-        let outcome = self.shut_and_finish(caller, |word, seen| {
-            waited.begin();
-            wait(word, seen)
+        let outcome = self.close(caller).and_then(|folded| {
+            let on_panic = OpenAgain { counter: self, folded };
+            let released = self.finish_when_drained(folded, |word, seen| {
+                waited.begin();
+                wait(word, seen)
+            });
+            mem::forget(on_panic);
+            if released {
+                return Ok(());
+            }
+            self.open_again(folded, caller).map_err(|held| DrainError::TimedOut { held })
         });
         trace::drain(self, &outcome, waited);
         outcome
     }
 
-    fn shut_and_finish(
-        &self,
-        caller: Caller,
-        mut wait: impl FnMut(&Word, u64) -> bool,
-    ) -> Result<(), DrainError> {
-        let folded = self.shut(caller)?;
-        let open_again = OpenAgain { counter: self, folded };
-        // Relaxed: the exchange decides.
-        let mut word = self.word.load(Relaxed);
-        let mut patient = true;
-        loop {
-            let pinned = count(word) >= PINNED_FROM;
-            if word != DRAINED && patient && !pinned {
-                patient = wait(&self.word, word);
-                // Relaxed: the exchange decides.
-                word = self.word.load(Relaxed);
-                continue;
-            }
-            // A wake is only a hint: what counts is that this step finds the word
-            // `DRAINED`.
-            let released = match self.settle(word, DRAINED, folded) {
-                Ok(released) => released,
-                Err(now) => {
-                    word = now;
-                    continue;
-                }
-            };
-            mem::forget(open_again);
-            if released {
-                return Ok(());
-            }
-            if pinned {
-                misuse::report(Misuse::Leaked, self, caller);
-            }
-            return Err(DrainError::TimedOut { held: held(word) });
-        }
-    }
-
-    /// Shuts the door and sleeps until the last reference is put, or until `timeout`
+    /// Closes the counter and sleeps until the last reference is put, or until `timeout`
     /// has passed; `None` waits for ever. After a timeout the counter is live as
     /// before.
     ///

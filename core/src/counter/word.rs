@@ -10,21 +10,24 @@
 //! The flags alone name the state; the count is carried through every change of
 //! state untouched.
 //!
-//! | flags               | state     | leaves it                                     | to                       |
-//! | ------------------- | --------- | --------------------------------------------- | ------------------------ |
-//! | `BASE`              | live      | the one thread that clears `BASE`             | claimed                  |
-//! | none                | claimed   | its owner, count 0                            | released                 |
-//! |                     |           | its owner, count not 0                        | live                     |
-//! |                     |           | its owner, about to wait                      | draining                 |
-//! | `CLOSED\|DRAINING`  | draining  | its owner, count 0                            | released                 |
-//! |                     |           | its owner at its deadline, count not 0        | live                     |
-//! | `CLOSED`            | released  | the winner of the release                     | live (reinit), destroyed |
-//! | `CLOSED\|PERCPU`    | destroyed | nobody; `init` starts over                    |                          |
+//! | flags       | state     | leaves it                            | to                       |
+//! | ----------- | --------- | ------------------------------------ | ------------------------ |
+//! | `BASE|OPEN` | live      | the one thread that clears `BASE`    | claimed                  |
+//! | `OPEN`      | claimed   | its owner, count 0                   | released                 |
+//! |             |           | its owner, count not 0               | live                     |
+//! |             |           | its owner, about to wait             | draining                 |
+//! | `DRAINING`  | draining  | its owner, count 0                   | released                 |
+//! |             |           | its owner, who gives up, count not 0 | live                     |
+//! | none        | released  | the winner of the release            | live (reinit), destroyed |
+//! | `PERCPU`    | destroyed | nobody; `init` starts over           |                          |
 //!
-//! With slots, `PERCPU` stands beside `BASE` while the counter is live, beside none
-//! while an attempt has claimed it or a reinit is under way, and beside
-//! `CLOSED|DRAINING` until a drainer has folded. Folding takes it away and adds what the
-//! slots hold to the count; the way back does the reverse.
+//! No flag means released, whatever the count: so memory that is all zeroes gives out no
+//! reference, as a module in Linux is going once its refcnt is 0.
+//!
+//! With slots, `PERCPU` stands beside the flags of the first three states: while the counter
+//! is live, while an attempt has claimed it or a reinit is under way, and while it drains
+//! until the drainer has folded. Folding takes `PERCPU` away and adds what the slots hold to
+//! the count; the way back does the reverse.
 //!
 //! `legal` below is this table as code. Every model, under either checker,
 //! holds each change of the word against it.
@@ -34,12 +37,11 @@
 /// from the count so that a surplus put cannot eat it.
 pub const BASE: u64 = 1;
 
-/// The door is shut: no new references.
-pub const CLOSED: u64 = 1 << 1;
+/// New references are given. A counter without it is closed: new gets fail.
+pub const OPEN: u64 = 1 << 1;
 
-/// Somebody has shut the door and waits for the last put. With [`CLOSED`], and
-/// a count of zero, this is the one value that obliges its writer to wake the
-/// drainer.
+/// Somebody has closed the counter and waits for the last put. Alone, with a count of
+/// zero, it is the one value that obliges its writer to wake the drainer.
 pub const DRAINING: u64 = 1 << 2;
 
 /// Part of the count is in per-CPU slots, so that this word alone says nothing.
@@ -51,12 +53,18 @@ pub const REF: u64 = 1 << 4;
 /// All flags.
 pub const FLAGS: u64 = REF - 1;
 
-/// Shut by a drainer and nobody holds: the drainer may go.
-pub const DRAINED: u64 = CLOSED | DRAINING;
+/// The flags of a counter that gives references and that nobody tries to release.
+pub const LIVE: u64 = BASE | OPEN;
 
-/// The flags of a counter whose life is over. No other state has this pair, so a
+/// Closed by a drainer, and nobody holds a reference: the drainer may go.
+pub const DRAINED: u64 = DRAINING;
+
+/// The flags of a counter that nobody holds or can get.
+pub const RELEASED: u64 = 0;
+
+/// The flags of a counter whose life is over. No other state has `PERCPU` alone, so a
 /// use after destroy can be told from a use after release.
-pub const DESTROYED: u64 = CLOSED | PERCPU;
+pub const DESTROYED: u64 = PERCPU;
 
 /// Counts from here on are in the outermost zone: so far out that no program
 /// can get there one honest reference at a time. A count found here is pinned.
@@ -96,27 +104,29 @@ pub const fn plus(word: u64, n: i64) -> u64 {
 /// refused get may stand between its add and its undo.
 #[inline]
 pub const fn released(word: u64) -> bool {
-    flags(word) == CLOSED
+    flags(word) == RELEASED
 }
 
-/// A live counter with slots.
-#[cfg(any(test, loom, interleave))]
-const LIVE_PERCPU: u64 = BASE | PERCPU;
-
-/// A counter with slots whose door is shut, not folded yet.
-#[cfg(any(test, loom, interleave))]
-const DRAINED_PERCPU: u64 = DRAINED | PERCPU;
+/// Whether the counter is released or destroyed: nobody holds a reference.
+#[inline]
+pub const fn gone(word: u64) -> bool {
+    matches!(flags(word), RELEASED | DESTROYED)
+}
 
 /// The state table as code: may the word go from `old` to `new` in one step?
 #[cfg(any(test, loom, interleave))]
 pub fn legal(old: u64, new: u64) -> Result<(), &'static str> {
+    const LIVE_PERCPU: u64 = LIVE | PERCPU;
+    const CLAIMED: u64 = OPEN;
+    const CLAIMED_PERCPU: u64 = OPEN | PERCPU;
+    const DRAINING_PERCPU: u64 = DRAINING | PERCPU;
     let (was, is) = (flags(old), flags(new));
     // Sums of slots come and go here, and surplus puts are mended; the checkers hold the
     // total against the references held.
     match (was, is) {
-        (PERCPU, 0) | (DRAINED_PERCPU, DRAINED) => return Ok(()),
-        (0, PERCPU) | (DRAINED, PERCPU) if count(old) != 0 => return Ok(()),
-        (CLOSED, PERCPU) | (PERCPU, PERCPU) | (DRAINED_PERCPU, DRAINED_PERCPU) => return Ok(()),
+        (CLAIMED_PERCPU, CLAIMED | CLAIMED_PERCPU) | (DRAINING_PERCPU, DRAINING) => return Ok(()),
+        (CLAIMED | DRAINING, CLAIMED_PERCPU) if count(old) != 0 => return Ok(()),
+        (RELEASED, CLAIMED_PERCPU) => return Ok(()),
         _ => {}
     }
     if was == is {
@@ -130,13 +140,13 @@ pub fn legal(old: u64, new: u64) -> Result<(), &'static str> {
         return Err("a change of state changed the count");
     }
     match (was, is) {
-        (BASE, 0) | (0, DRAINED) | (CLOSED, BASE) | (CLOSED, DESTROYED) => Ok(()),
-        (LIVE_PERCPU, PERCPU) | (PERCPU, LIVE_PERCPU) => Ok(()),
-        (PERCPU, DRAINED_PERCPU) | (DRAINED_PERCPU, PERCPU) => Ok(()),
-        (0, CLOSED) | (DRAINED, CLOSED) if count(old) == 0 => Ok(()),
-        (0, CLOSED) | (DRAINED, CLOSED) => Err("released while the count was not zero"),
-        (0, BASE) | (DRAINED, BASE) if count(old) != 0 => Ok(()),
-        (0, BASE) | (DRAINED, BASE) => Err("refused although nobody held a reference"),
+        (LIVE, CLAIMED) | (CLAIMED, DRAINING) | (RELEASED, LIVE | DESTROYED) => Ok(()),
+        (LIVE_PERCPU, CLAIMED_PERCPU) | (CLAIMED_PERCPU, LIVE_PERCPU) => Ok(()),
+        (CLAIMED_PERCPU, DRAINING_PERCPU) | (DRAINING_PERCPU, CLAIMED_PERCPU) => Ok(()),
+        (CLAIMED | DRAINING, RELEASED) if count(old) == 0 => Ok(()),
+        (CLAIMED | DRAINING, RELEASED) => Err("released while the count was not zero"),
+        (CLAIMED | DRAINING, LIVE) if count(old) != 0 => Ok(()),
+        (CLAIMED | DRAINING, LIVE) => Err("refused although nobody held a reference"),
         _ => Err("no such transition"),
     }
 }
@@ -170,12 +180,17 @@ mod tests {
 
     #[test]
     fn the_table_refuses_what_it_does_not_list() {
-        assert!(legal(pack(0, 1), pack(CLOSED, 1)).is_err());
-        assert!(legal(pack(0, 0), pack(BASE, 0)).is_err());
-        assert!(legal(pack(DRAINED, 0), pack(BASE, 0)).is_err());
-        assert!(legal(pack(0, 1), pack(CLOSED, 0)).is_err());
-        assert!(legal(pack(CLOSED, 0), pack(0, 0)).is_err());
-        assert!(legal(pack(BASE, 3), pack(BASE, 5)).is_err());
-        assert!(legal(pack(BASE, 3), pack(0, 3)).is_ok());
+        assert!(legal(pack(OPEN, 1), pack(RELEASED, 1)).is_err());
+        assert!(legal(pack(OPEN, 0), pack(LIVE, 0)).is_err());
+        assert!(legal(pack(DRAINING, 0), pack(LIVE, 0)).is_err());
+        assert!(legal(pack(OPEN, 1), pack(RELEASED, 0)).is_err());
+        assert!(legal(pack(RELEASED, 0), pack(OPEN, 0)).is_err());
+        assert!(legal(pack(LIVE, 3), pack(LIVE, 5)).is_err());
+        assert!(legal(pack(LIVE, 3), pack(OPEN, 3)).is_ok());
+    }
+
+    #[test]
+    fn zeroed_memory_is_gone() {
+        assert!(released(0) && 0 & OPEN == 0);
     }
 }

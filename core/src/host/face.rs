@@ -148,12 +148,12 @@ impl Host {
 
     /// Begins to unload the module and returns without waiting for the references that are held:
     /// its door is shut, and its state GOING. The descriptor of what this returns becomes readable
-    /// when the last one is given back, and now and then before; then
+    /// when the last one has been given back, and only then; then
     /// [`finish`](Unloading::finish) unloads it. `force` is for a module that has an init function
     /// and no exit function.
     ///
     /// Errors, each leaving everything as it was: as [`unload`](Self::unload), but that references
-    /// are held is none; and the errno of `timerfd_create(2)` if there is no descriptor.
+    /// are held is none; and the errno if there is no descriptor, or no thread to wait with.
     ///
     /// ```no_run
     /// # use module_ref::host::{Error, Host};

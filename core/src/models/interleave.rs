@@ -21,8 +21,7 @@
 //! comes the whole path that led there.
 
 use crate::counter::word::legal;
-use crate::error::FinishError;
-use core::cell::{Cell as Flag, RefCell};
+use core::cell::{Cell as Flagged, RefCell};
 use core::sync::atomic::Ordering;
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -49,6 +48,7 @@ enum Step {
         cell: usize,
         bits: u64,
     },
+    /// May fail for no reason, once in each thread.
     Exchange {
         cell: usize,
         current: u64,
@@ -67,16 +67,22 @@ enum Step {
     Wake {
         cell: usize,
     },
+    /// Sets it to 1, and wakes.
+    Set {
+        cell: usize,
+    },
+    /// From here on nobody sleeps on it: somebody wakes it again and again.
+    WakeForGood {
+        cell: usize,
+    },
     /// Either: whether the time has come, whether the barrier fails.
     Choose,
     Free {
         cell: usize,
     },
-    /// Sets these bits, unless that one is set.
-    OrUnless {
+    Xor {
         cell: usize,
         bits: u64,
-        unless: u64,
     },
     /// A restartable sequence begins, with a look at its tag.
     Begin {
@@ -95,6 +101,8 @@ enum Step {
 const TIMED_OUT: u64 = 0;
 /// The result of a [`Step::Wait`] that a wake or a changed word ended.
 const LOOK_AGAIN: u64 = 1;
+/// The result of a [`Step::Exchange`] that has failed for no reason.
+const SPURIOUS: u64 = u64::MAX;
 /// The result of a [`Step::End`] that was aborted.
 const ABORTED: u64 = 0;
 /// The result of a [`Step::End`] that was not.
@@ -106,6 +114,8 @@ struct Cell {
     freed: bool,
     /// Held against the state table; a tally or data is not.
     counter: bool,
+    /// Nobody sleeps on it.
+    awake: bool,
 }
 
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -133,12 +143,16 @@ impl Memory {
 
     fn apply(&mut self, step: Step) -> Result<Applied, String> {
         let touched = match step {
-            Step::Choose | Step::Wake { .. } | Step::Barrier => None,
+            Step::Choose
+            | Step::Wake { .. }
+            | Step::Set { .. }
+            | Step::WakeForGood { .. }
+            | Step::Barrier => None,
             Step::Load { cell }
             | Step::Add { cell, .. }
             | Step::And { cell, .. }
             | Step::Or { cell, .. }
-            | Step::OrUnless { cell, .. }
+            | Step::Xor { cell, .. }
             | Step::Exchange { cell, .. }
             | Step::Store { cell, .. }
             | Step::Wait { cell, .. }
@@ -154,18 +168,26 @@ impl Memory {
             Step::Add { cell, n } => self.change(cell, |v| v.wrapping_add(n)),
             Step::And { cell, bits } => self.change(cell, |v| v & bits),
             Step::Or { cell, bits } => self.change(cell, |v| v | bits),
-            Step::OrUnless { cell, bits, unless } => {
-                self.change(cell, |v| if v & unless == 0 { v | bits } else { v })
-            }
+            Step::Xor { cell, bits } => self.change(cell, |v| v ^ bits),
             Step::Exchange { cell, current, new } => {
                 self.change(cell, |v| if v == current { new } else { v })
             }
             Step::Store { cell, new } => self.change(cell, |_| new),
-            Step::Wait { cell, seen, .. } if self.0[cell].value as u32 != seen => {
+            Step::Wait { cell, seen, .. }
+                if self.0[cell].value as u32 != seen || self.0[cell].awake =>
+            {
                 Ok(Applied::Result(LOOK_AGAIN))
             }
             Step::Wait { .. } => Ok(Applied::Asleep),
             Step::Wake { cell } => Ok(Applied::Woke(cell)),
+            Step::Set { cell } => {
+                self.0[cell].value = 1;
+                Ok(Applied::Woke(cell))
+            }
+            Step::WakeForGood { cell } => {
+                self.0[cell].awake = true;
+                Ok(Applied::Woke(cell))
+            }
             Step::Choose => Ok(Applied::Either),
             Step::Begin { tag } => self.change(tag, |v| v),
             Step::End { slot, n } => {
@@ -191,8 +213,11 @@ enum Mode {
 
 thread_local! {
     static MODE: RefCell<Mode> = RefCell::new(Mode::Direct(Memory::default()));
-    /// Whether recording ends in this model: see `release`.
-    pub(crate) static RECORDING_ENDS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    /// Whether looks at a counter's second word are steps: where its memory goes. (Everywhere else
+    /// they would multiply the states and show nothing.)
+    pub(crate) static WORD_GOES: Flagged<bool> = const { Flagged::new(false) };
+    /// Whether weak exchanges fail for no reason.
+    pub(crate) static SPURIOUS_TOO: Flagged<bool> = const { Flagged::new(true) };
 }
 
 /// Unwinds a thread whose next step has been found.
@@ -216,56 +241,47 @@ fn perform(step: Step) -> u64 {
 fn new_cell(value: u64, counter: bool) -> usize {
     MODE.with_borrow_mut(|mode| match mode {
         Mode::Direct(Memory(cells)) => {
-            cells.push(Cell { value, freed: false, counter });
+            cells.push(Cell { value, freed: false, counter, awake: false });
             cells.len() - 1
         }
         Mode::Replay { .. } => panic!("a model's memory is made before its threads"),
     })
 }
 
-pub(crate) struct Word {
-    cell: usize,
-    bell: Option<BellCells>,
-}
-
-thread_local! {
-    /// Whether words have a bell: only where a model begins drains, since it costs each wake a look.
-    static BELLS: Flag<bool> = const { Flag::new(false) };
-}
-
-/// From here on words have a bell, or not.
-pub(crate) fn have_bells(they_do: bool) {
-    BELLS.set(they_do);
-}
+pub(crate) struct Word(usize);
 
 impl Word {
     pub(crate) fn new(value: u64) -> Self {
-        Self { cell: new_cell(value, true), bell: BELLS.get().then(BellCells::new) }
+        Self(new_cell(value, true))
     }
 
     /// The word's memory goes away.
     pub(crate) fn free(&self) {
-        perform(Step::Free { cell: self.cell });
+        perform(Step::Free { cell: self.0 });
     }
 
     pub(crate) fn load(&self, _: Ordering) -> u64 {
-        perform(Step::Load { cell: self.cell })
+        perform(Step::Load { cell: self.0 })
     }
 
     pub(crate) fn fetch_add(&self, n: u64, _: Ordering) -> u64 {
-        perform(Step::Add { cell: self.cell, n })
+        perform(Step::Add { cell: self.0, n })
     }
 
     pub(crate) fn fetch_sub(&self, n: u64, _: Ordering) -> u64 {
-        perform(Step::Add { cell: self.cell, n: n.wrapping_neg() })
+        perform(Step::Add { cell: self.0, n: n.wrapping_neg() })
     }
 
     pub(crate) fn fetch_and(&self, bits: u64, _: Ordering) -> u64 {
-        perform(Step::And { cell: self.cell, bits })
+        perform(Step::And { cell: self.0, bits })
     }
 
     pub(crate) fn fetch_or(&self, bits: u64, _: Ordering) -> u64 {
-        perform(Step::Or { cell: self.cell, bits })
+        perform(Step::Or { cell: self.0, bits })
+    }
+
+    pub(crate) fn fetch_xor(&self, bits: u64, _: Ordering) -> u64 {
+        perform(Step::Xor { cell: self.0, bits })
     }
 
     pub(crate) fn compare_exchange_weak(
@@ -275,113 +291,59 @@ impl Word {
         _: Ordering,
         _: Ordering,
     ) -> Result<u64, u64> {
-        let old = perform(Step::Exchange { cell: self.cell, current, new });
-        if old == current { Ok(old) } else { Err(old) }
+        match perform(Step::Exchange { cell: self.0, current, new }) {
+            SPURIOUS => Err(current),
+            old if old == current => Ok(old),
+            now => Err(now),
+        }
     }
 
     /// The product has no plain store after init; only a mutant calls this.
     #[allow(dead_code)]
     pub(crate) fn store(&self, new: u64, _: Ordering) {
-        perform(Step::Store { cell: self.cell, new });
+        perform(Step::Store { cell: self.0, new });
     }
 }
 
-pub(crate) struct Address(usize, Option<BellCells>);
+pub(crate) struct Address(usize);
 
 pub(crate) fn address(word: &Word) -> Address {
-    Address(word.cell, word.bell)
+    Address(word.0)
 }
 
 impl Address {
     pub(crate) fn wake_all(self) {
         perform(Step::Wake { cell: self.0 });
-        if let Some(bell) = self.1 {
-            // As `sync::bell::ring`.
-            if perform(Step::Load { cell: bell.there }) != 0 {
-                bell.ring();
-            }
+    }
+}
+
+/// Wakes whoever sleeps on the word, again and again until the flag is set.
+pub(crate) fn wake_until(word: &Word, flag: &Flag) {
+    perform(Step::WakeForGood { cell: word.0 });
+    flag.take();
+}
+
+/// Something that one thread tells another: false, and then true.
+pub(crate) struct Flag(usize);
+
+impl Flag {
+    pub(crate) fn new() -> Self {
+        Self(new_cell(0, false))
+    }
+
+    pub(crate) fn set(&self) {
+        perform(Step::Set { cell: self.0 });
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        perform(Step::Load { cell: self.0 }) != 0
+    }
+
+    /// Waits until it is set, and takes it back.
+    pub(crate) fn take(&self) {
+        while perform(Step::Exchange { cell: self.0, current: 1, new: 0 }) != 1 {
+            perform(Step::Wait { cell: self.0, seen: 0, timed: false });
         }
-    }
-}
-
-/// Memory is sequentially consistent here.
-pub(crate) fn fence(_: Ordering) {}
-
-/// The block of a drain that was begun, and its timer, which never expires but for a hint.
-#[derive(Clone, Copy)]
-struct BellCells {
-    /// The block is published.
-    there: usize,
-    busy: usize,
-    /// The descriptor is readable.
-    readable: usize,
-}
-
-impl BellCells {
-    fn new() -> Self {
-        let cell = || new_cell(0, false);
-        Self { there: cell(), busy: cell(), readable: cell() }
-    }
-
-    fn ring(&self) {
-        perform(Step::Store { cell: self.readable, new: 1 });
-        perform(Step::Wake { cell: self.readable });
-    }
-}
-
-/// What the caller waits with.
-pub struct Descriptor(BellCells);
-
-impl Descriptor {
-    /// Until it is readable, as in `epoll`.
-    pub(crate) fn wait(&self) {
-        perform(Step::Wait { cell: self.0.readable, seen: 0, timed: false });
-    }
-}
-
-pub(crate) fn discard(_descriptor: Descriptor) {}
-
-pub(crate) struct NewBell;
-
-impl NewBell {
-    pub(crate) fn new() -> Result<Self, i32> {
-        Ok(Self)
-    }
-
-    pub(crate) fn publish(self, word: &Word) -> Result<(Bell, Descriptor), i32> {
-        let bell = word.bell.expect("a model that begins drains has bells");
-        perform(Step::Store { cell: bell.busy, new: 1 });
-        perform(Step::Store { cell: bell.there, new: 1 });
-        Ok((Bell(bell), Descriptor(bell)))
-    }
-}
-
-pub(crate) struct Bell(BellCells);
-
-impl Bell {
-    pub(crate) fn of(address: Address) -> Result<Self, FinishError> {
-        let bell = address.1.filter(|bell| perform(Step::Load { cell: bell.there }) != 0);
-        let bell = bell.ok_or(FinishError::NotBegun)?;
-        if perform(Step::Exchange { cell: bell.busy, current: 0, new: 1 }) != 0 {
-            return Err(FinishError::Busy);
-        }
-        Ok(Self(bell))
-    }
-
-    pub(crate) fn let_go(self) {
-        perform(Step::Store { cell: self.0.busy, new: 0 });
-    }
-
-    pub(crate) fn over(self) {
-        perform(Step::Store { cell: self.0.there, new: 0 });
-    }
-
-    pub(crate) fn ring(&self) {
-        self.0.ring();
-    }
-
-    pub(crate) fn hush(&self) {
-        perform(Step::Store { cell: self.0.readable, new: 0 });
     }
 }
 
@@ -403,16 +365,15 @@ pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
             true
         }
     };
-    let woken = perform(Step::Wait { cell: word.cell, seen: seen as u32, timed });
+    let woken = perform(Step::Wait { cell: word.0, seen: seen as u32, timed });
     if woken == TIMED_OUT {
         *deadline = Deadline::AnyTime { passed: true };
     }
     true
 }
 
-/// Bits of the tag, as in the real thing.
+/// The bit of the tag, as in the real thing.
 const ON: u64 = 1;
-const RECORDED: u64 = 1 << 2;
 
 /// The slots of two CPUs, and a tag. Gets run on one CPU and puts on the other: every
 /// thread migrates between them. (Which slot it is does not matter to the sum.) A sequence
@@ -424,7 +385,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn none(_stamp: usize) -> Self {
+    pub(crate) fn none() -> Self {
         Self { tag: new_cell(0, false), cpus: Vec::new(), barrier_may_fail: false }
     }
 
@@ -443,6 +404,10 @@ impl Slots {
     }
 
     pub(crate) fn exist(&self) -> bool {
+        // A look at the second word, which has to be there.
+        if WORD_GOES.get() {
+            perform(Step::Load { cell: self.tag });
+        }
         !self.cpus.is_empty()
     }
 
@@ -450,35 +415,12 @@ impl Slots {
         perform(Step::Load { cell: self.tag }) & ON != 0
     }
 
-    pub(crate) fn are_recorded(&self) -> bool {
-        perform(Step::Load { cell: self.tag }) & RECORDED != 0
-    }
-
     pub(crate) fn turn_off(&self) {
         perform(Step::And { cell: self.tag, bits: !ON });
     }
 
     pub(crate) fn turn_on(&self) {
-        perform(Step::OrUnless { cell: self.tag, bits: ON, unless: RECORDED });
-    }
-
-    pub(crate) fn lie_idle(&self) -> bool {
-        perform(Step::Load { cell: self.tag }) == 0
-    }
-
-    pub(crate) fn record(&self) {
-        let mut seen = perform(Step::Load { cell: self.tag });
-        loop {
-            let new = (seen & !ON) | RECORDED;
-            match perform(Step::Exchange { cell: self.tag, current: seen, new }) {
-                old if old == seen => return,
-                now => seen = now,
-            }
-        }
-    }
-
-    pub(crate) fn stop_recording(&self) -> bool {
-        perform(Step::And { cell: self.tag, bits: !RECORDED }) & RECORDED != 0
+        perform(Step::Or { cell: self.tag, bits: ON });
     }
 
     pub(crate) fn barrier(&self) -> Result<(), i32> {
@@ -499,6 +441,11 @@ impl Slots {
         for &cell in &self.cpus {
             perform(Step::Free { cell });
         }
+    }
+
+    /// The memory of the second word goes away.
+    pub(crate) fn free_word(&self) {
+        perform(Step::Free { cell: self.tag });
     }
 }
 
@@ -668,6 +615,13 @@ impl Explorer<'_> {
                 if *aborted {
                     continue;
                 }
+            }
+            if let Step::Exchange { cell, current, .. } = step
+                && after.memory.0[cell].value == current
+                && SPURIOUS_TOO.get()
+                && !results.contains(&SPURIOUS)
+            {
+                self.follow(after.clone(), thread, step, SPURIOUS);
             }
             match after.memory.apply(step) {
                 Ok(Applied::Result(result)) => self.follow(after, thread, step, result),

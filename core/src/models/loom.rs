@@ -13,12 +13,11 @@
 //! is not ordered before the free is a race, and loom reports it.
 
 use crate::counter::word::legal;
-use crate::error::FinishError;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence};
+use loom::sync::atomic::AtomicU64;
 use loom::sync::{Arc, Condvar, Mutex};
 use std::collections::BTreeSet;
 use std::thread_local;
@@ -27,8 +26,9 @@ thread_local! {
     /// Whether every access is a read-modify-write. An ordinary thread-local will
     /// do: loom runs all threads of a model on one.
     static RMW: Cell<bool> = const { Cell::new(false) };
-    /// Whether recording ends in this model: see `release`.
-    pub(crate) static RECORDING_ENDS: Cell<bool> = const { Cell::new(false) };
+    /// As the other checker's, which has a use for them.
+    pub(crate) static WORD_GOES: Cell<bool> = const { Cell::new(false) };
+    pub(crate) static SPURIOUS_TOO: Cell<bool> = const { Cell::new(true) };
 }
 
 fn strengthen(order: Ordering) -> Ordering {
@@ -39,33 +39,28 @@ pub(crate) struct Word {
     value: AtomicU64,
     memory: UnsafeCell<()>,
     sleepers: Arc<Sleepers>,
-    bell: Option<Arc<BellCells>>,
+    /// The next weak exchange fails for no reason: the first one of the run that strengthens.
+    spurious: Cell<bool>,
 }
 
-thread_local! {
-    /// Whether words have a bell: only where a model begins drains, since it costs each wake a look.
-    static BELLS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// From here on words have a bell, or not.
-pub(crate) fn have_bells(they_do: bool) {
-    BELLS.set(they_do);
-}
+// SAFETY: loom runs all threads of a model on one.
+unsafe impl Sync for Word {}
 
 /// The kernel's side of a futex: it outlives the word, as the kernel does.
 struct Sleepers {
-    bucket: Mutex<()>,
+    /// Whether nobody sleeps: somebody wakes them again and again.
+    bucket: Mutex<bool>,
     woken: Condvar,
 }
 
 impl Word {
     pub(crate) fn new(value: u64) -> Self {
-        let sleepers = Sleepers { bucket: Mutex::new(()), woken: Condvar::new() };
+        let sleepers = Sleepers { bucket: Mutex::new(false), woken: Condvar::new() };
         Self {
             value: AtomicU64::new(value),
             memory: UnsafeCell::new(()),
             sleepers: Arc::new(sleepers),
-            bell: BELLS.get().then(|| Arc::new(BellCells::new())),
+            spurious: Cell::new(RMW.get()),
         }
     }
 
@@ -110,6 +105,12 @@ impl Word {
         self.changed(old, old | bits)
     }
 
+    pub(crate) fn fetch_xor(&self, bits: u64, order: Ordering) -> u64 {
+        self.memory.with(|_| ());
+        let old = self.value.fetch_xor(bits, strengthen(order));
+        self.changed(old, old ^ bits)
+    }
+
     pub(crate) fn compare_exchange_weak(
         &self,
         current: u64,
@@ -118,6 +119,9 @@ impl Word {
         failure: Ordering,
     ) -> Result<u64, u64> {
         self.memory.with(|_| ());
+        if self.spurious.replace(false) {
+            return Err(self.load(failure));
+        }
         let (success, failure) =
             if RMW.get() { (Ordering::AcqRel, Ordering::Acquire) } else { (success, failure) };
         self.value
@@ -134,10 +138,10 @@ impl Word {
     }
 }
 
-pub(crate) struct Address(Arc<Sleepers>, Option<Arc<BellCells>>);
+pub(crate) struct Address(Arc<Sleepers>);
 
 pub(crate) fn address(word: &Word) -> Address {
-    Address(word.sleepers.clone(), word.bell.clone())
+    Address(word.sleepers.clone())
 }
 
 impl Address {
@@ -145,107 +149,43 @@ impl Address {
         let bucket = self.0.bucket.lock().unwrap();
         self.0.woken.notify_all();
         drop(bucket);
-        if let Some(bell) = self.1 {
-            bell.ring_if_there();
-        }
     }
 }
 
-/// The block of a drain that was begun, and its timer, which never expires but for a hint. It
-/// outlives the word, as those do.
-struct BellCells {
-    /// The block is published.
-    there: AtomicBool,
-    busy: AtomicBool,
-    /// The kernel's: whether the descriptor is readable, and who waits for that.
-    readable: Mutex<bool>,
-    rung: Condvar,
+/// Wakes whoever sleeps on the word, again and again until the flag is set.
+pub(crate) fn wake_until(word: &Word, flag: &Flag) {
+    *word.sleepers.bucket.lock().unwrap() = true;
+    word.sleepers.woken.notify_all();
+    flag.take();
 }
 
-impl BellCells {
-    fn new() -> Self {
-        Self {
-            there: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
-            readable: Mutex::new(false),
-            rung: Condvar::new(),
-        }
-    }
-
-    /// As `sync::bell::ring`, fence and all.
-    fn ring_if_there(&self) {
-        fence(Ordering::Acquire);
-        if self.there.load(Ordering::Relaxed) {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        *self.readable.lock().unwrap() = true;
-        self.rung.notify_all();
-    }
+/// Something that one thread tells another: false, and then true.
+pub(crate) struct Flag {
+    set: Mutex<bool>,
+    changed: Condvar,
 }
 
-/// What the caller waits with.
-pub struct Descriptor(Arc<BellCells>);
+impl Flag {
+    pub(crate) fn new() -> Self {
+        Self { set: Mutex::new(false), changed: Condvar::new() }
+    }
 
-impl Descriptor {
-    /// Until it is readable, as in `epoll`.
-    pub(crate) fn wait(&self) {
-        let mut readable = self.0.readable.lock().unwrap();
-        while !*readable {
-            readable = self.0.rung.wait(readable).unwrap();
+    pub(crate) fn set(&self) {
+        *self.set.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        *self.set.lock().unwrap()
+    }
+
+    /// Waits until it is set, and takes it back.
+    pub(crate) fn take(&self) {
+        let mut set = self.set.lock().unwrap();
+        while !*set {
+            set = self.changed.wait(set).unwrap();
         }
-    }
-}
-
-pub(crate) fn discard(_descriptor: Descriptor) {}
-
-pub(crate) struct NewBell;
-
-impl NewBell {
-    pub(crate) fn new() -> Result<Self, i32> {
-        Ok(Self)
-    }
-
-    pub(crate) fn publish(self, word: &Word) -> Result<(Bell, Descriptor), i32> {
-        let bell = word.bell.as_ref().expect("a model that begins drains has bells");
-        bell.busy.store(true, Ordering::Relaxed);
-        // Release pairs with the Acquire of `of`, as for the block. That a put finds it is the
-        // fence's affair.
-        bell.there.store(true, Ordering::Release);
-        Ok((Bell(bell.clone()), Descriptor(bell.clone())))
-    }
-}
-
-pub(crate) struct Bell(Arc<BellCells>);
-
-impl Bell {
-    pub(crate) fn of(address: Address) -> Result<Self, FinishError> {
-        let bell = address.1.filter(|bell| bell.there.load(Ordering::Acquire));
-        let bell = bell.ok_or(FinishError::NotBegun)?;
-        if bell.busy.swap(true, Ordering::Acquire) {
-            return Err(FinishError::Busy);
-        }
-        Ok(Self(bell))
-    }
-
-    pub(crate) fn let_go(self) {
-        // A swap, because loom lets a plain store and another thread's swap change places after
-        // the fact.
-        self.0.busy.swap(false, Ordering::Release);
-    }
-
-    pub(crate) fn over(self) {
-        self.0.there.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn ring(&self) {
-        self.0.ring();
-    }
-
-    pub(crate) fn hush(&self) {
-        *self.0.readable.lock().unwrap() = false;
+        *set = false;
     }
 }
 
@@ -273,7 +213,7 @@ pub(crate) fn wait(word: &Word, seen: u64, deadline: &mut Deadline) -> bool {
     // The kernel's comparison, under its bucket lock. Relaxed, so that it lends
     // the algorithm no ordering; a stale value cannot be read here by a sleeper
     // whose waker has been and gone, because the lock orders them.
-    if !deadline.passed() && word.value.load(Ordering::Relaxed) as u32 == seen as u32 {
+    if !*bucket && !deadline.passed() && word.value.load(Ordering::Relaxed) as u32 == seen as u32 {
         drop(word.sleepers.woken.wait(bucket).unwrap());
     }
     true
@@ -292,22 +232,20 @@ pub(crate) struct Slots {
     tag: AtomicU64,
     cpus: Vec<(Mutex<()>, AtomicU64)>,
     memory: UnsafeCell<()>,
+    /// Of the second word itself.
+    word_memory: UnsafeCell<()>,
     /// The first barrier fails.
     barrier_fails: AtomicBool,
-    /// Who turns the slots off or on stores the tag: loom orders read-modify-writes as they are
-    /// executed, and would not see an attempt that is not ordered after the one before. The models
-    /// of recording, which changes the same word, need the real thing.
-    stores: bool,
 }
 
 impl Slots {
-    pub(crate) fn none(_stamp: usize) -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             tag: AtomicU64::new(0),
             cpus: Vec::new(),
             memory: UnsafeCell::new(()),
+            word_memory: UnsafeCell::new(()),
             barrier_fails: AtomicBool::new(false),
-            stores: false,
         }
     }
 
@@ -317,8 +255,8 @@ impl Slots {
             tag: AtomicU64::new(ON),
             cpus: vec![cpu(), cpu()],
             memory: UnsafeCell::new(()),
+            word_memory: UnsafeCell::new(()),
             barrier_fails: AtomicBool::new(barrier_fails),
-            stores: barrier_fails,
         }
     }
 
@@ -347,6 +285,8 @@ impl Slots {
     }
 
     pub(crate) fn exist(&self) -> bool {
+        // A look at the second word, which has to be there.
+        self.word_memory.with(|_| ());
         !self.cpus.is_empty()
     }
 
@@ -354,42 +294,23 @@ impl Slots {
         self.tag.load(Ordering::Relaxed) & ON != 0
     }
 
-    pub(crate) fn are_recorded(&self) -> bool {
-        self.tag.load(Ordering::Relaxed) & RECORDED != 0
+    /// Loom orders read-modify-writes as they are executed, and would not see an attempt that is not
+    /// ordered after the one before; so the tag is stored. Owners alone do that.
+    fn set_tag(&self, tag: u64, order: Ordering) {
+        self.word_memory.with(|_| ());
+        if RMW.get() {
+            self.tag.swap(tag, Ordering::AcqRel);
+        } else {
+            self.tag.store(tag, order);
+        }
     }
 
     pub(crate) fn turn_off(&self) {
-        if self.stores && !RMW.get() {
-            return self.tag.store(0, Ordering::Relaxed);
-        }
-        self.tag.fetch_and(!ON, strengthen(Ordering::Relaxed));
+        self.set_tag(0, Ordering::Relaxed);
     }
 
     pub(crate) fn turn_on(&self) {
-        if self.stores && !RMW.get() {
-            return self.tag.store(ON, Ordering::Release);
-        }
-        let on = |tag| (tag & RECORDED == 0).then_some(tag | ON);
-        self.change_tag(Ordering::Release, on);
-    }
-
-    pub(crate) fn lie_idle(&self) -> bool {
-        if RMW.get() {
-            return self.tag.fetch_add(0, Ordering::AcqRel) == 0;
-        }
-        self.tag.load(Ordering::Relaxed) == 0
-    }
-
-    pub(crate) fn record(&self) {
-        self.change_tag(Ordering::Relaxed, |tag| Some((tag & !ON) | RECORDED));
-    }
-
-    pub(crate) fn stop_recording(&self) -> bool {
-        self.tag.fetch_and(!RECORDED, strengthen(Ordering::Relaxed)) & RECORDED != 0
-    }
-
-    fn change_tag(&self, order: Ordering, change: impl FnMut(u64) -> Option<u64>) {
-        let _ = self.tag.fetch_update(strengthen(order), Ordering::Relaxed, change);
+        self.set_tag(ON, Ordering::Release);
     }
 
     pub(crate) fn barrier(&self) -> Result<(), i32> {
@@ -411,11 +332,15 @@ impl Slots {
     pub(crate) fn free(&self) {
         self.memory.with_mut(|_| ());
     }
+
+    /// The memory of the second word goes away.
+    pub(crate) fn free_word(&self) {
+        self.word_memory.with_mut(|_| ());
+    }
 }
 
-/// Bits of the tag, as in the real thing.
+/// The bit of the tag, as in the real thing.
 const ON: u64 = 1;
-const RECORDED: u64 = 1 << 2;
 
 /// The order of the look at the tag in a sequence: pairs with the Release of `turn_on`.
 const TAG_IN_SEQUENCE: Ordering = Ordering::Acquire;
@@ -476,7 +401,7 @@ impl Setup {
         let (bell, sleepers) = (rung.clone(), word.sleepers.clone());
         self.thread(move || {
             bell.store(true, Ordering::Release);
-            Address(sleepers.clone(), None).wake_all();
+            Address(sleepers.clone()).wake_all();
         });
         Deadline::Clock(rung)
     }

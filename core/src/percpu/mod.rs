@@ -35,20 +35,6 @@
 //! from unfolding until setting it, gets and puts go to the word while the slots still
 //! hold their part. The sum is the same throughout; therefore a failed barrier is
 //! undone by setting the tag again.
-//!
-//! **P4, anybody may turn off, owners alone turn on.** The tag is set by whoever owns an
-//! attempt (I1), or a reinit, on its way back, and by nobody else: so it stays cleared between
-//! an owner's barrier and its fold. Clearing it is right at any time (P3). That is how holders
-//! begin to be recorded: in one step the tag is cleared, and a bit beside it set with which no
-//! owner sets it again, so that every get and put comes by in the word.
-//!
-//! **P5, recording ends with the tag set.** Who stops recording clears the bit and then tries to
-//! own an attempt, only to set the tag. If somebody else owns one, that owner may have been
-//! about to set the tag too early: with the bit still there, or before recording cleared it. So
-//! it looks again once it has given `BASE` back, and if it finds neither tag nor bit tries in
-//! its turn. Of the two, one clears the bit and then takes `BASE` away, the other gives `BASE`
-//! back and then looks; these steps are on one word. Either the first finds `BASE` there, or the
-//! second comes after it and finds the bit cleared.
 
 // The sequence is written for x86-64, and glibc registers it. Elsewhere, and without
 // `std`, every counter is a shared word.

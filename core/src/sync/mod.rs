@@ -7,21 +7,20 @@
 //! - [`wait`], which sleeps while a word is unchanged;
 //! - [`Slots`], the per-CPU part of a counter;
 //! - [`Deadline`], which says when a sleeper has waited long enough;
-//! - [`Bell`], the hint of a drain that was begun;
-//! - [`fence`], and the atomics of the table of blocks.
+//! - [`Watcher`], the thread behind a drain that was begun.
 //!
-//! | build            | backend      | what it is for                                        |
-//! | ---------------- | ------------ | ----------------------------------------------------- |
-//! | ordinary         | `native`     | the product                                           |
-//! | `--cfg loom`       | `loom`       | memory orderings, and interleavings with every access a read-modify-write |
-//! | `--cfg interleave` | `interleave` | every interleaving, every state, exhaustively         |
+//! An ordinary build has the processor's, in `native`. The builds of the models have those of the
+//! two checkers, in [`models`](crate::models).
 
-#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
-mod bell;
 #[cfg(not(any(loom, interleave)))]
 mod native;
 #[cfg(not(any(loom, interleave)))]
 pub(crate) use native::*;
+
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+mod watcher;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+pub(crate) use watcher::Watcher;
 
 #[cfg(interleave)]
 pub(crate) use crate::models::interleave::*;

@@ -12,8 +12,6 @@
 
 pub(crate) use crate::percpu::Slots;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
-#[cfg(all(feature = "std", target_os = "linux"))]
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize};
 
 /// The address of a word. A put takes it before its subtraction, because after
 /// that the word may be gone; nothing here reads through it.
@@ -29,33 +27,15 @@ pub(crate) fn address(word: &Word) -> Address {
 }
 
 impl Address {
-    /// Wakes whoever sleeps on the word at this address, and whoever waits for it with a
-    /// descriptor. Async-signal-safe: a system call for either, and `errno` as it was.
+    /// Wakes whoever sleeps on the word at this address. Async-signal-safe: a system call, and
+    /// `errno` as it was.
     #[cold]
     pub(crate) fn wake_all(self) {
         #[cfg(feature = "std")]
         sleep::wake_all(self.0);
-        #[cfg(all(feature = "std", target_os = "linux"))]
-        super::bell::ring(self);
-    }
-
-    /// As a number.
-    #[cfg(all(feature = "std", target_os = "linux"))]
-    pub(super) fn number(self) -> usize {
-        self.0 as usize
-    }
-
-    /// The address of a counter's word, which comes first in it.
-    #[cfg(all(feature = "std", target_os = "linux"))]
-    pub(crate) fn of_counter(counter: *const crate::Counter) -> Self {
-        Self(counter.cast())
     }
 }
 
-#[cfg(all(feature = "std", target_os = "linux"))]
-pub(crate) use super::bell::{Bell, Descriptor, NewBell, discard};
-#[cfg(all(feature = "std", target_os = "linux"))]
-pub(crate) use core::sync::atomic::fence;
 #[cfg(feature = "std")]
 pub(crate) use sleep::{Deadline, wait};
 
@@ -87,6 +67,11 @@ mod sleep {
             timeout
                 .and_then(|timeout| Instant::now().checked_add(timeout))
                 .map_or(Self::Never, Self::At)
+        }
+
+        #[cfg(target_os = "linux")]
+        pub(crate) fn has_passed(self) -> bool {
+            self.remaining().is_none()
         }
 
         /// What is left, or `None` once there is nothing left.
@@ -143,12 +128,13 @@ mod sleep {
         }
 
         pub(in super::super) fn park(word: &Word, seen: u64, left: Duration) {
-            // The kernel compares 32 bits. A count that is a multiple of 2^28
+            // The kernel compares 32 bits. A count that is a multiple of 2^28, but not zero,
             // has the low half of a drained word, so that the last put could
             // come between our look and the kernel's and find nobody to wake:
             // sleep only briefly then. In every other case the low half differs
             // from `DRAINED`, and the wake that follows `DRAINED` is not lost.
-            let at_most = if seen as u32 == DRAINED as u32 { BOUNDED } else { LOOK_AGAIN };
+            let looks_drained = seen as u32 == DRAINED as u32 && seen != DRAINED;
+            let at_most = if looks_drained { BOUNDED } else { LOOK_AGAIN };
             let timeout = timespec(left.min(at_most));
             // SAFETY: the address is a live, aligned word for as long as we
             // borrow it, and the timeout outlives the call.

@@ -13,6 +13,7 @@ use module_ref::{
 };
 use std::cell::{RefCell, UnsafeCell};
 use std::mem;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,12 +51,16 @@ pub enum What {
     /// With a waiter that first puts so many references.
     DrainWith(i64, Then),
     End(Then),
-    Begin,
+    /// Without waiting, for so long; and that one's end, which waits while the time is not up.
+    Begin(Option<Duration>),
     Finish,
     Cancel,
     Reinit,
     Destroy,
-    Init(Mode),
+    /// The memory holds these words before; or is left as it is.
+    Init(Mode, Option<[u64; 2]>),
+    /// The memory is all zeroes.
+    Zero,
     /// Per CPU, with all slots taken.
     InitWithoutRoom,
     /// As if so many more references had been taken that the count is about to overflow.
@@ -80,8 +85,7 @@ pub enum Answer {
     Drain(Result<(), DrainError>),
     Begin(Result<(), DrainError>),
     Finish(Result<(), FinishError>),
-    /// Whether it was released.
-    Cancel(bool),
+    Cancel,
     Init(Result<(), InitError>),
     Panicked,
     /// C's number for any of these.
@@ -95,8 +99,8 @@ enum By {
     /// A thread that sleeps, or waits by a waiter of its own.
     Sleeper(usize),
     Waiter(usize),
-    /// No thread.
-    Begun,
+    /// No thread, and whether its time ends.
+    Begun(bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,16 +224,10 @@ impl Model {
         }
     }
 
+    /// Whatever was there is forgotten.
     fn init(&mut self, mode: Mode) -> Result<(), InitError> {
-        if self.is_in_use() {
-            return Err(InitError::InUse);
-        }
         (self.life, self.mode, self.held) = (Live, mode, 0);
         Ok(())
-    }
-
-    fn is_in_use(&self) -> bool {
-        matches!(self.life, Draining(_)) || self.life == Live && self.held != 0
     }
 
     fn reinit(&mut self) -> Result<(), InitError> {
@@ -243,10 +241,10 @@ impl Model {
 
     // What is begun: these three.
 
-    fn begin(&mut self, refused: bool) -> Result<(), DrainError> {
+    fn begin(&mut self, refused: bool, timed: bool) -> Result<(), DrainError> {
         match self.release(refused, true) {
             Ok(()) | Err(ReleaseError::InUse { .. }) => {
-                self.life = Draining(By::Begun);
+                self.life = Draining(By::Begun(timed));
                 Ok(())
             }
             Err(why) => Err(why.into()),
@@ -259,17 +257,13 @@ impl Model {
             self.life = Released;
             return Ok(());
         }
-        if self.held < PINNED_FROM {
+        let pinned = self.held >= PINNED_FROM;
+        if self.life == Draining(By::Begun(false)) && !pinned {
             return Err(FinishError::InUse { held });
         }
         self.life = Live;
-        self.reports.push(Misuse::Leaked);
+        self.reports.extend(pinned.then_some(Misuse::Leaked));
         Err(FinishError::TimedOut { held })
-    }
-
-    fn cancel(&mut self) -> bool {
-        self.life = if self.held == 0 { Released } else { Live };
-        self.held == 0
     }
 
     /// What is answered; `None`: the thread waits.
@@ -314,15 +308,23 @@ impl Model {
                 });
                 Answer::Nothing
             }
-            What::Begin => Answer::Begin(self.begin(refused)),
+            What::Begin(timeout) => Answer::Begin(self.begin(refused, timeout.is_some())),
             What::Finish => Answer::Finish(self.finish()),
-            What::Cancel => Answer::Cancel(self.cancel()),
+            What::Cancel => {
+                self.life = Live;
+                Answer::Cancel
+            }
             What::Reinit => Answer::Init(self.reinit()),
             What::Destroy => {
                 self.destroy(refused);
                 Answer::Nothing
             }
-            What::Init(mode) => Answer::Init(self.init(mode)),
+            What::Init(mode, _) => Answer::Init(self.init(mode)),
+            What::Zero => {
+                // As if it were released: it is gone, and gives no reference.
+                (self.life, self.held) = (Released, 0);
+                Answer::Nothing
+            }
             What::InitWithoutRoom => Answer::Init(Err(InitError::NoMemory)),
             What::Overflow => {
                 self.held += PINNED_FROM - 3;
@@ -361,10 +363,15 @@ impl Model {
                 thread > 0 && (self.held < MANY || self.held >= PINNED_FROM)
             }
             What::End(then) => matches!(self.life, Draining(By::Waiter(_))) && then != Then::Wait,
-            What::Finish | What::Cancel => self.life == Draining(By::Begun),
-            What::Init(_) => self.mode == Mode::Atomic || self.is_in_use(),
+            What::Finish | What::Cancel => matches!(self.life, Draining(By::Begun(_))),
+            What::Init(..) | What::Zero => {
+                self.mode == Mode::Atomic && !matches!(self.life, Draining(_))
+            }
             What::InitWithoutRoom => {
-                self.mode == Mode::Atomic && !self.is_in_use() && *PER_CPU && is_refused(thread)
+                self.mode == Mode::Atomic
+                    && !matches!(self.life, Draining(_))
+                    && *PER_CPU
+                    && is_refused(thread)
             }
             What::Overflow => {
                 matches!(self.life, Live | Draining(_)) && !sleeps && self.held < MANY
@@ -372,6 +379,12 @@ impl Model {
             _ => true,
         }
     }
+}
+
+/// Two words of memory, of the same digit all over each.
+fn memory(word: &mut Word) -> Option<[u64; 2]> {
+    let digits = [word.digit() as u64, word.digit() as u64];
+    (word.digit() % 2 == 1).then(|| digits.map(|digit| digit * 0x1111_1111_1111_1111))
 }
 
 /// A step from a word: a letter; a digit whose lowest bit is which counter, and whose next one
@@ -388,13 +401,14 @@ fn decode(word: &mut Word, threads: usize) -> Option<Step> {
         b'd' => What::Drain([Some(Duration::ZERO), None, Some(SHORT)][word.digit() % 3]),
         b'w' => What::DrainWith(word.digit() as i64 % 4, then(word.digit())),
         b'y' => What::End(then(word.digit())),
-        b'b' => What::Begin,
+        b'b' => What::Begin([None, Some(SHORT)][word.digit() % 2]),
         b'f' => What::Finish,
         b'c' => What::Cancel,
         b'e' => What::Reinit,
         b'x' => What::Destroy,
-        b'i' => What::Init(Mode::Atomic),
-        b'j' => What::Init(if *PER_CPU { Mode::PerCpu } else { Mode::Atomic }),
+        b'i' => What::Init(Mode::Atomic, memory(word)),
+        b'j' => What::Init(if *PER_CPU { Mode::PerCpu } else { Mode::Atomic }, memory(word)),
+        b'n' => What::Zero,
         b'k' => What::InitWithoutRoom,
         b'o' => What::Overflow,
         b'm' => What::RunOn(word.digit()),
@@ -411,7 +425,7 @@ pub trait Face: Sized + 'static {
     const THREADS: usize;
 
     /// What is begun has, for its end.
-    type Begun: Send + 'static;
+    type Begun: AsRawFd + Send + 'static;
 
     /// # Safety
     ///
@@ -521,26 +535,28 @@ pub struct Rust;
 
 impl Face for Rust {
     const THREADS: usize = THREADS;
-    type Begun = Draining<'static>;
+    type Begun = Draining<&'static ModuleRef>;
 
     unsafe fn perform(real: &Real<Self>, step: Step, held: i64) -> Answer {
         let begun = || real.begun.lock().unwrap();
         match step.what {
-            What::Begin => Answer::Begin(real.counter().drain_begin().map(|new| {
-                *begun() = Some(new);
-            })),
+            What::Begin(timeout) => {
+                Answer::Begin(ModuleRef::drain_begin(real.counter(), timeout).map(|new| {
+                    *begun() = Some(new);
+                }))
+            }
             What::Finish => {
                 let mut begun = begun();
                 let draining = begun.as_mut().expect("begun");
-                let outcome = real.won(draining.finish());
+                let outcome = draining.finish().map(drop);
                 if outcome.is_ok() {
                     assert_eq!(draining.finish().unwrap_err(), FinishError::NotBegun);
                 }
                 Answer::Finish(outcome)
             }
             What::Cancel => {
-                let draining = begun().take().expect("begun");
-                Answer::Cancel(real.won(draining.cancel().ok_or(())).is_ok())
+                begun().take().expect("begun").cancel();
+                Answer::Cancel
             }
             // SAFETY: the caller's promise.
             _ => unsafe { perform(real, step, held) },
@@ -556,7 +572,7 @@ impl Face for Rust {
 pub unsafe fn perform<F: Face>(real: &Real<F>, step: Step, held: i64) -> Answer {
     let (counter, nobody) = (real.counter(), Caller::UNKNOWN);
     let raw = counter.counter();
-    let ends = matches!(step.what, What::Reinit | What::Destroy | What::Init(_));
+    let ends = matches!(step.what, What::Reinit | What::Destroy | What::Init(..) | What::Zero);
     let proof = real.proof.lock().unwrap().take_if(|_| ends);
     // SAFETY: the caller's promise.
     unsafe {
@@ -584,18 +600,24 @@ pub unsafe fn perform<F: Face>(real: &Real<F>, step: Step, held: i64) -> Answer 
             }
             (What::Reinit, _) => return Answer::Init(raw.reinit()),
             (What::Destroy, _) => raw.destroy(nobody),
-            (What::Init(Mode::Atomic), _) => return Answer::Init(Counter::init(real.place())),
-            (What::Init(_), _) => return Answer::Init(Counter::init_percpu(real.place())),
+            (What::Zero, _) => real.place().cast::<[u64; 2]>().write([0; 2]),
+            (What::Init(Mode::Atomic, _), _) => {
+                real.place().write(Counter::new());
+                return Answer::Init(Ok(()));
+            }
+            (What::Init(..), _) => {
+                return Answer::Init(Counter::new_percpu().map(|new| real.place().write(new)));
+            }
             (What::InitWithoutRoom, _) => {
                 let _all = take_all_slots();
-                return Answer::Init(Counter::init_percpu(real.place()));
+                return Answer::Init(Counter::new_percpu().map(|new| real.place().write(new)));
             }
             (What::End(then), _) => {
                 real.order.store(if then == Then::Panic { PANIC } else { GIVE_UP }, SeqCst);
             }
             (What::Overflow, _) => real.add(PINNED_FROM - 3),
             (What::RunOn(cpu), _) => run_on(cpu),
-            (What::Begin | What::Finish | What::Cancel, _) => unreachable!("each face's own"),
+            (What::Begin(_) | What::Finish | What::Cancel, _) => unreachable!("each face's own"),
         }
     }
     Answer::Nothing
@@ -613,6 +635,13 @@ thread_local! {
 unsafe extern "C" fn on_misuse(what: Misuse, of: *const Counter, from: Caller) {
     let report = (what, of as usize, from.0 != Caller::UNKNOWN.0);
     REPORTED.with_borrow_mut(|reported| reported.push(report));
+}
+
+/// Waits as an event loop does, until the last reference has gone or the time is up.
+fn await_readable(begun: &impl AsRawFd) {
+    let mut one = libc::pollfd { fd: begun.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, for the length of the call.
+    assert_eq!(unsafe { libc::poll(&mut one, 1, 10_000) }, 1, "never readable");
 }
 
 /// One case at a time: a step that takes all slots must meet nobody who gives one back.
@@ -645,6 +674,12 @@ impl<F: Face> Case<F> {
         if !model.is_possible(step) {
             return;
         }
+        let timed = model.life == Draining(By::Begun(true));
+        if step.what == What::Finish && (timed || model.held == 0) {
+            await_readable(real.begun.lock().unwrap().as_ref().expect("begun"));
+            // It may have been readable since nobody held, for a moment.
+            std::thread::sleep(if timed && model.held > 0 { SHORT } else { Duration::ZERO });
+        }
         let held = model.held.max(0);
         let answer = model.apply(step).map(F::told);
         let place = real.place() as usize;
@@ -657,7 +692,12 @@ impl<F: Face> Case<F> {
         let (there, sleeps) = (real.clone(), matches!(step.what, What::Drain(_)));
         let job = move || {
             // SAFETY: the counters are ours, and stay until all threads are through.
-            let answer = unsafe { F::perform(&there, step, held) };
+            let answer = unsafe {
+                if let What::Init(_, Some(memory)) = step.what {
+                    there.place().cast::<[u64; 2]>().write(memory);
+                }
+                F::perform(&there, step, held)
+            };
             (answer, REPORTED.take())
         };
         // A drain has begun to wait once the door is shut, or its waiter is asked.

@@ -201,7 +201,7 @@ impl Registry {
             ));
         }
         // One that is being replaced is GOING before its door is shut.
-        if provider.state() == State::Going || !provider.try_get(Caller::HOST) {
+        if provider.state() == State::Going || !provider.try_get(Caller::UNKNOWN) {
             return Err(going(user, provider));
         }
         user.links().uses.push(provider.clone());

@@ -1,5 +1,5 @@
 //! Unloading for an event loop: begun, and finished or cancelled later. What is waited for is the
-//! descriptor of the counter's drain ([`begun`](crate::begun)).
+//! descriptor of the counter's drain handle ([`Drain`]).
 //!
 //! From its beginning to its end the module's life is [`Life::Begun`]: nobody else unloads or
 //! replaces it, and no reference is given out. Whoever changes that, under the host's lock, ends the
@@ -13,7 +13,7 @@ use crate::host::registry::module::Module;
 use crate::host::registry::record::{Record, State};
 use crate::host::registry::{Inner, Registry};
 use crate::misuse::Caller;
-use crate::{DrainError, FinishError};
+use crate::{Drain, DrainError, FinishError};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -32,13 +32,8 @@ impl Module {
     pub fn unload_cancel(&self) -> Result<(), Error> {
         let (registry, record) = (self.registry()?, &self.0);
         let mut inner = registry.lock();
-        inner.check_begun(record)?;
-        let released = record.counter.drain_cancel().map_err(|why| strange(record, why))?;
-        if released {
-            // Nobody holds it, and nobody was told: it stays.
-            // SAFETY: it is this drain that has won.
-            unsafe { record.counter.reinit() }.expect("the winner's reinit");
-        }
+        // SAFETY: the record has the counter.
+        unsafe { inner.begun(record)?.cancel() }.map_err(|why| strange(record, why))?;
         inner.lives.set_live(record);
         Ok(())
     }
@@ -65,33 +60,52 @@ impl Module {
 impl Registry {
     pub(crate) fn unload_begin(&self, name: &str, force: bool) -> Result<(Module, OwnedFd), Error> {
         self.reap();
+        let record = {
+            let mut inner = self.lock();
+            let record = self.find_free(&inner, name, force)?;
+            inner.lives.set(&record, Life::Draining);
+            record
+        };
+        let handle = Box::<Drain>::default();
+        // Without the lock: it starts a thread.
+        // SAFETY: the handle is new. Both stay until the drain is over: the counter in its record,
+        // which `lives` keeps, and the handle in its box.
+        let begun = unsafe { handle.begin(&record.counter, Caller::UNKNOWN, None) };
         let mut inner = self.lock();
-        let record = self.find_free(&inner, name, force)?;
-        let timer = record.counter.drain_begin(Caller::UNKNOWN).map_err(|why| match why {
-            DrainError::Descriptor { errno } => no_descriptor(name, errno),
-            other => not_released(name, other.errno()),
-        })?;
-        inner.lives.set(&record, Life::Begun);
-        Ok((Module(record), timer))
+        match begun {
+            Ok(descriptor) => {
+                inner.lives.set(&record, Life::Begun(handle));
+                Ok((Module(record), descriptor))
+            }
+            Err(why) => {
+                inner.lives.set_live(&record);
+                Err(match why {
+                    DrainError::Descriptor { errno } => no_descriptor(name, errno),
+                    other => not_released(name, other.errno()),
+                })
+            }
+        }
     }
 
     pub(crate) fn unload_begun(&self, name: &str) -> Result<Module, Error> {
         let inner = self.lock();
         let record = self.visible(name)?;
-        inner.check_begun(&record)?;
+        inner.begun(&record)?;
         Ok(Module(record))
     }
 
     /// Takes a module out of those whose unload was begun, unless it is held.
     fn finish(&self, record: &Arc<Record>, force: bool) -> Result<Option<Claimed>, Error> {
         let mut inner = self.lock();
-        inner.check_begun(record)?;
+        let handle = inner.begun(record)?;
         let claimed = if force {
-            let folded = record.counter.drain_take_over().map_err(|why| strange(record, why))?;
+            // SAFETY: the record has the counter.
+            let folded = unsafe { handle.hand_over() }.map_err(|why| strange(record, why))?;
             let left = record.counter.try_finish(folded);
             if left { Claimed::Released } else { Claimed::Forced(folded) }
         } else {
-            match record.counter.drain_finish(Caller::UNKNOWN) {
+            // SAFETY: the record has the counter.
+            match unsafe { handle.finish(Caller::UNKNOWN) } {
                 Ok(()) => Claimed::Released,
                 Err(FinishError::InUse { .. }) => return Ok(None),
                 Err(FinishError::TimedOut { held }) => {
@@ -107,10 +121,10 @@ impl Registry {
 }
 
 impl Inner {
-    /// Why a module's unload is not begun.
-    fn check_begun(&self, record: &Record) -> Result<(), Error> {
-        if matches!(self.lives.of(record), Some(Life::Begun)) {
-            return Ok(());
+    /// The drain handle of an unload that was begun, or why it was not.
+    fn begun(&self, record: &Record) -> Result<&Drain, Error> {
+        if let Some(Life::Begun(handle)) = self.lives.of(record) {
+            return Ok(handle);
         }
         let name = record.name();
         Err(if record.state() == State::Going {
@@ -147,14 +161,14 @@ fn no_descriptor(name: &str, errno: i32) -> Error {
 #[must_use = "dropping it makes the module live again"]
 pub struct Unloading {
     module: Module,
-    timer: OwnedFd,
+    descriptor: OwnedFd,
     /// Unloaded, or live again.
     over: bool,
 }
 
 impl Unloading {
-    pub(crate) fn new(module: Module, timer: OwnedFd) -> Self {
-        Self { module, timer, over: false }
+    pub(crate) fn new(module: Module, descriptor: OwnedFd) -> Self {
+        Self { module, descriptor, over: false }
     }
 
     /// The module that is being unloaded.
@@ -195,13 +209,13 @@ impl Drop for Unloading {
 
 impl AsFd for Unloading {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.timer.as_fd()
+        self.descriptor.as_fd()
     }
 }
 
 impl AsRawFd for Unloading {
     fn as_raw_fd(&self) -> RawFd {
-        self.timer.as_raw_fd()
+        self.descriptor.as_raw_fd()
     }
 }
 

@@ -128,7 +128,7 @@ pub unsafe fn create(
     };
     key().map_err(failed)?;
     // Not this thread's: the new one takes it over.
-    let Some(reference) = module.try_get_by(Caller::HOST) else {
+    let Some(reference) = module.try_get_by(Caller::UNKNOWN) else {
         return Err(Error::new(
             libc::ENODEV,
             format!("no thread of module '{}' was started: it is being unloaded", module.name()),

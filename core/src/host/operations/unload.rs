@@ -107,7 +107,7 @@ impl Registry {
         match record.state() {
             State::Live => {}
             State::Going => {
-                let by = if matches!(inner.lives.of(record), Some(Life::Begun)) {
+                let by = if matches!(inner.lives.of(record), Some(Life::Begun(_))) {
                     "since an unload was begun; finish or cancel that"
                 } else {
                     "by another thread"
@@ -177,7 +177,7 @@ impl Registry {
             Ok(()) => Ok(Claimed::Released),
             Err((_, Some(_))) if force => record
                 .counter
-                .shut(Caller::UNKNOWN)
+                .close(Caller::UNKNOWN)
                 .map(Claimed::Forced)
                 .map_err(|error| not_released(name, error.errno())),
             Err((errno, Some(held))) => Err(in_use(&record, errno, held)),

@@ -2,6 +2,7 @@
 
 use super::record::{Record, State};
 use super::{ThreadId, this_thread_id};
+use crate::Drain;
 use crate::counter::release::Folded;
 use std::process;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ pub(crate) enum Life {
     /// A thread waits for its last reference. GOING, like all that follow, and in the table.
     Draining,
     /// An event loop waits for its last reference. Whoever changes this ends the unload.
-    Begun,
+    Begun(Box<Drain>),
     /// A thread runs its exit function and closes it, or waits until nobody holds what it has
     /// replaced.
     Ending {

@@ -139,7 +139,7 @@ impl Record {
             links: Mutex::default(),
         };
         // As in Linux, no trace point: nobody knows of it yet.
-        assert!(record.counter.try_get(Caller::HOST), "a new counter is live");
+        assert!(record.counter.try_get(Caller::UNKNOWN), "a new counter is live");
         Ok(Arc::new(record))
     }
 
@@ -235,7 +235,7 @@ impl Record {
 
     /// Gives back a reference that is the host's.
     pub(crate) fn put(&self) {
-        self.put_by(Caller::HOST);
+        self.put_by(Caller::UNKNOWN);
     }
 
     /// Gives back a reference that was taken in somebody's name.
@@ -252,7 +252,7 @@ impl Record {
             self.put();
         } else {
             // SAFETY: the load has it, and this is its end.
-            unsafe { self.counter.put(Caller::HOST) };
+            unsafe { self.counter.put(Caller::UNKNOWN) };
         }
     }
 
@@ -277,7 +277,7 @@ impl Record {
 
     /// Shuts the counter for good.
     pub(crate) fn shut(&self) -> Option<Folded> {
-        self.counter.shut(Caller::UNKNOWN).ok()
+        self.counter.close(Caller::UNKNOWN).ok()
     }
 
     #[doc(hidden)]

@@ -51,24 +51,14 @@ pub(super) fn allocate() -> Option<NonNull<AtomicI64>> {
     }
 }
 
-/// The chunk that an address lies in the first row of, and which of its slots it is.
-fn find(slot: NonNull<AtomicI64>) -> Option<(&'static Chunk, usize)> {
-    let address = slot.as_ptr() as usize;
-    let chunk = chunks().find(|chunk| address.wrapping_sub(chunk.rows as usize) < STRIDE)?;
-    Some((chunk, (address - chunk.rows as usize) / size_of::<AtomicI64>()))
-}
-
-/// Whether these are slots, and taken.
-pub(super) fn is_taken(slot: NonNull<AtomicI64>) -> bool {
-    // Relaxed: who owns the slots knows; to anybody else it is a guess.
-    find(slot).is_some_and(|(chunk, n)| chunk.taken[n / 64].load(Relaxed) & (1 << (n % 64)) != 0)
-}
-
 /// Gives slots back. They keep what they add up to.
 pub(super) fn free(slot: NonNull<AtomicI64>) {
-    let Some((chunk, n)) = find(slot) else {
+    let address = slot.as_ptr() as usize;
+    let of = |chunk: &&Chunk| address.wrapping_sub(chunk.rows as usize) < STRIDE;
+    let Some(chunk) = chunks().find(of) else {
         panic!("slots at {slot:p} do not belong to any chunk: the counter was overwritten");
     };
+    let n = (address - chunk.rows as usize) / size_of::<AtomicI64>();
     // Release pairs with the Acquire of `take`: the next owner sees the slots as they are.
     chunk.taken[n / 64].fetch_and(!(1 << (n % 64)), Release);
 }

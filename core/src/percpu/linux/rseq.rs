@@ -97,9 +97,9 @@ macro_rules! __rseq_add {
             "test cl, 1\n",
             "jz 5f\n",
             // One plain add, which ends the sequence. From CPU to CPU it is STRIDE_SHIFT, and
-            // 3 takes the tags off the pointer.
+            // 1 takes the tag off the pointer.
             "shl rax, 16\n",
-            "add qword ptr [rcx + rax - 3], ",
+            "add qword ptr [rcx + rax - 1], ",
             $delta,
             "\n",
             "3:\n",

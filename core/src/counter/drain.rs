@@ -1,0 +1,314 @@
+//! The drain handle: a drain that an event loop waits for.
+//!
+//! [`drain`](Counter::drain) sleeps until the last put. A program that sleeps in a loop around
+//! `epoll` cannot sleep a second time; it begins a drain instead, gets a descriptor that becomes
+//! readable when the drain is over, and then finishes it.
+//!
+//! The put that brings the count to zero touches nothing afterwards but the futex of the word's
+//! address (I6), and no descriptor can be attached to a futex. So each handle has a *watcher*: a
+//! thread of the library's that sleeps exactly as [`drain`](Counter::drain) does, makes the
+//! descriptor readable when it wakes for good, and ends. `sync::watcher` has it.
+//!
+//! **D1, the watcher decides nothing.** It never changes the counter. Whether the drain has
+//! succeeded is decided by [`Drain::finish`], which looks at the word, and at the clock after it.
+//!
+//! **D2, no lost hint.** The watcher sleeps on the word before the counter is closed, and it is woken
+//! once after that. If the last put comes before the watcher looks again, the watcher finds
+//! `DRAINED`; if it comes after, that put wakes it (I7). A get that is being refused moves the
+//! count once more, for a moment. If `finish` is called in that moment it waits for it: an
+//! edge-triggered event loop would not ask again.
+//!
+//! **D3, nothing outlives its memory.** Whoever ends a drain changes the word, sets the stop flag,
+//! wakes the watcher and joins it, before the caller is told. After that no thread reads the
+//! counter or the handle.
+//!
+//! **D4, one of the callers ends it.** Finish and cancel take the counter's address out of the
+//! handle for themselves. A caller that comes second finds none and does nothing, not even to a
+//! counter that may be gone by then.
+
+use crate::Counter;
+use crate::counter::held;
+use crate::counter::release::pinned;
+use crate::counter::word::BASE;
+use crate::error::{DrainError, FinishError, ReleaseError};
+use crate::misuse::Caller;
+use crate::sync::{Deadline, Watcher, wait};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+use core::time::Duration;
+use std::os::fd::OwnedFd;
+
+/// How long a get that is being refused is waited for. (If a thread does not run for so long, or
+/// gets without holding a reference, `finish` says that references are held.)
+const SOON: Duration = Duration::from_millis(100);
+
+/// The state of one drain that was begun. It stays where it is, as the counter does, until the
+/// drain is over. C's `struct module_ref_drain` is this.
+#[repr(C)]
+pub struct Drain {
+    /// The counter; null before the drain is begun, and once it is over.
+    of: AtomicPtr<Counter>,
+    /// Written before `of` is set.
+    watcher: UnsafeCell<MaybeUninit<Watcher>>,
+}
+
+// SAFETY: the watcher is written by the one thread that begins the drain, and read by the one that
+// has taken `of` (D4).
+unsafe impl Send for Drain {}
+// SAFETY: as above.
+unsafe impl Sync for Drain {}
+
+impl Drain {
+    /// A handle of no drain.
+    pub const fn new() -> Self {
+        Self {
+            of: AtomicPtr::new(ptr::null_mut()),
+            watcher: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+
+    /// Closes the counter, without waiting for the references that are held. The descriptor becomes
+    /// readable when the last one has been put or `timeout` has passed, and only then; `None` is
+    /// never. Then, or at any other time, [`finish`](Self::finish) has the outcome.
+    ///
+    /// # Safety
+    ///
+    /// No drain is under way with this handle, and no other thread uses it. Until `finish`
+    /// or [`cancel`](Self::cancel) has ended the drain, handle and counter stay where they are.
+    pub unsafe fn begin(
+        &self,
+        counter: &Counter,
+        caller: Caller,
+        timeout: Option<Duration>,
+    ) -> Result<OwnedFd, DrainError> {
+        // Look first, as every attempt does. Relaxed: it decides nothing but to give up.
+        let word = counter.word.load(Relaxed);
+        if word & BASE == 0 {
+            return Err(ReleaseError::unclaimed(word).into());
+        }
+        // SAFETY: nobody else uses the handle, as the caller has promised.
+        let watcher = unsafe { &mut *self.watcher.get() };
+        let watcher = watcher.write(Watcher::new(counter, Deadline::after(timeout)));
+        let descriptor = watcher.start().map_err(|errno| DrainError::Descriptor { errno })?;
+        if let Err(why) = counter.close(caller) {
+            watcher.end();
+            return Err(why);
+        }
+        // Release pairs with the Acquire of `take`.
+        self.of.store(ptr::from_ref(counter).cast_mut(), Release);
+        // Now there may be nobody left to do it (D2).
+        watcher.wake();
+        Ok(descriptor)
+    }
+
+    /// Whether the last reference has been put since the drain was begun: `Ok` to one caller, for
+    /// whom the counter is released, with everything that holders did before what follows
+    /// (`Acquire`).
+    ///
+    /// # Safety
+    ///
+    /// If a drain is under way with this handle, the counter is still there.
+    pub unsafe fn finish(&self, caller: Caller) -> Result<(), FinishError> {
+        // SAFETY: the caller's promise.
+        let counter = unsafe { self.take() }?;
+        let folded = counter.folded();
+        let released = if self.watcher().has_seen_last() {
+            // What moves the count now are gets that are being refused, for a moment each (D2).
+            let mut soon = Deadline::after(Some(SOON));
+            counter.finish_when_drained(folded, |word, seen| wait(word, seen, &mut soon))
+        } else {
+            counter.try_finish(folded)
+        };
+        if released {
+            self.over();
+            return Ok(());
+        }
+        // Relaxed: a look, which decides nothing.
+        let word = counter.word.load(Relaxed);
+        if !pinned(word) && !self.watcher().time_is_up() {
+            // Release pairs with the Acquire of the next `take`.
+            self.of.store(ptr::from_ref(counter).cast_mut(), Release);
+            return Err(FinishError::InUse { held: held(word) });
+        }
+        // The last reference may have gone since: zero wins.
+        let outcome = counter.open_again(folded, caller);
+        self.over();
+        outcome.map_err(|held| FinishError::TimedOut { held })
+    }
+
+    /// Ends the drain: the counter is live again, whether the last reference has been put or not.
+    ///
+    /// # Safety
+    ///
+    /// As for [`finish`](Self::finish).
+    pub unsafe fn cancel(&self) -> Result<(), FinishError> {
+        // SAFETY: the caller's promise.
+        let counter = unsafe { self.take() }?;
+        counter.live_again(counter.folded());
+        self.over();
+        Ok(())
+    }
+
+    /// Ends the handle's part, and leaves the counter closed: the attempt becomes the caller's.
+    ///
+    /// # Safety
+    ///
+    /// As for [`finish`](Self::finish).
+    #[cfg(feature = "host")]
+    pub(crate) unsafe fn hand_over(&self) -> Result<crate::counter::release::Folded, FinishError> {
+        // SAFETY: the caller's promise.
+        let counter = unsafe { self.take() }?;
+        self.over();
+        Ok(counter.folded())
+    }
+
+    /// The counter, if a drain is under way and no other thread is about to end it (D4).
+    ///
+    /// # Safety
+    ///
+    /// As for [`finish`](Self::finish).
+    unsafe fn take(&self) -> Result<&Counter, FinishError> {
+        // Acquire pairs with the Release that set it.
+        let counter = self.of.swap(ptr::null_mut(), Acquire);
+        // SAFETY: null, or a counter whose drain is under way.
+        unsafe { counter.as_ref() }.ok_or(FinishError::NotBegun)
+    }
+
+    /// For whoever has taken the counter.
+    fn watcher(&self) -> &Watcher {
+        // SAFETY: written before `of` was set, and not again until the drain is over.
+        unsafe { (*self.watcher.get()).assume_init_ref() }
+    }
+
+    /// The end of the watcher (D3).
+    fn over(&self) {
+        self.watcher().end();
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What Rust makes of it.
+mod typed {
+    use super::{Caller, Drain, DrainError, Duration, FinishError};
+    use crate::counter::guard::{ModuleRef, Released};
+    use std::fmt;
+    use std::ops::Deref;
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+    use std::sync::Arc;
+
+    /// A counter that stays where it is for as long as this is not dropped, whatever becomes of
+    /// the borrows: a `&'static ModuleRef` or an `Arc<ModuleRef>`.
+    ///
+    /// # Safety
+    ///
+    /// That is so.
+    pub unsafe trait Lasting: Deref<Target = ModuleRef> {}
+    // SAFETY: it stays for ever.
+    unsafe impl Lasting for &'static ModuleRef {}
+    // SAFETY: it is in the heap, and stays for each of its owners.
+    unsafe impl Lasting for Arc<ModuleRef> {}
+
+    impl ModuleRef {
+        /// Closes the counter, so that no new guard is given out, and returns without waiting for those
+        /// there are: for event loops. The descriptor of what this returns becomes readable when the
+        /// last guard has been dropped or `timeout` has passed, and only then; `None` is never. Then
+        /// [`finish`](Draining::finish) has the outcome.
+        ///
+        /// ```
+        /// use module_ref::{FinishError, ModuleRef};
+        ///
+        /// static PLUGIN: ModuleRef = ModuleRef::new();
+        ///
+        /// let guard = PLUGIN.try_get().expect("live");
+        /// let mut draining = ModuleRef::drain_begin(&PLUGIN, None)?;
+        /// assert!(PLUGIN.try_get().is_none()); // closed
+        /// // Here a program waits until the descriptor is readable, with whatever else it waits for.
+        /// assert_eq!(draining.finish().unwrap_err(), FinishError::InUse { held: 1 });
+        /// drop(guard);
+        /// let released = draining.finish()?;
+        /// # drop(released);
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        ///
+        /// A thread looks at the counter until the drain is over; a mere borrow, which
+        /// [`forget`](std::mem::forget) could end, is not enough for that:
+        ///
+        /// ```compile_fail,E0597
+        /// # use module_ref::ModuleRef;
+        /// let counter = ModuleRef::new();
+        /// std::mem::forget(ModuleRef::drain_begin(&counter, None));
+        /// ```
+        ///
+        /// Linux alone. A descriptor, closed on exec, and a thread that sleeps, for as long as the drain
+        /// is under way.
+        pub fn drain_begin<C: Lasting>(
+            counter: C,
+            timeout: Option<Duration>,
+        ) -> Result<Draining<C>, DrainError> {
+            let handle = Box::<Drain>::default();
+            // SAFETY: the handle is new. It stays in its box, and the counter where it is, until
+            // `Draining` is dropped, and that ends the drain.
+            let descriptor = unsafe { handle.begin(counter.counter(), Caller::UNKNOWN, timeout) }?;
+            Ok(Draining { counter, handle, descriptor })
+        }
+    }
+
+    /// A drain that was [begun](ModuleRef::drain_begin). Dropping it cancels it: the counter is live
+    /// again.
+    ///
+    /// Its descriptor ([`AsFd`]) is readable once [`finish`](Self::finish) will end the drain, and stays
+    /// so: level- and edge-triggered loops can both wait for it. There is nothing to be read.
+    #[must_use = "dropping it makes the counter live again"]
+    pub struct Draining<C: Lasting> {
+        counter: C,
+        handle: Box<Drain>,
+        descriptor: OwnedFd,
+    }
+
+    impl<C: Lasting> Draining<C> {
+        /// Whether the last guard has been dropped. [`FinishError::InUse`] says to wait on; after
+        /// anything else the drain is over.
+        ///
+        /// Memory ordering as in [`try_release`](ModuleRef::try_release).
+        pub fn finish(&mut self) -> Result<Released<'_>, FinishError> {
+            // SAFETY: the counter lasts.
+            unsafe { self.handle.finish(Caller::UNKNOWN) }.map(|()| Released::won(&self.counter))
+        }
+
+        /// Makes the counter live again, whether the last guard has been dropped or not.
+        pub fn cancel(self) {}
+    }
+
+    impl<C: Lasting> Drop for Draining<C> {
+        fn drop(&mut self) {
+            // SAFETY: the counter lasts. It fails if the drain is over.
+            let _ = unsafe { self.handle.cancel() };
+        }
+    }
+
+    impl<C: Lasting> AsFd for Draining<C> {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.descriptor.as_fd()
+        }
+    }
+
+    impl<C: Lasting> AsRawFd for Draining<C> {
+        fn as_raw_fd(&self) -> RawFd {
+            self.descriptor.as_raw_fd()
+        }
+    }
+
+    impl<C: Lasting> fmt::Debug for Draining<C> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Draining").field("counter", &*self.counter).finish_non_exhaustive()
+        }
+    }
+}
+pub use typed::{Draining, Lasting};
