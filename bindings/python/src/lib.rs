@@ -420,7 +420,7 @@ impl Draining {
             Ok(()) => Ok(Some(true)),
             Err(FinishError::InUse { .. }) => Ok(None),
             Err(FinishError::TimedOut { .. }) => Ok(Some(false)),
-            Err(why) => Err(os_error(libc::EINVAL, &why)),
+            Err(why) => Err(os_error(why.errno(), &why)),
         }
     }
 

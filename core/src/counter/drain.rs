@@ -156,7 +156,7 @@ impl Drain {
     /// # Safety
     ///
     /// As for [`finish`](Self::finish).
-    #[cfg(feature = "host")]
+    #[cfg(all(feature = "host", target_env = "gnu"))]
     pub(crate) unsafe fn hand_over(&self) -> Result<crate::counter::release::Folded, FinishError> {
         // SAFETY: the caller's promise.
         let counter = unsafe { self.take() }?;

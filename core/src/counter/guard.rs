@@ -262,7 +262,7 @@ pub struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    #[cfg(feature = "host")]
+    #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
     pub(crate) fn new(word: &'a Word, seen: u64) -> Self {
         Self { word, seen }
     }

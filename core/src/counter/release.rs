@@ -309,7 +309,7 @@ impl Counter {
 
     /// As `drain_by`, by the owner of a drain, which leaves the counter closed if it is not
     /// released.
-    #[cfg(feature = "host")]
+    #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
     #[cfg_attr(any(loom, interleave), allow(dead_code, reason = "the host is not modelled"))]
     pub(crate) fn finish_by(
         &self,

@@ -191,6 +191,6 @@ mod tests {
 
     #[test]
     fn zeroed_memory_is_gone() {
-        assert!(released(0) && 0 & OPEN == 0);
+        assert!(released(0));
     }
 }

@@ -52,7 +52,8 @@ impl Watcher {
             state: Word::new(0),
             stop: AtomicBool::new(false),
             seen_last: AtomicBool::new(false),
-            thread: 0,
+            // SAFETY: a number, or under musl a pointer.
+            thread: unsafe { mem::zeroed() },
             // SAFETY: has no requirements.
             process: unsafe { libc::getpid() },
         }
@@ -203,7 +204,7 @@ fn spawn(watcher: *mut c_void) -> Result<libc::pthread_t, c_int> {
         let mut small: libc::pthread_attr_t = mem::zeroed();
         libc::pthread_attr_init(&mut small);
         libc::pthread_attr_setstacksize(&mut small, STACK);
-        let mut thread = 0;
+        let mut thread = mem::zeroed();
         let mut errno = libc::pthread_create(&mut thread, &small, run, watcher);
         if errno == libc::EINVAL {
             // Its thread-local storage needs more than that.
