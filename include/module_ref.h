@@ -199,7 +199,7 @@ struct MODULE_REF_ALIGNED(16) module_ref {
  * It may not be copied, moved or freed before module_ref_drain_finish() or
  * module_ref_drain_cancel() has ended the drain.
  */
-struct module_ref_drain {
+struct MODULE_REF_ALIGNED(8) module_ref_drain {
   struct module_ref *ref;
   uint64_t state[9];
 };

@@ -5,6 +5,7 @@
 use crate::caller::with_caller;
 #[cfg(target_os = "linux")]
 use crate::cancel::NotCancelled;
+use crate::lent::{Lent, lent};
 use crate::sequence::sequence_or;
 use core::ffi::{c_char, c_int, c_void};
 use core::mem;
@@ -48,7 +49,7 @@ pub struct module_ref {
 /// It may not be copied, moved or freed before module_ref_drain_finish() or
 /// module_ref_drain_cancel() has ended the drain.
 #[cfg(target_os = "linux")]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct module_ref_drain {
     r#ref: *mut module_ref,
     state: [u64; 9],
@@ -109,65 +110,39 @@ const _: () = {
     assert!(mem::align_of::<module_ref_drain>() >= mem::align_of::<Drain>());
 };
 
-/// The counter behind a pointer from C, unless it is NULL.
-///
-/// # Safety
-///
-/// `of` is NULL or points to an initialised counter that stays for the call.
-#[inline]
-unsafe fn counter<'a>(of: *const module_ref) -> Option<&'a Counter> {
-    // SAFETY: as promised by the caller; the layouts are the same.
-    unsafe { of.cast::<Counter>().as_ref() }
-}
+impl Lent for *const module_ref {
+    type As<'a> = Option<&'a Counter>;
 
-/// The errno value of an outcome, negative, or 0.
-trait Errno {
-    fn errno(self) -> c_int;
-}
-
-impl Errno for Result<(), ReleaseError> {
-    fn errno(self) -> c_int {
-        match self {
-            Ok(()) => 0,
-            Err(ReleaseError::InUse { .. }) => -libc::EWOULDBLOCK,
-            Err(other) => Err(DrainError::from(other)).errno(),
-        }
+    #[inline]
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: NULL, or a counter; the layouts are the same.
+        unsafe { self.cast::<Counter>().as_ref() }
     }
 }
 
-impl Errno for Result<(), DrainError> {
-    fn errno(self) -> c_int {
-        match self {
-            Ok(()) => 0,
-            Err(DrainError::TimedOut { .. }) => -libc::ETIMEDOUT,
-            Err(DrainError::Busy) => -libc::EBUSY,
-            Err(DrainError::AlreadyReleased) => -libc::EALREADY,
-            Err(DrainError::Barrier { errno } | DrainError::Descriptor { errno }) => -errno,
-            Err(_) => -libc::EINVAL,
-        }
+impl Lent for *mut module_ref {
+    type As<'a> = Option<&'a Counter>;
+
+    #[inline]
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: the same contract.
+        unsafe { self.cast_const().lent() }
     }
 }
 
 #[cfg(target_os = "linux")]
-impl Errno for FinishError {
-    fn errno(self) -> c_int {
-        match self {
-            Self::InUse { .. } => -libc::EINPROGRESS,
-            Self::TimedOut { .. } => -libc::ETIMEDOUT,
-            _ => -libc::EINVAL,
-        }
+impl Lent for *mut module_ref_drain {
+    type As<'a> = Option<&'a Drain>;
+
+    unsafe fn lent<'a>(self) -> Self::As<'a> {
+        // SAFETY: NULL, or a handle that the program has zeroed or the library begun.
+        unsafe { self.cast::<Drain>().as_ref() }
     }
 }
 
-impl Errno for Result<(), InitError> {
-    fn errno(self) -> c_int {
-        match self {
-            Ok(()) => 0,
-            Err(InitError::InUse) => -libc::EBUSY,
-            Err(InitError::NoMemory) => -libc::ENOMEM,
-            Err(_) => -libc::EINVAL,
-        }
-    }
+/// What C is answered: 0, or the errno of a failure, negative.
+fn answer<E>(result: Result<(), E>, errno: fn(E) -> c_int) -> c_int {
+    result.map_or_else(|error| -errno(error), |()| 0)
 }
 
 /// Makes *ref a live counter that nobody holds, in shared-word mode, whatever the memory
@@ -195,7 +170,7 @@ unsafe fn initialise(place: *mut module_ref, new: Result<Counter, InitError>) ->
         return -libc::EINVAL;
     }
     // SAFETY: as promised by the caller.
-    new.map(|counter| unsafe { place.cast::<Counter>().write(counter) }).errno()
+    answer(new.map(|counter| unsafe { place.cast::<Counter>().write(counter) }), InitError::errno)
 }
 
 /// Does as module_ref_init(), in per-CPU mode if this system can: a get and a put are
@@ -233,8 +208,9 @@ pub unsafe extern "C" fn module_ref_init_percpu(r#ref: *mut module_ref) -> c_int
 /// holder does. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_reinit(r#ref: *mut module_ref) -> c_int {
-    // SAFETY: the pointer is C's to keep valid, and so is the rule about the winner.
-    unsafe { counter(r#ref).map_or(-libc::EINVAL, |counter| counter.reinit().errno()) }
+    let Some(counter) = lent!(r#ref) else { return -libc::EINVAL };
+    // SAFETY: the rule about the winner is C's to keep.
+    answer(unsafe { counter.reinit() }, InitError::errno)
 }
 
 /// Ends the life of a counter that is released (by its winner) or that nobody holds.
@@ -251,8 +227,7 @@ pub unsafe extern "C" fn module_ref_destroy(r#ref: *mut module_ref) {
 }
 
 unsafe extern "C" fn destroy(of: *mut module_ref, caller: Caller) {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(counter) = (unsafe { counter(of) }) else { return };
+    let Some(counter) = lent!(of) else { return };
     // SAFETY: the rule about the winner is C's to keep.
     unsafe { counter.destroy(caller) };
 }
@@ -265,8 +240,7 @@ unsafe extern "C" fn destroy(of: *mut module_ref, caller: Caller) {
 /// Memory ordering: none. Thread-safe. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_mode(r#ref: *const module_ref) -> module_ref_mode {
-    // SAFETY: the pointer is C's to keep valid.
-    match unsafe { counter(r#ref) }.map(Counter::mode) {
+    match lent!(r#ref).map(Counter::mode) {
         Some(Mode::PerCpu) => module_ref_mode::MODULE_REF_PERCPU,
         Some(Mode::Atomic) | None => module_ref_mode::MODULE_REF_ATOMIC,
     }
@@ -287,8 +261,7 @@ pub unsafe extern "C" fn module_ref_try_get(r#ref: *mut module_ref) -> bool {
 }
 
 unsafe extern "C" fn try_get_in_word(of: *mut module_ref, caller: Caller) -> bool {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(of) }.is_none_or(|counter| counter.try_get_in_word(caller))
+    lent!(of).is_none_or(|counter| counter.try_get_in_word(caller))
 }
 
 /// Takes one more reference. The caller holds one already, so this succeeds also while
@@ -304,8 +277,7 @@ pub unsafe extern "C" fn module_ref_get(r#ref: *mut module_ref) {
 }
 
 unsafe extern "C" fn get(of: *mut module_ref, caller: Caller) {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(counter) = (unsafe { counter(of) }) else { return };
+    let Some(counter) = lent!(of) else { return };
     // SAFETY: the reference is C's to keep.
     unsafe { counter.get(caller) };
 }
@@ -332,8 +304,7 @@ pub unsafe extern "C" fn module_ref_put(r#ref: *mut module_ref) {
 }
 
 pub(crate) unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller) {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(counter) = (unsafe { counter(of) }) else { return };
+    let Some(counter) = lent!(of) else { return };
     // SAFETY: the reference is C's to keep.
     unsafe { counter.put_in_word(caller) };
 }
@@ -348,8 +319,7 @@ pub(crate) unsafe extern "C" fn put_in_word(of: *mut module_ref, caller: Caller)
 /// Memory ordering: none. Thread-safe. Async-signal-safe. Linux: module_refcount().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_count(r#ref: *const module_ref) -> i64 {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(r#ref) }.map_or(i64::from(-libc::EINVAL), Counter::count)
+    lent!(r#ref).map_or(i64::from(-libc::EINVAL), Counter::count)
 }
 
 /// Releases the counter if nobody holds a reference, and leaves it as it was if
@@ -375,8 +345,8 @@ pub unsafe extern "C" fn module_ref_try_release(r#ref: *mut module_ref) -> c_int
 }
 
 unsafe extern "C" fn try_release(of: *mut module_ref, caller: Caller) -> c_int {
-    // SAFETY: the pointer is C's to keep valid.
-    unsafe { counter(of) }.map_or(-libc::EINVAL, |counter| counter.try_release(caller).errno())
+    lent!(of)
+        .map_or(-libc::EINVAL, |counter| answer(counter.try_release(caller), ReleaseError::errno))
 }
 
 /// Closes the counter, so that new gets fail, and sleeps until the last reference
@@ -404,9 +374,8 @@ pub unsafe extern "C" fn module_ref_drain(r#ref: *mut module_ref, timeout_ns: i6
 }
 
 unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller) -> c_int {
-    // SAFETY: the pointer is C's to keep valid.
-    let Some(counter) = (unsafe { counter(of) }) else { return -libc::EINVAL };
-    counter.drain(caller, timeout(timeout_ns)).errno()
+    let Some(counter) = lent!(of) else { return -libc::EINVAL };
+    answer(counter.drain(caller, timeout(timeout_ns)), DrainError::errno)
 }
 
 /// How long to wait; `None` is for ever.
@@ -450,7 +419,7 @@ pub(crate) fn timeout(ns: i64) -> Option<Duration> {
 /// may use *drain during the call. Not async-signal-safe: it starts a thread.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_drain_begin(
     r#ref: *mut module_ref,
     drain: *mut module_ref_drain,
@@ -467,19 +436,17 @@ unsafe extern "C" fn drain_begin(
     caller: Caller,
 ) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the pointers are C's to keep valid, and stay as it says.
-    unsafe {
-        let Some(counter) = counter(of) else { return -libc::EINVAL };
-        if handle.is_null() {
-            return -libc::EINVAL;
-        }
-        let handle = handle.cast::<Drain>();
-        handle.write(Drain::new());
-        match (*handle).begin(counter, caller, timeout(timeout_ns)) {
-            Ok(descriptor) => descriptor.into_raw_fd(),
-            Err(why) => Err(why).errno(),
-        }
+    let Some(counter) = lent!(of) else { return -libc::EINVAL };
+    if handle.is_null() {
+        return -libc::EINVAL;
     }
+    let handle = handle.cast::<Drain>();
+    // SAFETY: C gives us the memory, which stays where it is until the drain has ended.
+    let begun = unsafe {
+        handle.write(Drain::new());
+        (*handle).begin(counter, caller, timeout(timeout_ns))
+    };
+    begun.map_or_else(|error| -error.errno(), IntoRawFd::into_raw_fd)
 }
 
 /// Ends a drain that module_ref_drain_begin() has begun if it is over: if the last
@@ -498,7 +465,7 @@ unsafe extern "C" fn drain_begin(
 /// waits for the library's thread to end.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
-#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), unsafe(naked))]
+#[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
 pub unsafe extern "C" fn module_ref_drain_finish(drain: *mut module_ref_drain) -> c_int {
     with_caller!(drain_finish, drain)
 }
@@ -506,12 +473,9 @@ pub unsafe extern "C" fn module_ref_drain_finish(drain: *mut module_ref_drain) -
 #[cfg(target_os = "linux")]
 unsafe extern "C" fn drain_finish(handle: *mut module_ref_drain, caller: Caller) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: the pointer is C's to keep valid, and the counter, too, while a drain is under way.
-    unsafe { handle.cast::<Drain>().as_ref() }
-        .ok_or(FinishError::NotBegun)
-        // SAFETY: as above.
-        .and_then(|handle| unsafe { handle.finish(caller) })
-        .map_or_else(Errno::errno, |()| 0)
+    let handle = lent!(handle).ok_or(FinishError::NotBegun);
+    // SAFETY: C keeps the counter while a drain of it is under way.
+    answer(handle.and_then(|handle| unsafe { handle.finish(caller) }), FinishError::errno)
 }
 
 /// Ends a drain that module_ref_drain_begin() has begun: the counter is live again, whether
@@ -529,12 +493,9 @@ unsafe extern "C" fn drain_finish(handle: *mut module_ref_drain, caller: Caller)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn module_ref_drain_cancel(drain: *mut module_ref_drain) -> c_int {
     let _whole = NotCancelled::until_dropped();
-    // SAFETY: as for module_ref_drain_finish().
-    unsafe { drain.cast::<Drain>().as_ref() }
-        .ok_or(FinishError::NotBegun)
-        // SAFETY: as above.
-        .and_then(|handle| unsafe { handle.cancel() })
-        .map_or_else(Errno::errno, |()| 0)
+    let handle = lent!(drain).ok_or(FinishError::NotBegun);
+    // SAFETY: C keeps the counter while a drain of it is under way.
+    answer(handle.and_then(|handle| unsafe { handle.cancel() }), FinishError::errno)
 }
 
 /// Installs a misuse handler for all counters of this library; NULL installs the

@@ -3,7 +3,7 @@
 use crate::abi::{put_in_word, timeout};
 use crate::caller::with_caller;
 use crate::cancel::NotCancelled;
-use crate::lent::{Lent, give, lent};
+use crate::lent::{Lent, lent};
 use crate::sequence::sequence_or;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use libc::{pthread_attr_t, pthread_t};
@@ -198,6 +198,17 @@ impl Lent for *mut *mut module {
         // SAFETY: NULL, or such a place.
         unsafe { self.cast::<MaybeUninit<*mut module>>().as_mut() }
     }
+}
+
+/// Writes as much of the text as there is room for, with its NUL; returns the text's length.
+fn give(text: &str, buffer: &mut [MaybeUninit<u8>]) -> i64 {
+    if let Some(most) = buffer.len().checked_sub(1) {
+        let n = text.len().min(most);
+        for (to, &from) in buffer.iter_mut().zip(text.as_bytes()[..n].iter().chain(&[0])) {
+            to.write(from);
+        }
+    }
+    text.len() as i64
 }
 
 /// A handle of our own to a module that C lends.

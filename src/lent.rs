@@ -48,14 +48,3 @@ impl Lent for (*mut c_char, usize) {
         unsafe { core::slice::from_raw_parts_mut(self.0.cast(), self.1) }
     }
 }
-
-/// Writes as much of the text as there is room for, with its NUL; returns the text's length.
-pub(crate) fn give(text: &str, buffer: &mut [MaybeUninit<u8>]) -> i64 {
-    if let Some(most) = buffer.len().checked_sub(1) {
-        let n = text.len().min(most);
-        for (to, &from) in buffer.iter_mut().zip(text.as_bytes()[..n].iter().chain(&[0])) {
-            to.write(from);
-        }
-    }
-    text.len() as i64
-}

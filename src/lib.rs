@@ -12,7 +12,6 @@ mod caller;
 mod cancel;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod host;
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod lent;
 #[cfg_attr(
     not(all(

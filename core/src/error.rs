@@ -174,6 +174,18 @@ impl fmt::Display for DrainError {
 }
 
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+impl FinishError {
+    /// Its errno value, positive.
+    pub fn errno(self) -> i32 {
+        match self {
+            Self::InUse { .. } => libc::EINPROGRESS,
+            Self::TimedOut { .. } => libc::ETIMEDOUT,
+            Self::NotBegun => libc::EINVAL,
+        }
+    }
+}
+
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 impl fmt::Display for FinishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
