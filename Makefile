@@ -234,7 +234,10 @@ soak: need-cc build ## the stress program for HOURS, both layers and modes, chan
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	ci/soak $(HOURS)
 
-.PHONY: test-tsan test-sanitizers test-valgrind
+.PHONY: test-semver test-tsan test-sanitizers test-valgrind
+test-semver: need-rust ## the Rust API against the last release; builds cargo-semver-checks first
+	ci/semver
+
 test-tsan: need-rust ## ThreadSanitizer, the Rust side too (nightly, clang)
 	ci/tsan
 
