@@ -61,7 +61,7 @@ pub enum DrainError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishError {
-    /// References are still held; the door stays shut. `EINPROGRESS`.
+    /// References are still held; the counter stays closed. `EINPROGRESS`.
     InUse {
         /// How many, at the last look.
         held: u64,

@@ -9,6 +9,29 @@
 //! thread of the library's that sleeps exactly as [`drain`](Counter::drain) does, makes the
 //! descriptor readable when it wakes for good, and ends. `sync::watcher` has it.
 //!
+//! Other ways were tried or thought through. A timer that expires now and then makes the descriptor
+//! readable for nothing, ten times a second. A table of drains by address, for the put to look in,
+//! costs every last put a look, and cannot be reached by a put of another copy of the library. The
+//! futex is what all copies share.
+//!
+//! # What becomes of a handle
+//!
+//! | it is                | `of`        | leaves it by                  | the counter then is             |
+//! | -------------------- | ----------- | ----------------------------- | ------------------------------- |
+//! | of no drain          | null        | `begin`                       | closed                          |
+//! | under way            | the counter | `finish`, count zero          | released, and the caller wins   |
+//! |                      |             | `finish`, time up or pinned   | live                            |
+//! |                      |             | `finish`, otherwise           | closed; the handle is under way |
+//! |                      |             | `cancel`                      | live                            |
+//! |                      |             | `hand_over`, to the host      | closed, and the host's to end   |
+//! | being ended          | null        | the thread that ends it       | as above                        |
+//!
+//! After `fork` the child has a copy of the handle and of the counter, and no watcher. It ends its
+//! copy as the parent does; only the descriptor, which both share, is the parent's to make
+//! readable.
+//!
+//! # Why it is right
+//!
 //! **D1, the watcher decides nothing.** It never changes the counter. Whether the drain has
 //! succeeded is decided by [`Drain::finish`], which looks at the word, and at the clock after it.
 //!
@@ -88,6 +111,8 @@ impl Drain {
         if word & BASE == 0 {
             return Err(ReleaseError::unclaimed(word).into());
         }
+        // The watcher is started first. If that fails, the counter has not been touched; the
+        // other way round gets would have been refused for a drain that never was.
         // SAFETY: nobody else uses the handle, as the caller has promised.
         let watcher = unsafe { &mut *self.watcher.get() };
         let watcher = watcher.write(Watcher::new(counter, Deadline::after(timeout)));
@@ -98,7 +123,8 @@ impl Drain {
         }
         // Release pairs with the Acquire of `take`.
         self.of.store(ptr::from_ref(counter).cast_mut(), Release);
-        // Now there may be nobody left to do it (D2).
+        // If the last put came before the counter was closed there is nobody left to wake the
+        // watcher (D2).
         watcher.wake();
         Ok(descriptor)
     }
@@ -125,6 +151,8 @@ impl Drain {
             self.over();
             return Ok(());
         }
+        // The clock is asked after the word. If the time is up by then, the watcher makes the
+        // descriptor readable, too, so that nobody waits for a drain that this leaves under way.
         // Relaxed: a look, which decides nothing.
         let word = counter.word.load(Relaxed);
         if !pinned(word) && !self.watcher().time_is_up() {
@@ -182,7 +210,8 @@ impl Drain {
         unsafe { (*self.watcher.get()).assume_init_ref() }
     }
 
-    /// The end of the watcher (D3).
+    /// The end of the watcher (D3). It takes as long as a thread needs to wake and end, some tens
+    /// of microseconds.
     fn over(&self) {
         self.watcher().end();
     }

@@ -16,7 +16,7 @@ use core::time::Duration;
 ///
 /// Users take a [`Guard`] for as long as they use what the counter stands for:
 /// the code of a plugin, a device, a table. Whoever wants to take it away asks
-/// [`try_release`](Self::try_release), or shuts the door and waits with
+/// [`try_release`](Self::try_release), or closes the counter and waits with
 /// [`drain`](Self::drain); one of them at most gets a [`Released`].
 ///
 /// ```
@@ -28,7 +28,7 @@ use core::time::Duration;
 /// assert!(PLUGIN.try_release().is_err()); // in use
 /// drop(guard);
 /// let released = PLUGIN.try_release().expect("nobody holds it");
-/// assert!(PLUGIN.try_get().is_none()); // the door is shut
+/// assert!(PLUGIN.try_get().is_none()); // closed
 /// released.reinit();
 /// assert!(PLUGIN.try_get().is_some());
 /// ```
@@ -85,7 +85,7 @@ impl ModuleRef {
         unsafe { &*core::ptr::from_ref(counter).cast::<Self>() }
     }
 
-    /// Takes a reference unless the door is shut. Wait-free and
+    /// Takes a reference unless the counter is closed. Wait-free and
     /// async-signal-safe.
     ///
     /// Everything the last [`reinit`](Released::reinit) published happens before
@@ -105,7 +105,7 @@ impl ModuleRef {
         self.counter.try_release(Caller::UNKNOWN).map(|()| Released { of: self })
     }
 
-    /// Shuts the door, so that no new guard is given out, and sleeps until the
+    /// Closes the counter, so that no new guard is given out, and sleeps until the
     /// last one is dropped. `None` waits for ever. After the timeout the counter
     /// is live as before; if the last guard went in that very moment, it is
     /// released.

@@ -1,4 +1,13 @@
-//! The beginning and the end of a counter: init, reinit, destroy.
+//! The beginning of a counter, its way back after a release, and its end.
+//!
+//! To initialise a counter is to write it: [`new`](Counter::new) or
+//! [`new_percpu`](Counter::new_percpu), to whatever memory there is. Nothing is read before, because
+//! nothing can be concluded from it: memory that was never a counter may look like one, and a
+//! counter that somebody freed without destroying it looks like one in use.
+//!
+//! Memory that is all zeroes is a counter that is released. So an object that a program cleared,
+//! and forgot to initialise, gives out no reference, where a "live" one would have let its users
+//! in unprotected.
 
 use crate::Counter;
 use crate::counter::word::{DESTROYED, LIVE, OPEN, PERCPU, RELEASED, count, flags, pack, plus};
@@ -18,7 +27,8 @@ impl Counter {
             return Ok(Self::new());
         }
         let (slots, sum) = Slots::allocate().ok_or(InitError::NoMemory)?;
-        // Not zeroed but balanced: the word makes up for what is in the slots (P2).
+        // Not zeroed but balanced: the word makes up for what is in the slots (P2). Slots are never
+        // written but by their own CPU, so that those of an earlier counter are taken as they are.
         let counter = Self { word: Word::new(pack(LIVE | PERCPU, -sum)), slots };
         counter.slots.turn_on();
         Ok(counter)
@@ -32,11 +42,20 @@ impl Counter {
     ///
     /// The caller is the winner of the release: nobody else takes away what the
     /// counter stands for.
+    ///
+    /// # Gets that were refused meanwhile
+    ///
+    /// A get may have added to the released word and not yet undone that. If its undo comes before
+    /// our exchange, the exchange takes the new word; if it comes after, the undo finds a live
+    /// counter, on which it is an ordinary subtraction. Either way the count is right once it has
+    /// come: the count goes along with each change of flags (I2).
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
         if !self.slots.exist() {
             // Release pairs with the Acquire of try_get (I5).
             return self.leave_released(LIVE, 0, Release);
         }
+        // If a get comes between the first step and the second, it goes through the word, which is
+        // open; if it comes after, through its slot. Both count from the first step on (P3).
         // As at the end of an attempt: the sum out of the word, the slots on, and `BASE`
         // last (I1), with a Release that pairs with the Acquire of the next claim. The first
         // Release is for gets through the word.
@@ -46,7 +65,8 @@ impl Counter {
     }
 
     /// Ends the life of a counter that is released, or that nobody holds. One
-    /// that is held stays as it is, and the misuse handler hears of the leak.
+    /// that is held stays as it is, and the misuse handler hears of the leak: to free
+    /// its slots would let a holder's put write into another counter's.
     ///
     /// # Safety
     ///
@@ -70,7 +90,7 @@ impl Counter {
         }
     }
 
-    /// The end of a counter that nobody else can reach. References may be left, of guards
+    /// The end of a counter that nobody else can reach, because its owner drops it. References may be left, of guards
     /// that were forgotten: then somebody may yet put, and the slots are leaked with them.
     #[cfg(not(any(loom, interleave)))]
     pub(crate) fn give_up_slots(&mut self) {
@@ -83,7 +103,8 @@ impl Counter {
 
     /// Changes the flags of a released counter. The count goes along, and `more`: a get
     /// that was refused while the counter was released may not have undone its add
-    /// yet (I2).
+    /// yet (I2). Nobody but the winner changes these flags, so that the exchange can fail only
+    /// because of such gets, or because the caller is not the winner.
     fn leave_released(&self, to: u64, more: i64, order: Ordering) -> Result<(), InitError> {
         // Relaxed: only the flags matter, and the exchange checks them.
         let mut word = self.word.load(Relaxed);

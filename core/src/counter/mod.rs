@@ -1,5 +1,23 @@
 //! The counter itself: get, put, try to release, drain.
 //!
+//! | file        | what it holds                                                          |
+//! | ----------- | ---------------------------------------------------------------------- |
+//! | `word`      | the bits of the word, its states, and the moves between them            |
+//! | here        | get and put                                                            |
+//! | `release`   | the attempt to release, the fold of the slots, the drain               |
+//! | `lifecycle` | the beginning of a counter, its way back after a release, and its end  |
+//! | `drain`     | the handle of a drain that an event loop waits for                     |
+//! | `guard`     | all of it with types, for Rust                                         |
+//! | `misuse`    | what is said when a counter is used wrongly, and to whom               |
+//!
+//! # Terms
+//!
+//! A counter is *live* while it gives references and nobody tries to release it. It is *closed*
+//! while new gets fail: a drain closes it and waits for the references that are held. It is
+//! *released* once nobody holds a reference and nobody can get one. The one thread that is told
+//! so is the *winner* of the release; it alone may free what the counter stands for, or bring the
+//! counter back (*reinit*).
+//!
 //! # What holds, and why
 //!
 //! The invariants that the comments below cite. [`word`](crate::counter::word) has the
@@ -16,8 +34,10 @@
 //!
 //! **I3, zero means nobody.** A reference is counted from the get's add to the
 //! put's subtraction. A refused get is counted too, from its add to its undo. So
-//! the count is never below the number of references held, and the owner who
-//! finds zero, in one atomic step with shutting the door, has shut out everybody.
+//! the count is never below the number of references held. The owner releases the
+//! counter in one atomic step that finds the count zero: if a get's add comes before
+//! that step, the count is not zero and the step fails; if it comes after, the get
+//! finds no `OPEN` and is refused.
 //!
 //! **I4, released is final.** Read-modify-writes of one word are totally ordered.
 //! A get whose add comes after the step that took `OPEN` away reads a word without it
@@ -34,11 +54,10 @@
 //! of the counter after its subtraction; from then on the winner may free it. The
 //! wake goes by address, which the kernel does not read through.
 //!
-//! **I7, no lost wake.** A drainer sleeps only while the word is what it saw and
-//! that is not `DRAINED`. Whichever subtraction or undo makes the word `DRAINED`
-//! wakes the address; the kernel compares the word and queues the sleeper in one
-//! step, so the change comes before (and the sleep does not begin) or after (and
-//! the wake finds the sleeper).
+//! **I7, no lost wake.** A drainer sleeps only while the word is what it saw, and whichever
+//! subtraction or undo makes the word `DRAINED` wakes the address. The kernel compares the word
+//! and queues the sleeper in one step. If the change comes before that step, the comparison fails
+//! and the drainer does not sleep; if it comes after, the wake finds the sleeper.
 //!
 //! **I8, draining ends.** A get looks before it adds, so each thread writes to a
 //! closed word at most once, for a get that had already looked. After finitely
@@ -46,15 +65,48 @@
 //! for good. Claiming and closing are single unconditional steps that no traffic
 //! can make fail.
 //!
+//! # Orderings
+//!
+//! What has to be ordered is the use of the thing, not the counter itself: the word is changed by
+//! read-modify-writes alone, which are in one order anyway.
+//!
+//! | access                            | ordering | pairs with, and why                              |
+//! | --------------------------------- | -------- | ------------------------------------------------ |
+//! | a get's add                       | Acquire  | reinit: the user sees what the winner prepared   |
+//! | a holder's further get            | Relaxed  | its first get has ordered it                     |
+//! | a put's subtraction               | Release  | the releasing exchange: the winner sees what the holder did |
+//! | the undo of a refused get         | Release  | nothing; it is the same code                     |
+//! | claim                             | Acquire  | the way back: the last attempt's slots are on     |
+//! | closing                           | Relaxed  | nothing; gets compare the word they change       |
+//! | folding                           | Relaxed  | nothing; the barrier has ordered the slots (P1)   |
+//! | the exchange that ends an attempt | Acquire  | every put                                        |
+//! | giving `BASE` back                | Release  | the next claim                                   |
+//! | reinit                            | Release  | gets                                             |
+//! | looks that only give up or sleep  | Relaxed  | nothing; the step that follows compares          |
+//!
+//! A get and a put in a slot are a plain load and a plain store. The tag is loaded with Acquire
+//! (any load on x86-64) and pairs with the Release that set it; the add is ordered before the
+//! barrier of whoever folds (P1).
+//!
 //! # The race that looks broken, and is not
 //!
 //! `try_release` first clears `BASE` and only then looks at the count. Between
 //! the two, a get can come and go as it likes: its add still finds `OPEN`.
-//! Nothing is decided before the second step, which is one
-//! compare-and-swap over flags and count together: it turns `OPEN` with a count of 0 into
-//! released, or anything else back into live. A last put in between makes the count 0, the
-//! swap back fails, and the release succeeds after all, exactly as
-//! `atomic_add_unless` does in the kernel's `try_release_module_ref`.
+//! Nothing is decided before the second step, one compare-and-swap over flags and count
+//! together. If it finds `OPEN` with a count of 0, it makes the counter released. If it finds
+//! any other count, it makes the counter live again. If the last put comes between the look at
+//! the count and the swap, the swap fails, and the next round finds a count of 0: the release
+//! succeeds after all, exactly as `atomic_add_unless` does it in the kernel's
+//! `try_release_module_ref`.
+//!
+//! # What a misuse can do
+//!
+//! References are anonymous: a put says that one reference is given back, not whose. So a put
+//! without a get takes a holder's reference if anybody holds one at that moment, and the counter
+//! can be released while that holder goes on. Where nobody holds one the count would fall below
+//! zero, and there the put is found out: in one word at once, per CPU at the next fold. It is
+//! undone, and reported. Counts beyond [`PINNED_FROM`](word::PINNED_FROM) are pinned, because a
+//! count that wraps would be released early; a pinned counter is never released again.
 
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 pub(crate) mod drain;
@@ -77,13 +129,14 @@ pub(crate) fn held(word: u64) -> u64 {
     count(word).max(0) as u64
 }
 
-/// Whether a get that has found `old` came too late, or in the outermost zone.
+/// Whether a get that has found `old` came too late, or in the outermost zone: one test and one
+/// comparison on the fast path, for both.
 #[inline]
 pub(crate) fn is_odd(old: u64) -> bool {
     old & OPEN == 0 || count(old) >= PINNED_FROM
 }
 
-/// A reference counter that can be shut: the protocol without types around it.
+/// A reference counter that can be closed: the protocol without types around it.
 ///
 /// This is what the C library exports and what [`ModuleRef`](crate::ModuleRef)
 /// makes safe. It takes 16 bytes, and its layout is that of `struct module_ref`.
@@ -107,7 +160,7 @@ impl Counter {
         Self { word: Word::new(LIVE), slots: Slots::none() }
     }
 
-    /// Takes a reference unless the door is shut. Wait-free.
+    /// Takes a reference unless the counter is closed. Wait-free.
     ///
     /// On success, everything before the counter's last init or reinit happens
     /// before what follows (`Acquire`). Linux: `try_module_get`.
@@ -127,8 +180,8 @@ impl Counter {
         true
     }
 
-    /// The get without its slow end: the word before the add, or `None` if the door was shut and
-    /// nothing was added.
+    /// The get without its slow end: the word before the add, or `None` if the counter was closed
+    /// and nothing was added.
     #[inline]
     pub(crate) fn look_and_add(&self) -> Option<u64> {
         // I8: a refused get that has looked writes nothing. Relaxed: nothing is
@@ -140,7 +193,8 @@ impl Counter {
         Some(self.word.fetch_add(REF, Acquire))
     }
 
-    /// A get that came too late, or in the outermost zone.
+    /// A get that came too late, or in the outermost zone. Most gets that are too late end at their
+    /// look; here are those whose counter was closed between the look and the add.
     #[cold]
     pub(crate) fn get_slow(&self, old: u64, caller: Caller) -> bool {
         if old & OPEN == 0 {
@@ -249,6 +303,11 @@ impl Counter {
     /// can the counter be on its way out because of this put, so I6 does not
     /// forbid to touch it: a caller that has no reference has to know by other
     /// means that the counter exists.
+    ///
+    /// The surplus is undone by an add, not by restoring what was there: other threads may have
+    /// moved the count since. If a get comes between the two, it finds a count that is one too low
+    /// for a moment; that changes nothing, because only a count of zero decides anything, and the
+    /// owner of an attempt compares the whole word.
     #[cold]
     fn put_slow(&self, new: u64, caller: Caller) {
         if count(new) >= 0 {
@@ -268,6 +327,9 @@ impl Counter {
 
     /// Puts the count back into the middle of the outermost zone, and leaves the
     /// flags to whoever moves them.
+    ///
+    /// A count that goes on would wrap to zero in the end, and zero is released. So the count gives
+    /// up being exact and stays where neither gets nor puts can carry it out of the zone.
     #[cold]
     fn pin(&self) {
         // Relaxed throughout: a pinned counter is never released, so nobody ever
@@ -282,7 +344,9 @@ impl Counter {
         }
     }
 
-    /// References held, without the loader's own; -1 once released. Another
+    /// References held, without the loader's own; -1 once released. Per CPU the slots are read
+    /// one after the other while they change, so that a reference which is given back on one CPU
+    /// and taken on another may be counted twice, or not at all. Another
     /// thread may change it at any moment: for people and logs, not for
     /// decisions. Linux: `module_refcount`.
     pub fn count(&self) -> i64 {

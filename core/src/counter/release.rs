@@ -3,6 +3,15 @@
 //! The invariants I1 to I8 are those of [`counter`](crate::counter); P1 to P3 those of
 //! [`percpu`](crate::percpu).
 //!
+//! # The steps, in one word
+//!
+//! 1. Claim: clear `BASE` (I1). Whoever finds it cleared is told `Busy`.
+//! 2. Decide, in one exchange: from `OPEN` with a count of zero to released, from any other count
+//!    back to live.
+//!
+//! Gets succeed throughout. Readers of the count notice nothing, because `BASE` is not part of it;
+//! in Linux the reference of the loader is, and `module_refcount` shows one too few for a moment.
+//!
 //! # The steps, in per-CPU mode
 //!
 //! 1. Peek. If word and slots add up to more than zero somebody held a reference during
@@ -41,6 +50,9 @@ use core::sync::atomic::Ordering::*;
 
 /// What the slots held when they were folded, or `None` for a counter without. Whoever
 /// has it owns the attempt (I1).
+///
+/// The sum is kept because the way back needs it: the slots still hold these references, and the
+/// word, which holds them too once it is folded, has to give them up again (P2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Folded(Option<i64>);
 
@@ -62,7 +74,8 @@ pub(crate) enum Ring {
     Hopeless,
 }
 
-/// Ends a drain whose `wait` has panicked: the counter is live again. (Not in the
+/// Ends a drain whose `wait` has panicked: the counter is live again. Otherwise it would stay
+/// closed for ever, with an owner who is gone. (Not in the
 /// models: a checker unwinds a thread to suspend it, or because the model has failed.)
 #[cfg_attr(any(loom, interleave), allow(dead_code))]
 struct OpenAgain<'a> {
@@ -85,6 +98,10 @@ pub(crate) fn pinned(word: u64) -> bool {
 impl Counter {
     /// Becomes the owner of an attempt to release, the first step of every
     /// release.
+    ///
+    /// If two threads come here at once, one `fetch_and` finds `BASE` and the other does not: the
+    /// word orders them. The loser has changed nothing, because clearing a bit that is clear
+    /// changes nothing.
     fn claim(&self) -> Result<(), ReleaseError> {
         // Look first: a refused attempt writes nothing. Relaxed, as in try_get.
         let seen = self.word.load(Relaxed);
@@ -101,7 +118,22 @@ impl Counter {
         Ok(())
     }
 
-    /// Brings the whole count into the word (steps 3 and 4). For the owner.
+    /// Brings the whole count into the word (steps 3 and 4 of per-CPU mode). For the owner.
+    ///
+    /// Before the barrier a get may still read the tag as set and add to its slot. After it there
+    /// are two cases for each such get (P1): if its add came before the barrier, the sum below
+    /// has it; if the get was aborted or began later, it finds the tag cleared and goes through the
+    /// word. So the sum does not move any more, and word and sum add up to every reference.
+    ///
+    /// The sum and the word are joined in one exchange. If a get or a put goes through the word
+    /// between our look and the exchange, the exchange fails and takes the new word.
+    ///
+    /// # A total below zero
+    ///
+    /// It means that somebody has put more often than anybody got. An attempt on an open counter
+    /// puts that right and gives up: the word makes up for what is missing, so that word and
+    /// slots add up to zero, and the next attempt succeeds. A drain has closed the counter, and
+    /// must end within its time whatever others do; it goes on with a count of zero.
     fn fold(&self, caller: Caller) -> Result<Folded, NotFolded> {
         if !self.slots.exist() {
             return Ok(Folded(None));
@@ -134,7 +166,14 @@ impl Counter {
         }
     }
 
-    /// The end of the way back, for the owner of a counter with slots.
+    /// The end of the way back, for the owner of a counter with slots: the tag, and then `BASE`.
+    ///
+    /// Between the step before this one and the tag, gets go through the word although `PERCPU`
+    /// says that the word alone says nothing. That is right: word and slots both count (P3).
+    ///
+    /// The order matters. If `BASE` came first, another thread could claim the counter, turn the
+    /// slots off and fold them; our `turn_on` would then set the tag under its feet, and gets
+    /// would count in slots that it has already summed.
     pub(super) fn open(&self) {
         self.slots.turn_on();
         // Last (I1). Release pairs with the Acquire of the next claim.
@@ -146,6 +185,9 @@ impl Counter {
     ///
     /// After success everything that holders did happens before what follows
     /// (`Acquire`). Linux: `try_release_module_ref`.
+    ///
+    /// The counter stays open while this looks, so that under steady traffic every attempt may
+    /// find somebody. A [`drain`](Self::drain) closes it first, and ends.
     pub fn try_release(&self, caller: Caller) -> Result<(), ReleaseError> {
         let outcome = self.attempt(caller);
         trace::release(self, &outcome);
@@ -154,7 +196,9 @@ impl Counter {
 
     fn attempt(&self, caller: Caller) -> Result<(), ReleaseError> {
         if self.slots.exist() {
-            // The peek. Relaxed: it decides nothing that needs an order.
+            // The peek. A total above zero is true of some moment of this call, if only because
+            // a reference moved between two slots while we read them; then the attempt would
+            // have failed at that moment, too. Relaxed: it decides nothing that needs an order.
             let word = self.word.load(Relaxed);
             if word & BASE == 0 {
                 return Err(ReleaseError::unclaimed(word));
@@ -176,7 +220,8 @@ impl Counter {
     }
 
     /// Ends an attempt: the counter is released if the word is `gone`, and live again
-    /// otherwise, where so many references are held.
+    /// otherwise, where so many references are held. It loops only while other threads move the
+    /// count, and each of its rounds fails because one of them has got on.
     fn end(&self, gone: u64, folded: Folded) -> Result<(), u64> {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
@@ -192,6 +237,10 @@ impl Counter {
     /// The end of an attempt, in one step that decides over flags and count together
     /// (I3): from `gone` to released, from anything else back to live. Says which, or what
     /// the word has become meanwhile.
+    ///
+    /// On the way back of a counter with slots this step takes the sum out of the word again and
+    /// sets `PERCPU`, so that from the same moment on the word alone says nothing. The slots are
+    /// still off then, and `BASE` is still ours; `open` does both.
     fn settle(&self, word: u64, gone: u64, Folded(sum): Folded) -> Result<bool, u64> {
         let next = match sum {
             _ if word == gone => RELEASED,
@@ -208,6 +257,10 @@ impl Counter {
 
     /// Closes the counter and brings the whole count into the word; `open_again` ends it, or
     /// `try_finish` for as long as it takes.
+    ///
+    /// The counter is closed before the slots are turned off. So a get that finds the tag cleared
+    /// goes to the word, finds it closed, and is refused: from the first step of a drain on the
+    /// number of references only falls, but for holders who take one more.
     pub(crate) fn close(&self, caller: Caller) -> Result<Folded, DrainError> {
         self.claim()?;
         // We own the attempt (I1), so closing needs no comparison, and no traffic can make
@@ -223,14 +276,18 @@ impl Counter {
     }
 
     /// What the slots held when they were folded, for the owner of an attempt that has folded: they
-    /// have been off since the barrier, so they still hold it (P1).
+    /// have been off since the barrier, so they still hold it (P1). A drain that one thread begins
+    /// and another one finishes need not hand it over.
     #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
     pub(crate) fn folded(&self) -> Folded {
         Folded(self.slots.exist().then(|| self.slots.sum()))
     }
 
     /// Ends a drain: the counter is live again, and so many references are held; or released,
-    /// if the last one has just been put. Zero wins.
+    /// if the last one has just been put.
+    ///
+    /// Zero wins: a drain whose time runs out in the moment of the last put succeeds. To say
+    /// "timed out" there would be true of the clock and false of the counter.
     pub(crate) fn open_again(&self, folded: Folded, caller: Caller) -> Result<(), u64> {
         self.end(DRAINED, folded).inspect_err(|&held| {
             if held >= PINNED_FROM as u64 {
@@ -239,7 +296,9 @@ impl Counter {
         })
     }
 
-    /// Ends a drain: the counter is live, whether the last reference has been put or not.
+    /// Ends a drain: the counter is live, whether the last reference has been put or not. If it has,
+    /// the exchange makes the counter released, and the winner is we ourselves: nobody else was
+    /// told, so nobody takes away what the counter stands for, and it can be brought back.
     pub(crate) fn live_again(&self, folded: Folded) {
         if self.end(DRAINED, folded).is_ok() {
             // The release succeeded, and there is nobody to be told of it.
@@ -251,6 +310,9 @@ impl Counter {
 
     /// Ends a drain if the last reference has been put: the counter is released. It stays
     /// closed otherwise.
+    ///
+    /// It may be asked again and again, by whoever owns the drain: nothing but the success
+    /// changes anything.
     pub(crate) fn try_finish(&self, folded: Folded) -> bool {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
@@ -267,6 +329,11 @@ impl Counter {
     /// said no: `wait` is called with the word whenever the count is not zero; it sleeps, or not,
     /// and returns whether to look again. A pinned count is not waited for, because it can never
     /// reach zero.
+    ///
+    /// A count of zero can go up again for a moment, by a get that looked before the counter was
+    /// closed and adds only now. If its add comes before our exchange, the exchange fails, and we
+    /// wait for its undo, which wakes us (I7). To take such a count for a holder would end the
+    /// drain as if its time were up.
     pub(crate) fn finish_when_drained(
         &self,
         folded: Folded,
@@ -282,9 +349,13 @@ impl Counter {
         true
     }
 
-    /// What the watcher of a [handle](super::drain) does, until it is told to stop or the drain is
-    /// hopeless: it rings whenever the count is zero, and at its end if that is for good. It decides
+    /// What the watcher of a [handle](super::drain) does: it rings whenever the count is zero, and
+    /// once more when the drain is hopeless; then, or when it is told to stop, it ends. It decides
     /// nothing (D1).
+    ///
+    /// It asks whether to stop after each look at the word. If it is told so before it asks, it
+    /// ends. If it is told so after, it may sleep once more, on a word that looks as before;
+    /// therefore whoever ends it wakes it again until it has ended.
     #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
     pub(crate) fn watch(
         &self,
@@ -308,7 +379,8 @@ impl Counter {
     }
 
     /// As `drain_by`, by the owner of a drain, which leaves the counter closed if it is not
-    /// released.
+    /// released: for a module that is replaced, or unloaded by force. Its holders go on, nobody
+    /// new gets in, and the host looks again later.
     #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
     #[cfg_attr(any(loom, interleave), allow(dead_code, reason = "the host is not modelled"))]
     pub(crate) fn finish_by(

@@ -5,6 +5,19 @@
 //! references, stands high, so that no misuse of the count can carry or borrow
 //! into the flags.
 //!
+//! It has to be one word. The releaser's question is "is the count zero, and if so, may nobody get
+//! in any more?", and both halves have to be answered at the same moment. With flag and count in
+//! two words a get could add to the one between the releaser's looks at the two.
+//!
+//! # Zones of the count
+//!
+//! | count             | what it means                                                        |
+//! | ----------------- | -------------------------------------------------------------------- |
+//! | below 0           | a surplus put that is just undoing itself; or, with `PERCPU`, nothing |
+//! | 0                 | nobody holds a reference (nothing, with `PERCPU`)                     |
+//! | up to 2^58        | so many references are held, or are being refused                    |
+//! | 2^58 and beyond   | references have leaked for years: the count is pinned to 1.5 * 2^58   |
+//!
 //! # States
 //!
 //! The flags alone name the state; the count is carried through every change of
@@ -29,7 +42,17 @@
 //! until the drainer has folded. Folding takes `PERCPU` away and adds what the slots hold to
 //! the count; the way back does the reverse.
 //!
-//! `legal` below is this table as code. Every model, under either checker,
+//! What a get and a put make of a word that they find:
+//!
+//! | state     | a get                                  | a put                                    |
+//! | --------- | -------------------------------------- | ---------------------------------------- |
+//! | live      | stands                                 | gives a reference back                   |
+//! | claimed   | stands; the owner's exchange fails     | gives a reference back; the owner may succeed |
+//! | draining  | is refused, unless the caller holds one | gives a reference back, and wakes at `DRAINED` |
+//! | released  | is refused; a holder's is a misuse     | is a misuse, and undone                  |
+//! | destroyed | is refused; a holder's is a misuse     | is a misuse, and undone                  |
+//!
+//! `legal` below is the table of states as code. Every model, under either checker,
 //! holds each change of the word against it.
 
 /// The loader's own reference is in: the counter is live and nobody is trying
@@ -50,7 +73,7 @@ pub const PERCPU: u64 = 1 << 3;
 /// One reference, in the unit of the word.
 pub const REF: u64 = 1 << 4;
 
-/// All flags.
+/// All flags. What is above them is the count.
 pub const FLAGS: u64 = REF - 1;
 
 /// The flags of a counter that gives references and that nobody tries to release.
@@ -114,6 +137,11 @@ pub const fn gone(word: u64) -> bool {
 }
 
 /// The state table as code: may the word go from `old` to `new` in one step?
+///
+/// It judges single steps, so it is the same for every model; that the steps of several threads
+/// together lose no reference is what the models' ends look at. A step that leaves the flags alone
+/// moves the count by one, or pins it. A step that changes them carries the count, unless slots
+/// are folded or unfolded in it.
 #[cfg(any(test, loom, interleave))]
 pub fn legal(old: u64, new: u64) -> Result<(), &'static str> {
     const LIVE_PERCPU: u64 = LIVE | PERCPU;
