@@ -1,7 +1,6 @@
 import builtins
 import os
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, Literal, TypeVar, final
 
 from ._library import HeldLibrary
@@ -59,13 +58,7 @@ class Draining:
 @final
 class Hold:
     def __enter__(self) -> ModuleRef: ...
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = ...,
-        exc_value: BaseException | None = ...,
-        traceback: TracebackType | None = ...,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class Host:
@@ -90,13 +83,7 @@ class Host:
     def remove_event(self, callback: Callable[..., object]) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Host: ...
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        _exc_value: BaseException | None = None,
-        _traceback: TracebackType | None = None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 @final
 class Module:
@@ -120,13 +107,7 @@ class Module:
 @final
 class ModuleHold:
     def __enter__(self) -> HeldLibrary: ...
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = ...,
-        exc_value: BaseException | None = ...,
-        traceback: TracebackType | None = ...,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class LastUnloaded:

@@ -3,24 +3,34 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import inspect
 import os
 import resource
-import shutil
-import subprocess
 import threading
 
 import module_ref as mr
 import pytest
 from module_ref import ModuleRef
+from support import threads
 
-HOOKED = "int init_module(void) { return 0; } void cleanup_module(void) {} int answer(void) { return 42; }"
-
-
-@pytest.fixture(params=[False, True], ids=["atomic", "per_cpu"])
-def ref(request):
-    return ModuleRef(per_cpu=request.param)
+HOOKED = """
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+int init_module(void) { return 0; }
+void cleanup_module(void)
+{
+    const char *path = getenv("MODULE_REF_FIFO");
+    char byte;
+    int fd = path ? open(path, O_RDONLY) : -1;
+    if (path)
+        read(fd, &byte, 1);
+    close(fd);
+}
+int answer(void) { return 42; }
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +44,9 @@ def descriptors():
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        pytest.skip("no C compiler to build a plugin with")
-    path = tmp_path_factory.mktemp("plugins") / "plugin.so"
-    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", path]
-    subprocess.run(command, input=HOOKED, text=True, check=True, timeout=60)
-    return path
+@pytest.fixture
+def built(build):
+    return build("hooked/plugin", HOOKED)
 
 
 @pytest.fixture
@@ -62,24 +66,24 @@ def live(ref, held):
     return True
 
 
-async def turns(n=5):
-    """Lets the other tasks of the loop go on."""
-    for _ in range(n):
+async def begin(coroutine):
+    """A task that has come to wait."""
+    task = asyncio.ensure_future(coroutine)
+    for _ in range(5):
         await asyncio.sleep(0)
+    return task
+
+
+async def cancel(task):
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 class TestDrain:
-    def test_nobody_holds_it(self, ref):
-        async def main():
-            return await ref.drain_async()
-
-        assert asyncio.run(main()) is True
-        assert ref.released
-
     def test_the_loop_goes_on_until_the_last_put(self, ref):
         async def main():
-            draining = asyncio.ensure_future(ref.drain_async())
-            await turns()
+            draining = await begin(ref.drain_async())
             assert not ref.try_get(), "the door is shut"
             assert not draining.done()
             ref.put()
@@ -97,8 +101,7 @@ class TestDrain:
 
     def test_a_put_in_another_thread(self, ref):
         async def main():
-            draining = asyncio.ensure_future(ref.drain_async())
-            await turns()
+            draining = await begin(ref.drain_async())
             threading.Thread(target=ref.put).start()
             return await draining
 
@@ -107,36 +110,24 @@ class TestDrain:
 
     @pytest.mark.parametrize("timeout", [0, 0.01])
     def test_after_the_timeout_it_is_live(self, ref, timeout):
-        async def main():
-            return await ref.drain_async(timeout)
-
         assert ref.try_get()
-        assert asyncio.run(main()) is False
+        assert asyncio.run(ref.drain_async(timeout)) is False
         assert live(ref, 1)
         ref.put()
-        assert asyncio.run(main()) is True
-
-    def test_a_timeout_that_is_as_good_as_none(self, ref):
-        async def main():
-            return await asyncio.gather(*(r.drain_async(timeout=1e300) for r in (ref, other)))
-
-        other = ModuleRef()
-        assert asyncio.run(main()) == [True, True]
+        assert asyncio.run(ref.drain_async(timeout)) is True
 
     @pytest.mark.parametrize("timeout", [-1, float("nan")])
-    def test_a_timeout_that_makes_no_sense(self, ref, timeout):
-        with pytest.raises(ValueError, match="timeout must be 0 or more"):
-            ref.drain_async(timeout)
+    def test_a_timeout_that_makes_no_sense(self, ref, host, timeout):
+        for wait in (ref.drain_async, functools.partial(host.unload_async, "plugin")):
+            with pytest.raises(ValueError, match="timeout must be 0 or more"):
+                wait(timeout=timeout)
         assert live(ref, 0)
 
     def test_cancelled(self, ref):
         async def main():
-            draining = asyncio.ensure_future(ref.drain_async())
-            await turns()
+            draining = await begin(ref.drain_async())
             assert not ref.try_get()
-            draining.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await draining
+            await cancel(draining)
             assert live(ref, 1)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(ref.drain_async(), 0.01)
@@ -146,41 +137,26 @@ class TestDrain:
                     async with asyncio.timeout(0.01):
                         await ref.drain_async()
                 assert live(ref, 1)
-
-        assert ref.try_get()
-        asyncio.run(main())
-
-    def test_a_release_that_nobody_is_told_of_is_undone(self, ref):
-        async def main():
-            draining = asyncio.ensure_future(ref.drain_async())
-            await turns()
+            # A release that nobody is told of is undone.
+            draining = await begin(ref.drain_async())
             ref.put()
-            draining.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await draining
+            await cancel(draining)
 
         assert ref.try_get()
         asyncio.run(main())
         assert live(ref, 0)
 
     def test_the_loop_ends(self, ref):
-        async def main():
-            draining = asyncio.ensure_future(ref.drain_async())
-            await turns()
-            return draining
-
         assert ref.try_get()
-        assert asyncio.run(main()).cancelled()
+        assert asyncio.run(begin(ref.drain_async())).cancelled()
         assert live(ref, 1)
-
-    def test_never_awaited(self, ref):
-        coroutine = ref.drain_async()
-        assert inspect.iscoroutine(coroutine)
-        coroutine.close()
-        assert live(ref, 0)
 
     def test_left_in_the_middle(self, ref):
         async def main():
+            coroutine = ref.drain_async()
+            assert inspect.iscoroutine(coroutine)
+            coroutine.close()
+            assert live(ref, 1)
             coroutine = ref.drain_async()
             assert coroutine.send(None) is not None, "it waits"
             assert not ref.try_get()
@@ -197,8 +173,7 @@ class TestDrain:
 
     def test_one_at_a_time(self, ref):
         async def main():
-            first = asyncio.ensure_future(ref.drain_async())
-            await turns()
+            first = await begin(ref.drain_async())
             with pytest.raises(OSError, match="another thread is releasing") as refused:
                 await ref.drain_async()
             assert refused.value.errno == errno.EBUSY
@@ -213,8 +188,7 @@ class TestDrain:
 
     def test_several_at_once(self):
         async def main():
-            draining = [asyncio.ensure_future(ref.drain_async()) for ref in refs]
-            await turns()
+            draining = [await begin(ref.drain_async(1e300)) for ref in refs]
             for ref in refs[::2]:
                 ref.put()
             await asyncio.wait(draining[::2])
@@ -241,11 +215,8 @@ class TestDrain:
             done.append(i)
 
         done = []
-        threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with threads(*(functools.partial(run, i) for i in range(4))):
+            pass
         assert len(done) == 4
 
     def test_no_descriptor(self, ref):
@@ -253,15 +224,14 @@ class TestDrain:
             lowest = os.dup(0)
             os.close(lowest)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            for room in 0, 1:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, hard))
-                try:
-                    with pytest.raises(OSError, match="no descriptor") as refused:
-                        await ref.drain_async()
-                finally:
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                assert refused.value.errno == errno.EMFILE
-                assert live(ref, 0)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                with pytest.raises(OSError, match="no descriptor") as refused:
+                    await ref.drain_async()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert refused.value.errno == errno.EMFILE
+            assert live(ref, 0)
 
         asyncio.run(main())
 
@@ -280,17 +250,9 @@ class TestDrain:
 
 
 class TestUnload:
-    def test_nobody_holds_it(self, host):
-        async def main():
-            return await host.unload_async("plugin")
-
-        assert asyncio.run(main()) is True
-        assert host.modules() == []
-
     def test_the_loop_goes_on_until_the_last_reference(self, host):
         async def main():
-            unloading = asyncio.ensure_future(host.unload_async("plugin"))
-            await turns()
+            unloading = await begin(host.unload_async("plugin"))
             assert module.state == "going"
             assert not module.try_get()
             assert not unloading.done()
@@ -311,8 +273,8 @@ class TestUnload:
 
     @pytest.mark.parametrize("timeout", [0, 0.01])
     def test_errors_are_those_of_unload(self, host, timeout):
-        async def main():
-            await host.unload_async("plugin", timeout=timeout)
+        def unload():
+            asyncio.run(host.unload_async("plugin", timeout=timeout))
 
         def error(call):
             with pytest.raises(OSError, match="plugin") as raised:
@@ -321,60 +283,52 @@ class TestUnload:
 
         with host.find("plugin").hold() as lib:
             there = error(lambda: host.unload("plugin", timeout=timeout))
-            assert error(lambda: asyncio.run(main())) == there
+            assert error(unload) == there
             assert there[0] is (TimeoutError if timeout else BlockingIOError)
             assert lib.answer() == 42
             assert host.find("plugin").state == "live"
-        asyncio.run(main())
-        assert error(lambda: asyncio.run(main()))[0] is FileNotFoundError
+        unload()
+        assert error(unload)[0] is FileNotFoundError
 
-    def test_a_timeout_that_makes_no_sense(self, host):
-        with pytest.raises(ValueError, match="timeout must be 0 or more"):
-            host.unload_async("plugin", timeout=-1)
-
-    def test_by_force(self, host):
-        async def main(timeout):
-            return await host.unload_async("plugin", True, timeout)
-
+    @pytest.mark.parametrize("timeout", [0, 0.01])
+    def test_by_force_and_at_once(self, host, timeout):
         module = host.find("plugin")
         assert module.try_get()
-        assert asyncio.run(main(0.01)) is False
+        assert asyncio.run(host.unload_async("plugin", True, timeout)) is False
         assert "1 reference" in host.last_unloaded.reason
         assert host.tainted
         module.put()
         assert host.reap() == 1
 
-    def test_by_force_and_at_once(self, host):
-        module = host.find("plugin")
-        assert module.try_get()
+    def test_other_threads_run_meanwhile(self, host, tmp_path, monkeypatch):
+        """The exit function waits for another Python thread."""
 
-        async def main():
-            return await host.unload_async("plugin", force=True, timeout=0)
+        async def main(fifo):
+            module = host.find("plugin")
+            assert module.try_get()
+            unloading = await begin(host.unload_async("plugin"))
+            monkeypatch.setenv("MODULE_REF_FIFO", str(fifo))
+            module.put()
+            with threads(lambda: fifo.write_bytes(b"1")):
+                return await unloading
 
-        assert asyncio.run(main()) is False
-        module.put()
-        assert host.reap() == 1
+        os.mkfifo(tmp_path / "fifo")
+        assert asyncio.run(main(tmp_path / "fifo")) is True
 
     @pytest.mark.parametrize("force", [False, True])
     def test_cancelled(self, host, force):
         async def main():
-            unloading = asyncio.ensure_future(host.unload_async("plugin", force))
-            await turns()
+            unloading = await begin(host.unload_async("plugin", force))
             assert module.state == "going"
-            unloading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await unloading
+            await cancel(unloading)
             assert (module.state, module.refcount) == ("live", 1)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(host.unload_async("plugin", force), 0.01)
             assert (module.state, module.refcount) == ("live", 1)
             # The last reference goes in the moment of the cancellation.
-            unloading = asyncio.ensure_future(host.unload_async("plugin", force))
-            await turns()
+            unloading = await begin(host.unload_async("plugin", force))
             module.put()
-            unloading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await unloading
+            await cancel(unloading)
             assert (module.state, module.refcount) == ("live", 0)
 
         module = host.find("plugin")
@@ -384,8 +338,7 @@ class TestUnload:
 
     def test_several_at_once(self, host, built):
         async def main():
-            unloading = [asyncio.ensure_future(host.unload_async(m.name)) for m in modules]
-            await turns()
+            unloading = [await begin(host.unload_async(m.name)) for m in modules]
             for module in reversed(modules):
                 module.put()
             return await asyncio.gather(*unloading)
@@ -396,29 +349,22 @@ class TestUnload:
         assert [module.name for module in host.modules()] == ["plugin"]
 
     def test_a_closed_host(self):
-        async def main():
-            await host.unload_async("plugin")
-
         host = mr.Host()
         host.close()
         with pytest.raises(ValueError, match="closed"):
-            asyncio.run(main())
+            asyncio.run(host.unload_async("plugin"))
 
     def test_a_host_that_is_gone_meanwhile(self, built):
         """What was begun ends all the same."""
-
-        async def main():
-            host = mr.Host()
-            module = host.load(built)
-            assert module.try_get()
-            begun = host._unload_begin("plugin", False)
-            assert begun.finish() is None
-            with contextlib.suppress(OSError):
-                host.close()
-            del host
-            gc.collect()
-            module.put()
-            assert begun.finish() is True
-            assert module.state == "going"
-
-        asyncio.run(main())
+        host = mr.Host()
+        module = host.load(built)
+        assert module.try_get()
+        begun = host._unload_begin("plugin", False)
+        assert begun.finish() is None
+        with contextlib.suppress(OSError):
+            host.close()
+        del host
+        gc.collect()
+        module.put()
+        assert begun.finish() is True
+        assert module.state == "going"

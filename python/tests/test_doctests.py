@@ -9,7 +9,6 @@ import io
 import pydoc
 import re
 import shutil
-import subprocess
 
 import module_ref
 import pytest
@@ -59,23 +58,13 @@ def examples(name):
     return doctest.DocTestParser().get_doctest(text_of(thing), where.copy(), name, None, None)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory of the examples."""
-    compiler = shutil.which("cc")
-    for name, answer in [("plugin", 42), ("plugin-v2", 43)] if compiler else []:
-        command = [compiler, "-shared", "-fPIC", f"-DANSWER={answer}", "-x", "c", "-"]
-        output = ["-o", str(tmp_path / f"{name}.so")]
-        subprocess.run(command + output, input=PLUGIN, text=True, check=True, timeout=60)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", [name for name in NAMED if examples(name).examples])
-def test_example(name, folder):
-    text = text_of(NAMED[name][0])
-    if "./plugin.so" in text and not (folder / "plugin.so").exists():
-        pytest.skip("there is no plugin.so")
+def test_example(name, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    if "./plugin.so" in text_of(NAMED[name][0]):
+        build = request.getfixturevalue("build")
+        shutil.copy(build("v1/plugin", PLUGIN, "-DANSWER=42"), "plugin.so")
+        shutil.copy(build("v2/plugin", PLUGIN, "-DANSWER=43"), "plugin-v2.so")
     said = io.StringIO()
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     runner.run(examples(name), out=said.write)

@@ -10,8 +10,6 @@ MODULE_REF_PROFILE=long tries fifty times as much; unshrunk shows the first fail
 import concurrent.futures
 import errno
 import os
-import shutil
-import subprocess
 
 import module_ref as mr
 import pytest
@@ -150,21 +148,6 @@ def test_counter():
 # ---- the host --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory):
-    """Two for each name, which answer 0 and 1."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler, as cc")
-    paths = {}
-    for name, answer in (("a", 0), ("a", 1), ("b", 0), ("b", 1)):
-        path = paths[name, answer] = tmp_path_factory.getbasetemp() / f"{name}{answer}.so"
-        source = f"int answer(void) {{ return {answer}; }}"
-        command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", path]
-        subprocess.run(command, input=source, text=True, check=True, timeout=60)
-    return paths
-
-
 class Load:
     """One load: what Python holds of it, by gets and by holds that are entered."""
 
@@ -294,5 +277,10 @@ class TheHost(Machine):
         self.check(True, ValueError, self.host.modules)
 
 
-def test_host(plugins):
+def test_host(build):
+    plugins = {
+        (name, answer): build(f"{name}{answer}", f"int answer(void) {{ return {answer}; }}")
+        for name in "ab"
+        for answer in (0, 1)
+    }
     run_state_machine_as_test(lambda: TheHost(plugins), settings=SETTINGS)

@@ -4,7 +4,7 @@
 //! this file is held while Python code runs, or by a thread that is detached; but for a host's
 //! own one, which every call has, and which nobody waits for.
 
-use crate::{MisuseError, Patience, Released, os_error, time_limit};
+use crate::{MisuseError, NOT_ENTERED, Patience, Released, mode_name, os_error, time_limit};
 use module_ref::host::{
     Error, Host, LastUnloaded, Load, Module, NotifierId, Reference, State, Unload, Unloaded,
 };
@@ -140,10 +140,7 @@ impl LoadedModule {
     /// 'atomic'
     #[getter]
     fn mode(&self) -> &'static str {
-        match self.0.mode() {
-            Mode::Atomic => "atomic",
-            Mode::PerCpu => "percpu",
-        }
+        mode_name(self.0.mode())
     }
 
     /// A context manager that holds the module for a with block, and gives a ctypes library to
@@ -257,9 +254,10 @@ impl ModuleHold {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
-        let left = lock(&self.usage.get().held).pop();
-        left.map(drop)
-            .ok_or_else(|| MisuseError::new_err("this hold() was left without having been entered"))
+        lock(&self.usage.get().held)
+            .pop()
+            .map(drop)
+            .ok_or_else(|| MisuseError::new_err(NOT_ENTERED))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -916,15 +914,10 @@ impl PyHost {
 
     /// close(), which unloads nothing. An error of it does not hide an exception that is on its
     /// way already.
-    #[pyo3(signature = (exc_type = None, _exc_value = None, _traceback = None, /))]
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        exc_type: Option<&Bound<'_, PyAny>>,
-        _exc_value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.close(py).or_else(|error| if exc_type.is_some() { Ok(()) } else { Err(error) })
+    #[pyo3(signature = (*exception))]
+    fn __exit__(&self, exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let raised = exception.get_item(0).is_ok_and(|kind| !kind.is_none());
+        self.close(exception.py()).or_else(|error| if raised { Ok(()) } else { Err(error) })
     }
 
     fn __repr__(&self) -> String {
@@ -991,7 +984,13 @@ impl Unloading {
     }
 
     /// Make the module live again, unless the unload is over.
-    fn abandon(&self) {
+    fn abandon(&self, py: Python<'_>) {
+        py.detach(|| self.cancel());
+    }
+}
+
+impl Unloading {
+    fn cancel(&self) {
         if !self.over.swap(true, Relaxed) {
             // Or else somebody has ended it otherwise.
             let _ = self.of.unload_cancel();
@@ -1001,7 +1000,8 @@ impl Unloading {
 
 impl Drop for Unloading {
     fn drop(&mut self) {
-        self.abandon();
+        // Nothing of Python's is waited for, so that the GIL may be held.
+        self.cancel();
     }
 }
 

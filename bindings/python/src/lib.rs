@@ -78,6 +78,15 @@ fn init_error(error: InitError) -> PyErr {
     os_error(error.errno(), &error)
 }
 
+pub(crate) const NOT_ENTERED: &str = "this hold() was left without having been entered";
+
+pub(crate) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Atomic => "atomic",
+        Mode::PerCpu => "percpu",
+    }
+}
+
 /// A time limit, as Python gives it.
 pub(crate) fn time_limit(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     let Some(seconds) = timeout else { return Ok(None) };
@@ -265,10 +274,7 @@ impl PyModuleRef {
     /// True
     #[getter]
     fn mode(&self) -> &'static str {
-        match self.inner.mode() {
-            Mode::Atomic => "atomic",
-            Mode::PerCpu => "percpu",
-        }
+        mode_name(self.inner.mode())
     }
 
     /// Whether the counter is released. Only the caller to whom try_release() or
@@ -481,7 +487,7 @@ impl Hold {
     fn __exit__(&self, _exception: &Bound<'_, PyAny>) -> PyResult<()> {
         let left = self.depth.fetch_update(Relaxed, Relaxed, |depth| depth.checked_sub(1));
         if left.is_err() {
-            return Err(MisuseError::new_err("this hold() was left without having been entered"));
+            return Err(MisuseError::new_err(NOT_ENTERED));
         }
         self.of.get().give_back()
     }
