@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "misuse.h"
@@ -122,6 +123,30 @@ static void default_report(void)
 #endif
 }
 
+/* As many lines as the default handler writes in two seconds at most, however many misuses. */
+static void many_reports(void)
+{
+	struct module_ref ref = MODULE_REF_INIT;
+	int fds[2], saved = dup(STDERR_FILENO), lines = 0;
+	time_t began = time(NULL);
+	static char text[1 << 16];
+	ssize_t n;
+
+	need(saved >= 0 && pipe(fds) == 0 && dup2(fds[1], STDERR_FILENO) >= 0);
+	module_ref_set_misuse_handler(NULL);
+	for (int i = 0; i < 10000; i++)
+		module_ref_put(&ref);
+	module_ref_set_misuse_handler(on_misuse);
+	dup2(saved, STDERR_FILENO);
+	close(fds[1]);
+	n = read(fds[0], text, sizeof(text) - 1);
+	for (char *at = text; (at = strchr(at, '\n')); at++)
+		lines++;
+	ok(n > 0 && lines <= 10 * (2 + (int)(time(NULL) - began)), "10,000 misuses have %d lines", lines);
+	ok(strstr(text, "; no more in this second\n") != NULL, "the last of a second says so");
+	is(module_ref_count(&ref), 0, "and each is undone");
+}
+
 int main(void)
 {
 	char version[32];
@@ -136,5 +161,6 @@ int main(void)
 	destroy();
 	timeouts();
 	default_report();
+	many_reports();
 	return tap_done();
 }

@@ -61,17 +61,22 @@ static void on_cpu(int cpu)
 static void answers(void)
 {
 	struct module_ref *ref = new_ref();
-	cpu_set_t before;
+	cpu_set_t original, before;
 
 	is(module_ref_mode(ref), percpu ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC, "the mode");
+	/* Also those that the library was not allowed when it was loaded. */
+	sched_getaffinity(0, sizeof(original), &original);
+	memset(&before, 0xff, sizeof(before));
+	sched_setaffinity(0, sizeof(before), &before);
 	sched_getaffinity(0, sizeof(before), &before);
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
 		if (!CPU_ISSET((size_t)cpu, &before))
 			continue;
 		on_cpu(cpu);
 		need(module_ref_try_get(ref));
+		need(module_ref_try_release(ref) == -EWOULDBLOCK);
 	}
-	sched_setaffinity(0, sizeof(before), &before);
+	sched_setaffinity(0, sizeof(original), &original);
 	is(module_ref_count(ref), CPU_COUNT(&before), "a reference from each CPU");
 	is(module_ref_try_release(ref), -EWOULDBLOCK, "in use");
 	for (int n = CPU_COUNT(&before); n > 0; n--)

@@ -251,10 +251,12 @@ int module_ref_init(struct module_ref *ref);
  * then one plain add on a cache line of the CPU they run on, however many threads
  * share the counter. Ask module_ref_mode() what it became: without restartable
  * sequences (glibc before 2.35, valgrind, not x86-64), without membarrier(2), or
- * without a list of the possible CPUs it is in shared-word mode.
+ * without sched_getaffinity(2) it is in shared-word mode.
  *
- * The counter has 8 bytes per possible CPU beside its own, which module_ref_destroy()
- * gives back. Not supported in this mode: a child that shares its parent's memory and
+ * The counter has 8 bytes beside its own for each CPU that uses it, which
+ * module_ref_destroy() gives back. What a container says of the CPUs decides how fast it
+ * is, and nothing else. Several copies of the library in one process (the shared one,
+ * static ones in plugins) may work on the same counters. Not supported in this mode: a child that shares its parent's memory and
  * thread-local storage, as vfork(2) makes it, may not get or put.
  *
  * @return as module_ref_init(); and
@@ -469,8 +471,9 @@ int module_ref_drain_cancel(struct module_ref_drain *drain);
 
 /**
  * Installs a misuse handler for all counters of this library; NULL installs the
- * default, which writes one line to standard error and goes on; it asks the dynamic
- * linker for the caller's name, which is not async-signal-safe. A handler that wants
+ * default, which writes one line to standard error and goes on, at most 10 in a second,
+ * with the number of those left out; it asks the dynamic linker for the caller's name,
+ * which is not async-signal-safe. A handler that wants
  * the program to stop calls abort(3).
  *
  * @return the handler before, NULL for the default.

@@ -65,14 +65,18 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 		"leaq 77b(%%rip), %%rax\n\t"
 		"movq %%rax, %%fs:8(%[rseq])\n"
 		"2:\n\t"
-		/* A thread that is not registered has a negative CPU. */
 		"movl %%fs:4(%[rseq]), %%eax\n\t"
-		"testl %%eax, %%eax\n\t"
-		"js 5f\n\t"
 		/* The look that decides: counting per CPU is on. */
 		"movq %[slots], %%rcx\n\t"
 		"testb $1, %%cl\n\t"
 		"jz 5f\n\t"
+		/* The rows that are used: their number stands 8 bytes before the first one, which
+		 * begins at a multiple of 64 KiB. A thread that is not registered has a
+		 * negative CPU, which is beyond them, too. */
+		"movq %%rcx, %%rdx\n\t"
+		"andq $-65536, %%rdx\n\t"
+		"cmpl -8(%%rdx), %%eax\n\t"
+		"jae 5f\n\t"
 		/* One plain add, which ends the sequence. 64 KiB from CPU to CPU; 1 takes the
 		 * tag off the pointer. */
 		"shlq $16, %%rax\n\t"
@@ -92,7 +96,7 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 		".popsection"
 		: /* asm goto has no outputs */
 		: [rseq] "r"(__rseq_offset), [slots] "m"(ref->slots), [delta] "er"(delta)
-		: "rax", "rcx", "cc", "memory"
+		: "rax", "rcx", "rdx", "cc", "memory"
 		: failed);
 	return true;
 failed:

@@ -94,6 +94,10 @@ macro_rules! sequence_or {
             $before,
             $crate::sequence::tell_tsan!("module_ref_tsan_before_add", $delta),
             "mov rdx, [rip + {offset}]",
+            // Still 0 in a constructor that runs before this copy of the library's: the counter is
+            // another copy's, which counts in the word as well.
+            "test rdx, rdx",
+            "jz 9f",
             modref::__rseq_add!("rdi + 8", "rdx", $delta, "9f"),
             $crate::sequence::tell_tsan!("module_ref_tsan_after_add", $delta),
             $after,
@@ -103,16 +107,26 @@ macro_rules! sequence_or {
             "mov rsi, [rsp]",
             "jmp {inner}",
             "9:",
+            "push rdi\n.cfi_adjust_cfa_offset 8",
+            "call {widen}",
+            "pop rdi\n.cfi_adjust_cfa_offset -8",
             "mov rsi, [rsp]",
             "jmp {failed}",
             ".cfi_endproc",
             // Padding that aligns the section, and with it the function, to a cache line.
             ".balign 64",
             offset = sym modref::RSEQ_OFFSET,
+            widen = sym $crate::sequence::widen,
             inner = sym $inner,
             failed = sym $failed,
         )
     };
+}
+
+/// After a sequence that did not add, of a counter that may be another copy's.
+pub(crate) unsafe extern "C" fn widen(of: *const modref::Counter) {
+    // SAFETY: the entry point has got a counter that is not NULL.
+    unsafe { &*of }.widen();
 }
 
 pub(crate) use sequence_or;

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * oracle.h - whether counters have to be per CPU here. It does not ask the library, whose answer
- * is what is tested: it looks at the processor, the C library, the kernel and the list of CPUs.
+ * is what is tested: it looks at the processor, the C library and the kernel.
  */
 #ifndef ORACLE_H
 #define ORACLE_H
 
-#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -17,35 +15,6 @@
 
 /* glibc's, from 2.35 on; 0 if restartable sequences are switched off or refused. */
 extern const unsigned int __rseq_size __attribute__((weak));
-
-/* Whether every CPU that this process may run on is in the kernel's list of possible ones, which
- * can be read and is one: 0-3,8. */
-static inline bool oracle_cpus_are_listed(void)
-{
-	enum { MOST = 8192 };
-	static bool listed[MOST];
-	static unsigned long may[MOST / (8 * sizeof(long))];
-	FILE *list = fopen("/sys/devices/system/cpu/possible", "re");
-	unsigned from, to;
-	long bytes;
-	int next = ',';
-
-	while (list && next == ',' && fscanf(list, "%u", &from) == 1) {
-		to = from;
-		next = fgetc(list);
-		if (next == '-')
-			next = fscanf(list, "%u", &to) == 1 ? fgetc(list) : 0;
-		for (; from <= to && to < MOST; from++)
-			listed[from] = true;
-	}
-	if (list)
-		fclose(list);
-	bytes = syscall(SYS_sched_getaffinity, 0, sizeof(may), may);
-	for (size_t cpu = 0; bytes > 0 && cpu < 8 * (size_t)bytes; cpu++)
-		if (may[cpu / (8 * sizeof(long))] >> cpu % (8 * sizeof(long)) & 1 && !listed[cpu])
-			return false;
-	return bytes > 0;
-}
 
 /* NULL if counters have to be per CPU, or why they cannot be. */
 static inline const char *why_not_per_cpu(void)
@@ -57,8 +26,6 @@ static inline const char *why_not_per_cpu(void)
 		return "the C library has no restartable sequences";
 	if (commands < 0 || !(commands & PRIVATE_EXPEDITED_RSEQ) || !(commands & REGISTER))
 		return "the kernel has no membarrier for restartable sequences";
-	if (!oracle_cpus_are_listed())
-		return "the list of possible CPUs cannot be relied on";
 	return NULL;
 }
 

@@ -95,13 +95,42 @@ pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, 
     unsafe { mem::transmute::<*mut (), Handler>(handler)(what, counter, caller) }
 }
 
-/// The default: one line on standard error, in one write, without allocating.
+/// The default: one line on standard error, in one write, without allocating; at most 10 in a second,
+/// so that a misuse in a loop does not fill a disk.
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod stderr {
     use super::{Caller, Counter, Misuse};
     use crate::errno;
     use core::fmt::{self, Write};
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::ffi::CStr;
+
+    /// Lines in a second.
+    const MOST: u64 = 10;
+
+    /// A second of the monotonic clock, times `MOST + 1`, and how many lines it has had.
+    static LINES: AtomicU64 = AtomicU64::new(0);
+
+    /// Misuses that have had no line.
+    static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+    /// Which line of this second the next one is, the first being 1; `None` if there were enough.
+    fn next_line() -> Option<u64> {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the place is ours. If a sandbox refuses it all of time is one second.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+        let second = now.tv_sec as u64 * (MOST + 1);
+        let next = |lines: u64| match lines.checked_sub(second) {
+            Some(MOST) => None,
+            Some(had) if had < MOST => Some(lines + 1),
+            _ => Some(second + 1),
+        };
+        // Relaxed, here and below: a number of its own.
+        LINES
+            .fetch_update(Relaxed, Relaxed, next)
+            .ok()
+            .map(|before| next(before).unwrap_or(1) - second)
+    }
 
     /// The line so far; what does not fit is cut.
     struct Line {
@@ -121,6 +150,10 @@ mod stderr {
     }
 
     pub(super) fn report(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
+        let Some(nth) = next_line() else {
+            LEFT_OUT.fetch_add(1, Relaxed);
+            return;
+        };
         let mut line = Line { text: [0; 512], len: 0 };
         let _ = write!(line, "module_ref: {} (counter {counter:p}", what.text());
         if net != 1 {
@@ -131,6 +164,13 @@ mod stderr {
             name(&mut line, caller);
         }
         let _ = line.write_str(")");
+        let left_out = LEFT_OUT.swap(0, Relaxed);
+        if left_out > 0 {
+            let _ = write!(line, "; {left_out} before this were left out");
+        }
+        if nth == MOST {
+            let _ = line.write_str("; no more in this second");
+        }
         line.text[line.len] = b'\n';
         // The system call itself: the function is a cancellation point. A put that was wrong still
         // leaves errno alone.

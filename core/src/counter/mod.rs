@@ -169,6 +169,13 @@ impl Counter {
         self.slots.add::<1>() || self.try_get_in_word(caller)
     }
 
+    /// For an entry point whose sequence has not added: see [`Slots::widen`].
+    #[cfg(not(any(loom, interleave)))]
+    #[doc(hidden)]
+    pub fn widen(&self) {
+        self.slots.widen();
+    }
+
     /// [`try_get`](Self::try_get) where the slots are not to be used.
     #[inline]
     #[doc(hidden)]

@@ -27,6 +27,8 @@ impl Slots {
         false
     }
 
+    pub(crate) fn widen(&self) {}
+
     pub(crate) fn exist(&self) -> bool {
         false
     }

@@ -2,7 +2,7 @@
 //!
 //! | `linux/`  | what it holds                                                     |
 //! | --------- | ----------------------------------------------------------------- |
-//! | `cpus`    | which CPUs there may be                                            |
+//! | `cpus`    | how many CPUs there seem to be                                     |
 //! | `rseq`    | the restartable sequence that adds                                 |
 //! | `barrier` | `membarrier`, and whether this process can count per CPU at all    |
 //! | `arena`   | the memory of the slots                                            |

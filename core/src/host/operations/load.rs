@@ -44,7 +44,7 @@ impl Load {
     }
 
     /// With references that are counted in this way. Per-CPU counting, the usual one, has 8
-    /// bytes per module and possible CPU.
+    /// bytes per module and CPU.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);

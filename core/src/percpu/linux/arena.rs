@@ -1,30 +1,55 @@
 //! The memory of the slots.
 //!
-//! A chunk has one row of 64 KiB per CPU, page-aligned, and after the rows its own
-//! bookkeeping. Slot `n` of a chunk is the `n`th 8 bytes of every row. So the slots of
-//! many counters share a page, each row's pages are first touched by their CPU and lie in
-//! its memory, and no cache line is written by two CPUs. Untouched pages cost nothing.
+//! A chunk has one row of 64 KiB per CPU, and before the rows its own bookkeeping. Slot `n` of a
+//! chunk is the `n`th 8 bytes of every row. So the slots of many counters share a page, each row's
+//! pages are first touched by their CPU and lie in its memory, and no cache line is written by two
+//! CPUs. Untouched pages cost nothing.
+//!
+//! The first row begins at a multiple of 64 KiB. So the bookkeeping is found from the address of any
+//! slot of the first row, which is what a counter has, by the sequence and by every copy of the library
+//! in the process: none of them has to know what another one has found out about the CPUs.
+//!
+//! **A1, what counts is summed.** `used` is how many rows anybody may have added to. The sequence
+//! adds only to rows below it. A CPU beyond it counts in the word, and raises `used` if it has a
+//! row at all. `used` never falls. If an add to a row comes before a releaser's barrier, so does
+//! the step that raised `used` above that row, and the releaser, which reads `used` after the
+//! barrier, sums the row; if it comes after, the sequence finds the tag cleared (P1).
 //!
 //! What is taken is in bitmaps, changed by single atomic steps: a fork in another thread
 //! finds no lock held. Chunks are never unmapped: a late reader of a sum finds memory.
 
 use super::cpus::{self, STRIDE_SHIFT};
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 const STRIDE: usize = 1 << STRIDE_SHIFT;
 const SLOTS: usize = STRIDE / size_of::<AtomicI64>();
 
-/// A chunk's bookkeeping. Zeroed memory is a chunk with nothing taken.
-struct Chunk {
-    /// The slot of CPU 0 of the first counter.
-    rows: *mut AtomicI64,
+/// What this and every other copy of the library makes of the memory. A copy that finds another
+/// number has met one with another layout.
+const LAYOUT: u64 = u64::from_ne_bytes(*b"modref 1");
+
+/// A chunk's bookkeeping, which ends where its first row begins. Zeroed memory is a chunk with
+/// nothing taken.
+#[repr(C)]
+pub(super) struct Chunk {
+    layout: u64,
     /// The chunk made before this one.
     next: *mut Chunk,
     /// One bit per slot: taken.
     taken: [AtomicU64; SLOTS / 64],
+    /// How many rows there are.
+    rows: u32,
+    /// What each get and put reads stands in a cache line of its own.
+    apart: [u32; 15],
+    /// How many of them may have been added to (A1). The sequence knows where this is.
+    used: AtomicU32,
+    end: u32,
 }
+
+const _: () =
+    assert!(size_of::<Chunk>() - offset_of!(Chunk, used) == 8, "the sequence has it as a number");
 
 /// The newest chunk. They stay for ever, so nobody needs to protect a walk.
 static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
@@ -53,17 +78,40 @@ pub(super) fn allocate() -> Option<NonNull<AtomicI64>> {
 
 /// Gives slots back. They keep what they add up to.
 pub(super) fn free(slot: NonNull<AtomicI64>) {
-    let address = slot.as_ptr() as usize;
-    let of = |chunk: &&Chunk| address.wrapping_sub(chunk.rows as usize) < STRIDE;
-    let Some(chunk) = chunks().find(of) else {
-        panic!("slots at {slot:p} do not belong to any chunk: the counter was overwritten");
-    };
-    let n = (address - chunk.rows as usize) / size_of::<AtomicI64>();
+    let n = slot.addr().get() % STRIDE / size_of::<AtomicI64>();
     // Release pairs with the Acquire of `take`: the next owner sees the slots as they are.
-    chunk.taken[n / 64].fetch_and(!(1 << (n % 64)), Release);
+    Chunk::of(slot).taken[n / 64].fetch_and(!(1 << (n % 64)), Release);
 }
 
 impl Chunk {
+    /// The one that these slots are in.
+    pub(super) fn of(slot: NonNull<AtomicI64>) -> &'static Self {
+        let first = slot.as_ptr().map_addr(|address| address & !(STRIDE - 1));
+        // SAFETY: the bookkeeping ends there, and stays.
+        let chunk = unsafe { &*first.byte_sub(size_of::<Self>()).cast::<Self>() };
+        assert!(chunk.layout == LAYOUT, "slots at {slot:p} are of another version of the library");
+        chunk
+    }
+
+    /// How many rows may have been added to.
+    pub(super) fn used(&self) -> usize {
+        // Relaxed: the barrier has ordered it for those who need it exactly (A1).
+        self.used.load(Relaxed) as usize
+    }
+
+    /// Has this CPU use its row, if it has one.
+    pub(super) fn widen(&self, cpu: u32) {
+        if cpu < self.rows {
+            // Release: who sees a row used sees the chunk.
+            self.used.fetch_max(cpu + 1, Release);
+        }
+    }
+
+    /// The slot of CPU 0 of the first counter.
+    fn first(&self) -> *mut AtomicI64 {
+        ptr::from_ref(self).wrapping_add(1).cast_mut().cast()
+    }
+
     fn take(&self) -> Option<NonNull<AtomicI64>> {
         for (index, taken) in self.taken.iter().enumerate() {
             // Relaxed: a guess; the step below decides.
@@ -73,8 +121,7 @@ impl Chunk {
                 // Acquire pairs with the Release of `free`.
                 seen = taken.fetch_or(1 << bit, Acquire);
                 if seen & (1 << bit) == 0 {
-                    // SAFETY: within the first row.
-                    return NonNull::new(unsafe { self.rows.add(index * 64 + bit) });
+                    return NonNull::new(self.first().wrapping_add(index * 64 + bit));
                 }
             }
         }
@@ -84,7 +131,9 @@ impl Chunk {
 
 /// Adds a chunk; `None` if there is no memory.
 fn grow() -> Option<()> {
-    let length = cpus::rows() * STRIDE + size_of::<Chunk>();
+    let rows = cpus::rows();
+    // One stride for the bookkeeping, and one for the first row to begin where it has to.
+    let length = (rows + 2) * STRIDE;
     // SAFETY: new anonymous memory, and nothing else of ours.
     let memory = unsafe {
         libc::mmap(
@@ -99,14 +148,15 @@ fn grow() -> Option<()> {
     if memory == libc::MAP_FAILED {
         return None;
     }
+    let first = memory.map_addr(|address| (address + size_of::<Chunk>()).next_multiple_of(STRIDE));
+    let chunk = first.wrapping_byte_sub(size_of::<Chunk>()).cast::<Chunk>();
     // SAFETY: all of it is ours; a huge page would put the rows of several CPUs into one
     // CPU's memory, so we ask for none, and an answer is not needed.
-    let chunk = unsafe {
+    unsafe {
         libc::madvise(memory, length, libc::MADV_NOHUGEPAGE);
-        let chunk = memory.byte_add(cpus::rows() * STRIDE).cast::<Chunk>();
-        (*chunk).rows = memory.cast();
-        chunk
-    };
+        (*chunk).layout = LAYOUT;
+        (*chunk).rows = rows as u32;
+    }
     // Relaxed: the exchange checks it.
     let mut newest = CHUNKS.load(Relaxed);
     loop {

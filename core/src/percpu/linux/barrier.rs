@@ -24,11 +24,11 @@ static AT_LOAD: extern "C" fn() = {
     at_load
 };
 
-/// Whether there are restartable sequences, the barrier that aborts them, and a list of
-/// the CPUs. Found out once: a thread without a registered sequence among others does
+/// Whether there are restartable sequences, the barrier that aborts them, and a number of
+/// CPUs. Found out once: a thread without a registered sequence among others does
 /// no harm, it uses the word.
 pub(super) fn available() -> bool {
-    // Acquire pairs with the Release below: who sees YES sees the list of CPUs.
+    // Acquire pairs with the Release below: who sees YES sees the number of CPUs.
     match AVAILABLE.load(Acquire) {
         UNKNOWN => {
             let found = rseq::learn()

@@ -44,6 +44,15 @@ pub(super) fn learn() -> bool {
     true
 }
 
+/// The CPU that this thread runs on, if the thread is registered.
+pub(super) fn this_cpu() -> Option<u32> {
+    // Relaxed: as in `add`.
+    match OFFSET.load(Relaxed) {
+        0 => None,
+        offset => cpu_id(offset).try_into().ok(),
+    }
+}
+
 /// The CPU that this thread runs on; negative if the thread is not registered.
 fn cpu_id(offset: isize) -> c_int {
     let cpu: c_int;
@@ -62,7 +71,7 @@ fn cpu_id(offset: isize) -> c_int {
 /// The text of the sequence, for [`add`] and for the C library's entry points, which have
 /// it in them without a call. Arguments are assembler text: the register with the address of
 /// the counter's second word, the register with the offset, what to add, and where to go
-/// if it was not added. Changes rax, rcx and the flags.
+/// if it was not added. Changes rax, rcx, r8 and the flags.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rseq_add {
@@ -84,18 +93,23 @@ macro_rules! __rseq_add {
             $offset,
             " + 8], rax\n",
             "2:\n",
-            // The CPU's number, cpu_id. A thread that is not registered has a negative one.
+            // The CPU's number, cpu_id.
             "mov eax, fs:[",
             $offset,
             " + 4]\n",
-            "test eax, eax\n",
-            "js 5f\n",
             // The look that decides: counting per CPU is on.
             "mov rcx, [",
             $slots,
             "]\n",
             "test cl, 1\n",
             "jz 5f\n",
+            // The rows that are used: their number stands 8 bytes before the first one, which
+            // begins at a multiple of 64 KiB. A thread that is not registered has a negative
+            // CPU, which is beyond them, too.
+            "mov r8, rcx\n",
+            "and r8, -65536\n",
+            "cmp eax, dword ptr [r8 - 8]\n",
+            "jae 5f\n",
             // One plain add, which ends the sequence. From CPU to CPU it is STRIDE_SHIFT, and
             // 1 takes the tag off the pointer.
             "shl rax, 16\n",
@@ -133,15 +147,14 @@ const _: () = assert!(super::cpus::STRIDE_SHIFT == 16, "the sequence has it as a
 /// compiler the assembly reads and writes all memory.
 #[inline(always)]
 pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
-    // A look outside of the sequence, so that a counter in one word pays for a load and a
-    // test alone. Relaxed: the look that decides is inside.
-    if slots.load(Relaxed) & 1 == 0 {
+    // Relaxed: set before this copy of the library gave any tag. Another copy may have given this
+    // one to a constructor that runs before ours.
+    let offset = OFFSET.load(Relaxed);
+    if offset == 0 {
         return false;
     }
-    // Relaxed: set before there was any tag.
-    let offset = OFFSET.load(Relaxed);
     let added: isize;
-    // SAFETY: the tag was set, so `offset` leads to this thread's `struct rseq`. The pointer,
+    // SAFETY: `offset` leads to this thread's `struct rseq`. The pointer,
     // if its tag is still set, leads to mapped slots for every CPU there may be. The assembly
     // keeps to the rules above.
     unsafe {
@@ -159,6 +172,7 @@ pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
             DELTA = const DELTA,
             out("rax") added,
             out("rcx") _,
+            out("r8") _,
             options(nostack),
         );
     }

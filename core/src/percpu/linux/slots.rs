@@ -2,7 +2,8 @@
 //!
 //! The layout is ABI: `module_ref_inline.h` reads it.
 
-use super::{arena, barrier, cpus, rseq};
+use super::arena::{self, Chunk};
+use super::{barrier, cpus, rseq};
 use core::ffi::c_int;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI64, AtomicUsize, Ordering::*};
@@ -24,6 +25,7 @@ impl Slots {
     /// memory. Only where [`available`](Self::available).
     pub(crate) fn allocate() -> Option<(Self, i64)> {
         let slots = Self(AtomicUsize::new(arena::allocate()?.as_ptr() as usize));
+        slots.widen();
         // Whoever had them before left them as they were (P2).
         let sum = slots.sum();
         Some((slots, sum))
@@ -44,13 +46,32 @@ impl Slots {
     }
 
     /// Adds to the slot of the CPU this runs on; false if it did not, because counting
-    /// per CPU is off, or the sequence was aborted.
+    /// per CPU is off, the sequence was aborted, or this CPU has not had a slot yet.
     #[inline(always)]
     pub(crate) fn add<const DELTA: i64>(&self) -> bool {
+        // A look outside of the sequence, so that a counter in one word pays for a load and a
+        // test alone. Relaxed: the look that decides is inside.
+        if self.0.load(Relaxed) & ON == 0 {
+            return false;
+        }
         #[cfg(tsan)]
-        return super::tsan::add(&self.0, DELTA, rseq::add::<DELTA>);
+        let added = super::tsan::add(&self.0, DELTA, rseq::add::<DELTA>);
         #[cfg(not(tsan))]
-        rseq::add::<DELTA>(&self.0)
+        let added = rseq::add::<DELTA>(&self.0);
+        if !added {
+            self.widen();
+        }
+        added
+    }
+
+    /// After a sequence that did not add: if that was because its CPU is beyond the rows that are
+    /// used, the next one will. Async-signal-safe.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn widen(&self) {
+        if let (Some(first), Some(cpu)) = (self.first(), rseq::this_cpu()) {
+            Chunk::of(first).widen(cpu);
+        }
     }
 
     /// Whether the counter is in per-CPU mode, on or off.
@@ -91,9 +112,8 @@ impl Slots {
     /// Wraps like the slots themselves.
     pub(crate) fn sum(&self) -> i64 {
         let Some(first) = self.first() else { return 0 };
-        cpus::possible().fold(0, |sum, cpu| {
-            // SAFETY: the arena has a row for every possible CPU, and the rows are mapped
-            // for as long as the process lives.
+        (0..Chunk::of(first).used()).fold(0, |sum, cpu| {
+            // SAFETY: used rows are there, and mapped for as long as the process lives.
             let slot = unsafe { first.byte_add(cpu << cpus::STRIDE_SHIFT).as_ref() };
             // Relaxed: after a barrier it is exact (P1); before it, it is a guess.
             sum.wrapping_add(slot.load(Relaxed))
