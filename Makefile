@@ -165,6 +165,7 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
 	$(CARGO) metadata --quiet --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	ci/layers
+	ci/mutants --applies
 	$(VENV)/bin/ruff check $(SCRIPTS)
 	$(VENV)/bin/ruff format --check $(SCRIPTS)
 
