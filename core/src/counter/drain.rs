@@ -114,9 +114,9 @@ impl Drain {
         // The watcher is started first. If that fails, the counter has not been touched; the
         // other way round gets would have been refused for a drain that never was.
         // SAFETY: nobody else uses the handle, as the caller has promised.
-        let watcher = unsafe { &mut *self.watcher.get() };
-        let watcher = watcher.write(Watcher::new(counter, Deadline::after(timeout)));
-        let descriptor = watcher.start().map_err(|errno| DrainError::Descriptor { errno })?;
+        let place = unsafe { &mut *self.watcher.get() };
+        let (watcher, descriptor) = Watcher::start(place, counter, Deadline::after(timeout))
+            .map_err(|errno| DrainError::Descriptor { errno })?;
         if let Err(why) = counter.close(caller) {
             watcher.end();
             return Err(why);

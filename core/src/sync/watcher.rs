@@ -13,8 +13,9 @@ use super::{Deadline, Word, address, wait};
 use crate::Counter;
 use crate::counter::release::Ring;
 use crate::errno::{checked, kept};
+use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_long, c_uint, c_void};
-use core::mem;
+use core::mem::{self, MaybeUninit};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use core::time::Duration;
@@ -38,40 +39,47 @@ pub(crate) struct Watcher {
     state: Word,
     stop: AtomicBool,
     seen_last: AtomicBool,
-    thread: libc::pthread_t,
+    thread: UnsafeCell<MaybeUninit<libc::pthread_t>>,
     /// The process that has the thread: a child that was forked has none.
     process: libc::pid_t,
 }
 
 impl Watcher {
-    pub(crate) fn new(counter: &Counter, deadline: Deadline) -> Self {
-        Self {
+    /// Starts the thread, with its state in `place`. `Err` is an errno, and then there is none.
+    pub(crate) fn start<'a>(
+        place: &'a mut MaybeUninit<Self>,
+        counter: &Counter,
+        deadline: Deadline,
+    ) -> Result<(&'a Self, OwnedFd), c_int> {
+        let descriptor = eventfd()?;
+        // SAFETY: a new descriptor, which is ours.
+        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // From here on it is shared with the thread.
+        let watcher: &Self = place.write(Self {
             counter,
             deadline,
-            descriptor: -1,
+            descriptor,
             state: Word::new(0),
             stop: AtomicBool::new(false),
             seen_last: AtomicBool::new(false),
-            // SAFETY: a number, or under musl a pointer.
-            thread: unsafe { mem::zeroed() },
+            thread: UnsafeCell::new(MaybeUninit::uninit()),
             // SAFETY: has no requirements.
             process: unsafe { libc::getpid() },
-        }
+        });
+        let thread = spawn(ptr::from_ref(watcher).cast_mut().cast())?;
+        // SAFETY: the thread itself does not look at this.
+        unsafe { (*watcher.thread.get()).write(thread) };
+        watcher.begun().map(|()| (watcher, owned))
     }
 
-    /// Starts the thread. `Err` is an errno, and then there is none.
-    pub(crate) fn start(&mut self) -> Result<OwnedFd, c_int> {
-        let descriptor = eventfd()?;
-        self.descriptor = descriptor;
-        // SAFETY: a new descriptor, which is ours.
-        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        self.thread = spawn(ptr::from_mut(self).cast())?;
+    /// Waits until the thread watches, or says why it cannot.
+    fn begun(&self) -> Result<(), c_int> {
         let mut never = Deadline::Never;
         loop {
             // Acquire pairs with the Release of `run`.
             match self.state.load(Acquire) {
                 0 => wait(&self.state, 0, &mut never),
-                READY | ENDED => return Ok(owned),
+                READY | ENDED => return Ok(()),
                 refused => {
                     self.join();
                     return Err(refused.wrapping_neg() as c_int);
@@ -119,8 +127,8 @@ impl Watcher {
     }
 
     fn join(&self) {
-        // SAFETY: our own thread, which nobody else joins.
-        kept(|| unsafe { libc::pthread_join(self.thread, ptr::null_mut()) });
+        // SAFETY: our own thread, which was started, and which nobody else joins.
+        kept(|| unsafe { libc::pthread_join((*self.thread.get()).assume_init(), ptr::null_mut()) });
     }
 
     /// The thread.
