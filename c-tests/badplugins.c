@@ -151,7 +151,6 @@ static int inner_result, self_load, self_unload;
 
 static int loads_another(struct module *self)
 {
-	(void)self;
 	in_init = NULL;
 	inner_result = module_load(host, plugin("plain.so"), "another", NULL);
 	return 0;
@@ -248,7 +247,6 @@ void constructed(void)
 
 static void *load_the_other(void *arg)
 {
-	(void)arg;
 	while (atomic_load(&constructors) == 0)
 		sleep_ns(100 * MICROSECOND);
 	/* This thread's first call, which looks into the host's table under its lock at once. */
@@ -340,7 +338,6 @@ static void crash(void)
 
 static int crashes(struct module *self)
 {
-	(void)self;
 	crash();
 	return 0;
 }
@@ -367,7 +364,6 @@ static int nothing(struct module *mod, enum module_state state, void *data)
 
 static void *load_and_unload(void *arg)
 {
-	(void)arg;
 	while (!atomic_load(&stop))
 		if (module_load(host, plugin("plain.so"), "busy", NULL) == 0)
 			need(module_unload(host, "busy", 0, -1) == 0);
@@ -390,7 +386,6 @@ static void look_around(void)
 
 static int waits(struct module *self)
 {
-	(void)self;
 	sem_wait(&both);
 	return 0;
 }

@@ -168,7 +168,6 @@ static void on_timer(int number)
 {
 	int before = errno;
 
-	(void)number;
 	if (module_ref_try_get_inline(in_handler)) {
 		if (atomic_fetch_add(&handled, 1) % 64 == 0)
 			atomic_fetch_add(&kept_by_handler, 1);
@@ -221,7 +220,6 @@ static _Atomic long steps;
 /* Gets and puts on its own account, too: outside, where it is not stepped. */
 static void on_step(int number)
 {
-	(void)number;
 	if (atomic_fetch_add(&steps, 1) % 4 == 0 && module_ref_try_get_inline(in_handler))
 		module_ref_put(in_handler);
 }
@@ -268,7 +266,6 @@ static unsigned nmade;
 
 static void make_another(int number)
 {
-	(void)number;
 	if (nmade < sizeof(made) / sizeof(made[0]))
 		need(module_ref_init_percpu(&made[nmade++]) == 0);
 }
@@ -698,7 +695,6 @@ static void spawn_ourselves(struct traffic *workers)
 	int status, wrong = 0;
 	pid_t child;
 
-	(void)workers;
 	for (int n = 0; n < 20; n++) {
 		/* A child that shares this process's memory until it execs: no get, no put. */
 		need(posix_spawn(&child, "/proc/self/exe", NULL, NULL, argv, environ) == 0);
@@ -731,7 +727,6 @@ static _Atomic int inits, exits, host_rc;
 /* With a cancellation point in the plugin's own function. */
 int on_init(struct module *self)
 {
-	(void)self;
 	if (atomic_load(&slow)) {
 		sem_post(&ready);
 		sleep_ns(20 * MILLISECOND);
@@ -742,7 +737,6 @@ int on_init(struct module *self)
 
 void on_exit_of(struct module *self)
 {
-	(void)self;
 	if (atomic_load(&slow))
 		sleep_ns(MILLISECOND);
 	atomic_fetch_add(&exits, 1);
@@ -755,7 +749,6 @@ static unsigned load_flags(void)
 
 static void *load(void *arg)
 {
-	(void)arg;
 	atomic_store(&host_rc, module_load_flags(host, plugin("hooked.so"), "hooked", load_flags(),
 						 NULL));
 	pthread_testcancel();
@@ -772,7 +765,6 @@ static void *unload(void *arg)
 
 static void *replace(void *arg)
 {
-	(void)arg;
 	atomic_store(&host_rc, module_replace(host, "hooked", plugin("hooked2.so"), -1));
 	pthread_testcancel();
 	return NULL;

@@ -64,7 +64,6 @@ void on_exit_of(struct module *self)
 
 static int tell(struct module *mod, enum module_state state, void *data)
 {
-	(void)state;
 	happened(data, mod);
 	return 0;
 }

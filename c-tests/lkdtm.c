@@ -35,47 +35,64 @@ static void are_reported(enum module_ref_misuse what, int n, const char *row)
 		is(reports_since(what), n, "%s reported, %d times", row, n);
 }
 
-static void inc_overflow(void)
+/* From right below the zone: so many puts and gets are in order, the n gets that follow are not,
+ * but for the first of them. */
+static void overflows(int good, int n, const char *row)
 {
 	struct module_ref *ref = at(ZONE - 1);
 
-	puts_of(ref, 1);
-	gets(ref, 1);
-	is(reports_since(MODULE_REF_OVERFLOW), 0, "INC_OVERFLOW good below the zone");
-	gets(ref, 2);
-	are_reported(MODULE_REF_OVERFLOW, 1, "INC_OVERFLOW");
-	is_never_released(ref, "INC_OVERFLOW");
+	puts_of(ref, good);
+	gets(ref, good);
+	is(reports_since(MODULE_REF_OVERFLOW), 0, "%s good below the zone", row);
+	gets(ref, n);
+	are_reported(MODULE_REF_OVERFLOW, n - 1, row);
+	is_never_released(ref, row);
+}
+
+static void inc_overflow(void)
+{
+	overflows(1, 2, "INC_OVERFLOW");
 }
 
 static void add_overflow(void)
 {
-	struct module_ref *ref = at(ZONE - 1);
-
-	puts_of(ref, 4);
-	gets(ref, 4);
-	is(reports_since(MODULE_REF_OVERFLOW), 0, "ADD_OVERFLOW good below the zone");
-	gets(ref, 4);
-	are_reported(MODULE_REF_OVERFLOW, 3, "ADD_OVERFLOW");
-	is_never_released(ref, "ADD_OVERFLOW");
+	overflows(4, 4, "ADD_OVERFLOW");
 }
 
-static void inc_not_zero_overflow(void)
-{
-	struct module_ref *ref = at(ZONE);
+/* A row whose counter is in the zone from the beginning, or pinned in the middle of it. */
+#define IN_ZONE(function, row, from, n)                                                    \
+	static void function(void)                                                         \
+	{                                                                                  \
+		struct module_ref *ref = at(from);                                         \
+                                                                                           \
+		is(try_gets(ref, n), n, row " succeeds");                                  \
+		are_reported(MODULE_REF_OVERFLOW, n, row);                                 \
+		is_never_released(ref, row);                                               \
+	}
 
-	is(try_gets(ref, 1), 1, "INC_NOT_ZERO_OVERFLOW succeeds");
-	are_reported(MODULE_REF_OVERFLOW, 1, "INC_NOT_ZERO_OVERFLOW");
-	is_never_released(ref, "INC_NOT_ZERO_OVERFLOW");
-}
+IN_ZONE(inc_not_zero_overflow, "INC_NOT_ZERO_OVERFLOW", ZONE, 1)
+IN_ZONE(add_not_zero_overflow, "ADD_NOT_ZERO_OVERFLOW", ZONE, 6)
+IN_ZONE(inc_not_zero_saturated, "INC_NOT_ZERO_SATURATED", PIN, 1)
+IN_ZONE(add_not_zero_saturated, "ADD_NOT_ZERO_SATURATED", PIN, 7)
 
-static void add_not_zero_overflow(void)
-{
-	struct module_ref *ref = at(ZONE);
+/* A row of a pinned counter, where each of n calls does not say whether it did anything. */
+#define SATURATED_ROW(function, row, calls, n, what, asks)                                 \
+	static void function(void)                                                         \
+	{                                                                                  \
+		struct module_ref *ref = at(PIN);                                          \
+                                                                                           \
+		calls(ref, n);                                                             \
+		if (asks)                                                                  \
+			is(module_ref_try_release(ref), -EWOULDBLOCK, row " says no");     \
+		are_reported(what, n, row);                                                \
+		is_never_released(ref, row);                                               \
+	}
 
-	is(try_gets(ref, 6), 6, "ADD_NOT_ZERO_OVERFLOW all succeed");
-	are_reported(MODULE_REF_OVERFLOW, 6, "ADD_NOT_ZERO_OVERFLOW");
-	is_never_released(ref, "ADD_NOT_ZERO_OVERFLOW");
-}
+SATURATED_ROW(inc_saturated, "INC_SATURATED", gets, 1, MODULE_REF_OVERFLOW, false)
+SATURATED_ROW(add_saturated, "ADD_SATURATED", gets, 8, MODULE_REF_OVERFLOW, false)
+SATURATED_ROW(dec_saturated, "DEC_SATURATED", puts_of, 1, MODULE_REF_LEAKED, false)
+SATURATED_ROW(dec_and_test_saturated, "DEC_AND_TEST_SATURATED", puts_of, 1, MODULE_REF_LEAKED, true)
+SATURATED_ROW(sub_and_test_saturated, "SUB_AND_TEST_SATURATED", puts_of, 8, MODULE_REF_LEAKED, true)
 
 static void dec_zero(void)
 {
@@ -144,71 +161,6 @@ static void inc_zero(void)
 static void add_zero(void)
 {
 	from_zero(3, "ADD_ZERO");
-}
-
-static void inc_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	gets(ref, 1);
-	are_reported(MODULE_REF_OVERFLOW, 1, "INC_SATURATED");
-	is_never_released(ref, "INC_SATURATED");
-}
-
-static void dec_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	puts_of(ref, 1);
-	are_reported(MODULE_REF_LEAKED, 1, "DEC_SATURATED");
-	is_never_released(ref, "DEC_SATURATED");
-}
-
-static void add_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	gets(ref, 8);
-	are_reported(MODULE_REF_OVERFLOW, 8, "ADD_SATURATED");
-	is_never_released(ref, "ADD_SATURATED");
-}
-
-static void inc_not_zero_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	is(try_gets(ref, 1), 1, "INC_NOT_ZERO_SATURATED succeeds");
-	are_reported(MODULE_REF_OVERFLOW, 1, "INC_NOT_ZERO_SATURATED");
-	is_never_released(ref, "INC_NOT_ZERO_SATURATED");
-}
-
-static void add_not_zero_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	is(try_gets(ref, 7), 7, "ADD_NOT_ZERO_SATURATED all succeed");
-	are_reported(MODULE_REF_OVERFLOW, 7, "ADD_NOT_ZERO_SATURATED");
-	is_never_released(ref, "ADD_NOT_ZERO_SATURATED");
-}
-
-static void dec_and_test_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	puts_of(ref, 1);
-	is(module_ref_try_release(ref), -EWOULDBLOCK, "DEC_AND_TEST_SATURATED says no");
-	are_reported(MODULE_REF_LEAKED, 1, "DEC_AND_TEST_SATURATED");
-	is_never_released(ref, "DEC_AND_TEST_SATURATED");
-}
-
-static void sub_and_test_saturated(void)
-{
-	struct module_ref *ref = at(PIN);
-
-	puts_of(ref, 8);
-	is(module_ref_try_release(ref), -EWOULDBLOCK, "SUB_AND_TEST_SATURATED says no");
-	are_reported(MODULE_REF_LEAKED, 8, "SUB_AND_TEST_SATURATED");
-	is_never_released(ref, "SUB_AND_TEST_SATURATED");
 }
 
 static void refcount_timing(void)

@@ -303,7 +303,6 @@ static _Atomic long handled;
 
 static void get_and_put(int number)
 {
-	(void)number;
 	if (module_ref_try_get_inline(signalled))
 		module_ref_put(signalled);
 	if (module_ref_try_get(signalled))
@@ -394,7 +393,6 @@ static greg_t argument;
 
 static void count_call(int number, siginfo_t *info, void *context)
 {
-	(void)number;
 	calls++;
 	last_call = info->si_syscall;
 #if defined(__x86_64__)

@@ -231,8 +231,6 @@ static void trapped(int number, siginfo_t *info, void *context)
 	uintptr_t here = (uintptr_t)stopped->uc_mcontext.gregs[REG_RIP] - 1;
 	long long arguments[MOST_ARGUMENTS] = { 0 };
 
-	(void)number;
-	(void)info;
 	for (int i = 0; i < n_sites; i++) {
 		const char *text = sites[i].arguments;
 
@@ -279,22 +277,16 @@ static int init_result;
 
 int on_init(struct module *self)
 {
-	(void)self;
 	return init_result;
 }
 
 static int refuse(struct module *mod, enum module_state state, void *data)
 {
-	(void)mod;
-	(void)data;
 	return state == MODULE_STATE_COMING ? -EPERM : 0;
 }
 
 static void ignore(enum module_ref_misuse what, const struct module_ref *ref, const void *from)
 {
-	(void)what;
-	(void)ref;
-	(void)from;
 }
 
 /* How a probe has a count: -1 where it is in slots. */

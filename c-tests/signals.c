@@ -22,7 +22,6 @@ static void on_signal(int number)
 {
 	int before = errno = 7;
 
-	(void)number;
 	atomic_fetch_add(&handled, 1);
 	if (module_ref_try_get(&ref)) {
 		atomic_fetch_add(&got, 1);

@@ -21,7 +21,6 @@ static _Atomic long refused, served;
 
 static void *hammer(void *arg)
 {
-	(void)arg;
 	while (!atomic_load(&stop)) {
 		if (module_ref_try_get(&ref)) {
 			atomic_fetch_add(&served, 1);

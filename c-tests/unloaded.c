@@ -43,7 +43,6 @@ int main(int argc, char **argv)
 	char program[PATH_MAX], path[PATH_MAX + 16];
 	pthread_t threads[THREADS];
 
-	(void)argc;
 	snprintf(program, sizeof(program), "%s", argv[0]);
 	snprintf(path, sizeof(path), "%s/counting.so", dirname(program));
 	need(module_ref_init_percpu(&counted) == 0);

@@ -18,13 +18,16 @@ extern "C" {
 #define PAIRS(name, get, put)                                                              \
 	static void name(int counter, long n)                                              \
 	{                                                                                  \
-		(void)counter;                                                             \
 		while (n-- > 0) {                                                          \
 			get;                                                               \
 			__asm__ volatile("" ::: "memory");                                 \
 			put;                                                               \
 		}                                                                          \
 	}
+
+/* One of those below, under its own name as the key. */
+#define CANDIDATE(id, said, ...)                                                           \
+	const struct candidate id = { .key = #id, .name = said, __VA_ARGS__ };
 
 extern const struct candidate
 	/* this library: ours.c, and from Rust */

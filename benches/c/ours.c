@@ -66,55 +66,27 @@ PAIRS(pairs_host_find_get,
 #define SHARED_LACKS "users of one counter share a cache line"
 #define PERCPU_LACKS "8 bytes per possible CPU; a membarrier for each release"
 
-const struct candidate percpu_inlined = {
-	.key = "percpu_inlined",
-	.name = "module_ref, per-CPU, inlined",
-	.ours = true,
-	.gives = COUNTS,
-	.lacks = PERCPU_LACKS,
-	.set_up = set_up_percpu,
-	.pairs = pairs_percpu_inlined,
-};
+CANDIDATE(percpu_inlined, "module_ref, per-CPU, inlined",
+	  .ours = true, .gives = COUNTS, .lacks = PERCPU_LACKS, .set_up = set_up_percpu,
+	  .pairs = pairs_percpu_inlined)
 
-const struct candidate percpu_called = {
-	.key = "percpu_called",
-	.name = "module_ref, per-CPU, by calls",
-	.ours = true,
-	.gives = COUNTS,
-	.lacks = PERCPU_LACKS,
-	.set_up = set_up_percpu,
-	.pairs = pairs_percpu_called,
-};
+CANDIDATE(percpu_called, "module_ref, per-CPU, by calls",
+	  .ours = true, .gives = COUNTS, .lacks = PERCPU_LACKS, .set_up = set_up_percpu,
+	  .pairs = pairs_percpu_called)
 
-const struct candidate shared_called = {
-	.key = "shared_called",
-	.name = "module_ref, shared word, by calls",
-	.ours = true,
-	.gives = COUNTS,
-	.lacks = SHARED_LACKS,
-	.set_up = set_up_shared,
-	.pairs = pairs_shared_called,
-};
+CANDIDATE(shared_called, "module_ref, shared word, by calls",
+	  .ours = true, .gives = COUNTS, .lacks = SHARED_LACKS, .set_up = set_up_shared,
+	  .pairs = pairs_shared_called)
 
-const struct candidate host_try_get = {
-	.key = "host_try_get",
-	.name = "module host: module_try_get, by calls",
-	.ours = true,
-	.gives = COUNTS " of a shared object; false for ever once it is gone",
-	.lacks = "needs a pointer from an earlier lookup",
-	.set_up = set_up_host,
-	.pairs = pairs_host_try_get,
-};
+CANDIDATE(host_try_get, "module host: module_try_get, by calls",
+	  .ours = true, .gives = COUNTS " of a shared object; false for ever once it is gone",
+	  .lacks = "needs a pointer from an earlier lookup", .set_up = set_up_host,
+	  .pairs = pairs_host_try_get)
 
-const struct candidate host_find_get = {
-	.key = "host_find_get",
-	.name = "module host: module_find_get, by name",
-	.ours = true,
-	.gives = "finds whatever has the name now, and takes a reference on it",
-	.lacks = "a table is searched each time",
-	.set_up = set_up_host,
-	.pairs = pairs_host_find_get,
-};
+CANDIDATE(host_find_get, "module host: module_find_get, by name",
+	  .ours = true, .gives = "finds whatever has the name now, and takes a reference on it",
+	  .lacks = "a table is searched each time", .set_up = set_up_host,
+	  .pairs = pairs_host_find_get)
 
 bool rust_counts_per_cpu(void);
 void rust_percpu(int counter, long n);
@@ -125,21 +97,9 @@ static bool set_up_percpu_rust(void)
 	return percpu_there(rust_counts_per_cpu());
 }
 
-const struct candidate percpu_rust = {
-	.key = "percpu_rust",
-	.name = "module_ref, per-CPU, guard in Rust",
-	.ours = true,
-	.gives = COUNTS,
-	.lacks = PERCPU_LACKS,
-	.set_up = set_up_percpu_rust,
-	.pairs = rust_percpu,
-};
+CANDIDATE(percpu_rust, "module_ref, per-CPU, guard in Rust",
+	  .ours = true, .gives = COUNTS, .lacks = PERCPU_LACKS, .set_up = set_up_percpu_rust,
+	  .pairs = rust_percpu)
 
-const struct candidate shared_rust = {
-	.key = "shared_rust",
-	.name = "module_ref, shared word, guard in Rust",
-	.ours = true,
-	.gives = COUNTS,
-	.lacks = SHARED_LACKS,
-	.pairs = rust_shared,
-};
+CANDIDATE(shared_rust, "module_ref, shared word, guard in Rust",
+	  .ours = true, .gives = COUNTS, .lacks = SHARED_LACKS, .pairs = rust_shared)

@@ -35,23 +35,13 @@ PAIRS(pairs_patch_called, if (!patch_try_get(&patches[counter].ref)) abort(),
 #define PATCH_GIVES "counts references; an unload is refused while there are any"
 #define PATCH_LACKS "cannot wait for users; all of them share a cache line"
 
-const struct candidate patch_inlined = {
-	.key = "patch_inlined",
-	.name = "the patch's counter, inlined",
-	.gives = PATCH_GIVES,
-	.lacks = PATCH_LACKS,
-	.set_up = set_up_patch,
-	.pairs = pairs_patch_inlined,
-};
+CANDIDATE(patch_inlined, "the patch's counter, inlined",
+	  .gives = PATCH_GIVES, .lacks = PATCH_LACKS, .set_up = set_up_patch,
+	  .pairs = pairs_patch_inlined)
 
-const struct candidate patch_called = {
-	.key = "patch_called",
-	.name = "the patch's counter, by calls",
-	.gives = PATCH_GIVES,
-	.lacks = PATCH_LACKS,
-	.set_up = set_up_patch,
-	.pairs = pairs_patch_called,
-};
+CANDIDATE(patch_called, "the patch's counter, by calls",
+	  .gives = PATCH_GIVES, .lacks = PATCH_LACKS, .set_up = set_up_patch,
+	  .pairs = pairs_patch_called)
 
 /* ---- POSIX, and the floor ------------------------------------------------------------ */
 
@@ -69,14 +59,10 @@ static bool set_up_rwlock(void)
 PAIRS(pairs_rwlock, pthread_rwlock_rdlock(&locks[counter].lock),
       pthread_rwlock_unlock(&locks[counter].lock))
 
-const struct candidate pthread_rwlock = {
-	.key = "pthread_rwlock",
-	.name = "pthread_rwlock, read side",
-	.gives = "excludes the unloader while it is held",
-	.lacks = "readers wait for the unloader, and share a cache line",
-	.set_up = set_up_rwlock,
-	.pairs = pairs_rwlock,
-};
+CANDIDATE(pthread_rwlock, "pthread_rwlock, read side",
+	  .gives = "excludes the unloader while it is held",
+	  .lacks = "readers wait for the unloader, and share a cache line",
+	  .set_up = set_up_rwlock, .pairs = pairs_rwlock)
 
 static _Thread_local long own;
 
@@ -84,20 +70,15 @@ static void pairs_plain(int counter, long n)
 {
 	volatile long *mine = &own;
 
-	(void)counter;
 	while (n-- > 0) {
 		*mine += 1;
 		*mine -= 1;
 	}
 }
 
-const struct candidate plain_adds = {
-	.key = "plain_adds",
-	.name = "two plain adds to the thread's own memory",
-	.gives = "nothing: what the arithmetic alone costs",
-	.lacks = "no thread can tell whether another is inside",
-	.pairs = pairs_plain,
-};
+CANDIDATE(plain_adds, "two plain adds to the thread's own memory",
+	  .gives = "nothing: what the arithmetic alone costs",
+	  .lacks = "no thread can tell whether another is inside", .pairs = pairs_plain)
 
 /* ---- liburcu --------------------------------------------------------------------------- */
 
@@ -113,33 +94,19 @@ PAIRS(pairs_bp, urcu_bp_read_lock(), urcu_bp_read_unlock())
 /* The quiescent state is the price of this flavour's free read side: one a pair. */
 PAIRS(pairs_qsbr, urcu_qsbr_read_lock(), (urcu_qsbr_read_unlock(), urcu_qsbr_quiescent_state()))
 
-const struct candidate urcu_memb = {
-	.key = "urcu_memb",
-	.name = "liburcu (memb), read side",
-	.gives = GRACE_GIVES,
-	.lacks = GRACE_LACKS "; threads register",
-	.enter = urcu_memb_register_thread,
-	.leave = urcu_memb_unregister_thread,
-	.pairs = pairs_memb,
-};
+CANDIDATE(urcu_memb, "liburcu (memb), read side",
+	  .gives = GRACE_GIVES, .lacks = GRACE_LACKS "; threads register",
+	  .enter = urcu_memb_register_thread, .leave = urcu_memb_unregister_thread,
+	  .pairs = pairs_memb)
 
-const struct candidate urcu_bp = {
-	.key = "urcu_bp",
-	.name = "liburcu (bp), read side",
-	.gives = GRACE_GIVES,
-	.lacks = GRACE_LACKS,
-	.pairs = pairs_bp,
-};
+CANDIDATE(urcu_bp, "liburcu (bp), read side",
+	  .gives = GRACE_GIVES, .lacks = GRACE_LACKS, .pairs = pairs_bp)
 
-const struct candidate urcu_qsbr = {
-	.key = "urcu_qsbr",
-	.name = "liburcu (qsbr), read side and a quiescent state",
-	.gives = GRACE_GIVES,
-	.lacks = GRACE_LACKS "; threads register, and say when they use nothing",
-	.enter = urcu_qsbr_register_thread,
-	.leave = urcu_qsbr_unregister_thread,
-	.pairs = pairs_qsbr,
-};
+CANDIDATE(urcu_qsbr, "liburcu (qsbr), read side and a quiescent state",
+	  .gives = GRACE_GIVES,
+	  .lacks = GRACE_LACKS "; threads register, and say when they use nothing",
+	  .enter = urcu_qsbr_register_thread, .leave = urcu_qsbr_unregister_thread,
+	  .pairs = pairs_qsbr)
 #endif
 
 /* ---- Concurrency Kit ---------------------------------------------------------------------- */
@@ -183,16 +150,11 @@ static void leave_brlock(void)
 PAIRS(pairs_brlock, ck_brlock_read_lock(&brlocks[counter].lock, &readers[counter].reader),
       ck_brlock_read_unlock(&readers[counter].reader))
 
-const struct candidate ck_brlock = {
-	.key = "ck_brlock",
-	.name = "Concurrency Kit: ck_brlock, read side",
-	.gives = "excludes the unloader while it is held; readers do not share",
-	.lacks = "readers wait for the unloader; a record for each thread and lock",
-	.set_up = set_up_brlock,
-	.enter = enter_brlock,
-	.leave = leave_brlock,
-	.pairs = pairs_brlock,
-};
+CANDIDATE(ck_brlock, "Concurrency Kit: ck_brlock, read side",
+	  .gives = "excludes the unloader while it is held; readers do not share",
+	  .lacks = "readers wait for the unloader; a record for each thread and lock",
+	  .set_up = set_up_brlock, .enter = enter_brlock, .leave = leave_brlock,
+	  .pairs = pairs_brlock)
 
 /* A record may be registered once and never freed: they outlive the threads. */
 static ck_epoch_t epoch;
@@ -228,14 +190,8 @@ static void leave_epoch(void)
 
 PAIRS(pairs_epoch, ck_epoch_begin(record, NULL), ck_epoch_end(record, NULL))
 
-const struct candidate ck_epoch = {
-	.key = "ck_epoch",
-	.name = "Concurrency Kit: ck_epoch, begin and end",
-	.gives = GRACE_GIVES,
-	.lacks = GRACE_LACKS "; a record for each thread",
-	.set_up = set_up_epoch,
-	.enter = enter_epoch,
-	.leave = leave_epoch,
-	.pairs = pairs_epoch,
-};
+CANDIDATE(ck_epoch, "Concurrency Kit: ck_epoch, begin and end",
+	  .gives = GRACE_GIVES, .lacks = GRACE_LACKS "; a record for each thread",
+	  .set_up = set_up_epoch, .enter = enter_epoch, .leave = leave_epoch,
+	  .pairs = pairs_epoch)
 #endif

@@ -76,7 +76,6 @@ static void work(const void *sort, int thread, long n)
 	void (*put)(struct module *) = turn->build->put;
 	struct module *mod = turn->mod;
 
-	(void)thread;
 	while (n-- > 0) {
 		if (!try_get(mod))
 			abort();

@@ -25,26 +25,6 @@
 
 /* ---- this library ------------------------------------------------------------------- */
 
-struct own_lines {
-	_Alignas(64) struct module_ref ref;
-};
-
-static struct own_lines percpu[MODULES], shared[MODULES];
-
-static bool percpu_set_up(void)
-{
-	for (int i = 0; i < MODULES; i++)
-		need(module_ref_init_percpu(&percpu[i].ref) == 0, "module_ref_init_percpu()");
-	return percpu_there(module_ref_mode(&percpu[USED].ref) == MODULE_REF_PERCPU);
-}
-
-static bool shared_set_up(void)
-{
-	for (int i = 0; i < MODULES; i++)
-		need(module_ref_init(&shared[i].ref) == 0, "module_ref_init()");
-	return true;
-}
-
 static double ref_unload(struct module_ref *ref, bool busy)
 {
 	/* A drain ends when those inside have left; a minute says that it did not. */
@@ -55,50 +35,46 @@ static double ref_unload(struct module_ref *ref, bool busy)
 	return known;
 }
 
-static bool percpu_get(struct worker *worker, int module)
+/* The functions of one of its two modes. */
+#define OURS(mode, init)                                                                   \
+	static struct {                                                                    \
+		_Alignas(64) struct module_ref ref;                                        \
+	} mode[MODULES];                                                                   \
+	static void mode##_init(void)                                                      \
+	{                                                                                  \
+		for (int i = 0; i < MODULES; i++)                                          \
+			need(init(&mode[i].ref) == 0, #init "()");                         \
+	}                                                                                  \
+	static bool mode##_get(struct worker *worker, int module)                          \
+	{                                                                                  \
+		return module_ref_try_get_inline(&mode[module].ref);                       \
+	}                                                                                  \
+	static void mode##_put(struct worker *worker, int module)                          \
+	{                                                                                  \
+		module_ref_put_inline(&mode[module].ref);                                  \
+	}                                                                                  \
+	static double mode##_unload(int module, double give_up)                            \
+	{                                                                                  \
+		return ref_unload(&mode[module].ref, module == USED);                      \
+	}                                                                                  \
+	static void mode##_reinit(int module)                                              \
+	{                                                                                  \
+		need(module_ref_reinit(&mode[module].ref) == 0, "module_ref_reinit()");    \
+	}
+
+OURS(percpu, module_ref_init_percpu)
+OURS(shared, module_ref_init)
+
+static bool percpu_set_up(void)
 {
-	(void)worker;
-	return module_ref_try_get_inline(&percpu[module].ref);
+	percpu_init();
+	return percpu_there(module_ref_mode(&percpu[USED].ref) == MODULE_REF_PERCPU);
 }
 
-static void percpu_put(struct worker *worker, int module)
+static bool shared_set_up(void)
 {
-	(void)worker;
-	module_ref_put_inline(&percpu[module].ref);
-}
-
-static double percpu_unload(int module, double give_up)
-{
-	(void)give_up;
-	return ref_unload(&percpu[module].ref, module == USED);
-}
-
-static void percpu_reinit(int module)
-{
-	need(module_ref_reinit(&percpu[module].ref) == 0, "module_ref_reinit()");
-}
-
-static bool shared_get(struct worker *worker, int module)
-{
-	(void)worker;
-	return module_ref_try_get_inline(&shared[module].ref);
-}
-
-static void shared_put(struct worker *worker, int module)
-{
-	(void)worker;
-	module_ref_put_inline(&shared[module].ref);
-}
-
-static double shared_unload(int module, double give_up)
-{
-	(void)give_up;
-	return ref_unload(&shared[module].ref, module == USED);
-}
-
-static void shared_reinit(int module)
-{
-	need(module_ref_reinit(&shared[module].ref) == 0, "module_ref_reinit()");
+	shared_init();
+	return true;
 }
 
 /* ---- the patch: Linux since 2014 ---------------------------------------------------- */
@@ -121,13 +97,11 @@ static bool patch_set_up(void)
 
 static bool patch_scheme_get(struct worker *worker, int module)
 {
-	(void)worker;
 	return patch_try_get_inline(&patch[module].ref);
 }
 
 static void patch_scheme_put(struct worker *worker, int module)
 {
-	(void)worker;
 	patch_put_inline(&patch[module].ref);
 }
 
@@ -250,7 +224,6 @@ static double stop_unload(int module, double give_up)
 {
 	uint32_t seen;
 
-	(void)give_up;
 	world_stop(stop_member, workers, (unsigned)nworkers);
 	door_shut(module);
 	world_start();
@@ -284,14 +257,11 @@ static void pause_pass(void)
 
 static bool pause_get(struct worker *worker, int module)
 {
-	(void)worker;
 	return door_open(module);
 }
 
 static void pause_put(struct worker *worker, int module)
 {
-	(void)worker;
-	(void)module;
 }
 
 /* What is unloaded can go while they stand: they have parked where they hold nothing. */
@@ -300,7 +270,6 @@ static double pause_unload(int module, double give_up)
 	uint32_t seen;
 	double known;
 
-	(void)give_up;
 	atomic_fetch_add(&pauses, 1);
 	while ((seen = atomic_load(&parked)) != (uint32_t)nworkers)
 		futex_on(&parked, FUTEX_WAIT_PRIVATE, seen);
@@ -336,7 +305,6 @@ static bool urcu_set_up(void)
 
 static bool urcu_get(struct worker *worker, int module)
 {
-	(void)worker;
 	urcu_memb_read_lock();
 	if (rcu_dereference(published[module].module))
 		return true;
@@ -346,14 +314,11 @@ static bool urcu_get(struct worker *worker, int module)
 
 static void urcu_put(struct worker *worker, int module)
 {
-	(void)worker;
-	(void)module;
 	urcu_memb_read_unlock();
 }
 
 static double urcu_unload(int module, double give_up)
 {
-	(void)give_up;
 	rcu_set_pointer(&published[module].module, NULL);
 	urcu_memb_synchronize_rcu();
 	return now_ns();
@@ -370,8 +335,6 @@ static bool always(void)
 
 static bool nobody_get(struct worker *worker, int module)
 {
-	(void)worker;
-	(void)module;
 	return true;
 }
 

@@ -140,7 +140,6 @@ static void *serve(void *unused)
 	} answered;
 	int fd;
 
-	(void)unused;
 	while ((fd = atomic_load(&listener)) == -1)
 		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
 	while (fd >= 0) {

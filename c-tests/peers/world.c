@@ -25,7 +25,6 @@ static void stop_here(int signal)
 	uint32_t number = atomic_load(&stop_number);
 	int saved = errno;
 
-	(void)signal;
 	/* The last one alone wakes the stopper, which would only go back to sleep. */
 	if (atomic_fetch_sub(&running, 1) == 1)
 		sem_post(&stopped);

@@ -46,7 +46,6 @@ static const char *program_counter(void *context)
 #elif defined(__aarch64__)
 	return (const char *)((ucontext_t *)context)->uc_mcontext.pc;
 #else
-	(void)context;
 	return NULL;
 #endif
 }

@@ -92,7 +92,6 @@ static void use(struct worker *worker, struct guest *guest)
 
 static void host_work(struct run *run, struct worker *worker, uint64_t dice)
 {
-	(void)run;
 	use(worker, &guests[dice % nguests]);
 }
 
@@ -131,7 +130,6 @@ static void host_attempt(struct run *run, struct unloader *unloader, uint64_t di
 	uint64_t began, took;
 	int rc;
 
-	(void)run;
 	if (dice % 100 < 40) {
 		rc = bring(guest);
 		if (!is_known(rc))
@@ -259,7 +257,6 @@ static void host_tear_down(struct run *run)
 {
 	int64_t left;
 
-	(void)run;
 	/* Who needs whom depends on what was loaded when. */
 	for (unsigned pass = 0; pass < nguests; pass++)
 		for (unsigned i = 0; i < nguests; i++)

@@ -250,7 +250,6 @@ static const struct scheme *percpu_as_it_is(const struct scheme *scheme, const c
 
 static void on_interrupt(int number)
 {
-	(void)number;
 	interrupted = 1;
 }
 

@@ -41,14 +41,12 @@ static bool call_sample(const struct plugin *plugin, uint64_t random)
 
 static bool call_crc32(const struct plugin *plugin, uint64_t random)
 {
-	(void)random;
 	return ((unsigned long (*)(unsigned long, const unsigned char *, unsigned))plugin->entry)(
 		       0, (const unsigned char *)"123456789", 9) == 0xCBF43926UL;
 }
 
 static bool call_unknown(const struct plugin *plugin, uint64_t random)
 {
-	(void)random;
 	return ((long (*)(void))plugin->entry)() == plugin->first_answer;
 }
 
@@ -80,7 +78,6 @@ static int find_range(struct dl_phdr_info *info, size_t size, void *data)
 	struct plugin *plugin = data;
 	uintptr_t entry, begin, end;
 
-	(void)size;
 	memcpy(&entry, &plugin->entry, sizeof(entry));
 	for (int i = 0; i < info->dlpi_phnum; i++) {
 		begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;

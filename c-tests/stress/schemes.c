@@ -21,25 +21,21 @@ static int ref_init_percpu(struct slot *slot)
 
 static bool ref_try_get(struct slot *slot, struct worker *worker)
 {
-	(void)worker;
 	return module_ref_try_get(&slot->count.ref);
 }
 
 static void ref_put(struct slot *slot, struct worker *worker)
 {
-	(void)worker;
 	module_ref_put(&slot->count.ref);
 }
 
 static int ref_try_release(struct run *run, struct slot *slot)
 {
-	(void)run;
 	return module_ref_try_release(&slot->count.ref);
 }
 
 static int ref_drain(struct run *run, struct slot *slot, int64_t timeout_ns)
 {
-	(void)run;
 	return module_ref_drain(&slot->count.ref, timeout_ns);
 }
 
@@ -50,34 +46,26 @@ static int ref_reinit(struct slot *slot)
 
 static int64_t ref_count(struct run *run, struct slot *slot)
 {
-	(void)run;
 	return module_ref_count(&slot->count.ref);
 }
+
+#define REF_FUNCTIONS                                                                      \
+	.layer = &layer_counter, .try_get = ref_try_get, .put = ref_put,                   \
+	.try_release = ref_try_release, .drain = ref_drain, .reinit = ref_reinit,          \
+	.count = ref_count
 
 const struct scheme scheme_atomic = {
 	.name = "module_ref, atomic",
 	.what = "this library, shared word; half of the unloads drain",
-	.layer = &layer_counter,
 	.init = ref_init,
-	.try_get = ref_try_get,
-	.put = ref_put,
-	.try_release = ref_try_release,
-	.drain = ref_drain,
-	.reinit = ref_reinit,
-	.count = ref_count,
+	REF_FUNCTIONS,
 };
 
 const struct scheme scheme_percpu = {
 	.name = "module_ref, percpu",
 	.what = "this library, per-CPU slots; half of the unloads drain",
-	.layer = &layer_counter,
 	.init = ref_init_percpu,
-	.try_get = ref_try_get,
-	.put = ref_put,
-	.try_release = ref_try_release,
-	.drain = ref_drain,
-	.reinit = ref_reinit,
-	.count = ref_count,
+	REF_FUNCTIONS,
 };
 
 /* ---- the patch: Linux since 2014 ------------------------------------------------ */
@@ -90,13 +78,11 @@ static int patch_init(struct slot *slot)
 
 static bool patch_scheme_try_get(struct slot *slot, struct worker *worker)
 {
-	(void)worker;
 	return patch_try_get_inline(&slot->count.patch);
 }
 
 static void patch_scheme_put(struct slot *slot, struct worker *worker)
 {
-	(void)worker;
 	patch_put_inline(&slot->count.patch);
 }
 
@@ -105,7 +91,6 @@ static int patch_try_release(struct run *run, struct slot *slot)
 	static pthread_mutex_t module_mutex = PTHREAD_MUTEX_INITIALIZER;
 	int rc;
 
-	(void)run;
 	pthread_mutex_lock(&module_mutex);
 	rc = patch_try_release_locked(&slot->count.patch);
 	pthread_mutex_unlock(&module_mutex);
@@ -120,7 +105,6 @@ static int patch_reinit(struct slot *slot)
 
 static int64_t patch_count(struct run *run, struct slot *slot)
 {
-	(void)run;
 	return (int64_t)atomic_load(&slot->count.patch.refcnt) - 1;
 }
 
@@ -147,12 +131,17 @@ static pthread_t stw_worker(void *run, unsigned i)
 	return ((struct run *)run)->workers[i].thread;
 }
 
+static int stw_reinit(struct slot *slot)
+{
+	atomic_store_explicit(&slot->count.live, true, memory_order_release);
+	return 0;
+}
+
 static int stw_init(struct slot *slot)
 {
 	if (slot->index == 0)
 		world_init();
-	atomic_store_explicit(&slot->count.live, true, memory_order_release);
-	return 0;
+	return stw_reinit(slot);
 }
 
 static bool stw_try_get(struct slot *slot, struct worker *worker)
@@ -172,17 +161,23 @@ static void stw_put(struct slot *slot, struct worker *worker)
 	worker->held[slot->index]--;
 }
 
-static int stw_try_release(struct run *run, struct slot *slot)
+static int64_t stw_held(struct run *run, struct slot *slot)
 {
 	int64_t held = 0;
+
+	for (unsigned i = 0; i < run->nworkers; i++)
+		held += run->workers[i].held[slot->index];
+	return held;
+}
+
+static int stw_try_release(struct run *run, struct slot *slot)
+{
 	int rc;
 
 	world_stop(stw_worker, run, run->nworkers);
-	for (unsigned i = 0; i < run->nworkers; i++)
-		held += run->workers[i].held[slot->index];
 	if (!atomic_load_explicit(&slot->count.live, memory_order_relaxed)) {
 		rc = -EALREADY;
-	} else if (held != 0) {
+	} else if (stw_held(run, slot) != 0) {
 		rc = -EWOULDBLOCK;
 	} else {
 		atomic_store_explicit(&slot->count.live, false, memory_order_relaxed);
@@ -192,21 +187,11 @@ static int stw_try_release(struct run *run, struct slot *slot)
 	return rc;
 }
 
-static int stw_reinit(struct slot *slot)
-{
-	atomic_store_explicit(&slot->count.live, true, memory_order_release);
-	return 0;
-}
-
 static int64_t stw_count(struct run *run, struct slot *slot)
 {
-	int64_t held = 0;
+	bool live = atomic_load_explicit(&slot->count.live, memory_order_relaxed);
 
-	if (!atomic_load_explicit(&slot->count.live, memory_order_relaxed))
-		return -1;
-	for (unsigned i = 0; i < run->nworkers; i++)
-		held += run->workers[i].held[slot->index];
-	return held;
+	return live ? stw_held(run, slot) : -1;
 }
 
 const struct scheme scheme_stop_the_world = {

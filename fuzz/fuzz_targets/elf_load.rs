@@ -12,13 +12,10 @@ mod mangle;
 use ::module_ref::*;
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use mangle::{BARE, Memory};
-use std::ffi::{CStr, c_char, c_int, c_void};
+use mangle::{BARE, Judge, Memory};
+use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::OnceLock;
-
-#[unsafe(no_mangle)]
-extern "C" fn fuzz_event(_plugin: c_int, _what: c_char) {}
 
 /// How a child ends that did not crash.
 const OPENED: i32 = 40;
@@ -97,25 +94,12 @@ unsafe fn by_the_host(path: &CStr) -> i32 {
 }
 
 fuzz_target!(|data: &[u8]| {
-    static TAKEN: OnceLock<usize> = OnceLock::new();
-    input::keep(|| {
-        // SAFETY: the plugin does nothing.
-        unsafe {
-            let host = module_host_new();
-            let path = concat!(env!("OUT_DIR"), "/library.so\0");
-            let rc = module_load(host, path.as_ptr().cast(), c"taken".as_ptr(), ptr::null_mut());
-            assert_eq!(rc, 0);
-            TAKEN.set(host as usize).unwrap();
-        }
-    });
+    static JUDGE: OnceLock<Judge> = OnceLock::new();
+    input::keep(|| JUDGE.get_or_init(Judge::new));
     let memory = Memory::new();
     memory.write(&mangle::mangle(&mut Input::new(data), BARE));
     let path = memory.path();
-    let host = *TAKEN.get().unwrap() as *mut module_host;
-    // SAFETY: the name is taken, so nothing is loaded.
-    if unsafe { module_load(host, path.as_ptr(), c"taken".as_ptr(), ptr::null_mut()) }
-        != -libc::EEXIST
-    {
+    if JUDGE.get().unwrap().says(&path).0 != -libc::EEXIST {
         return;
     }
     // SAFETY: whatever it does, it does in a child.

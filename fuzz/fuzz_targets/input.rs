@@ -58,7 +58,7 @@ impl<'a> Input<'a> {
 
 /// Runs `first`, whose memory stays on purpose: what the library makes once and keeps would
 /// otherwise be taken for a leak of the input that comes first.
-pub fn keep(first: impl FnOnce()) {
+pub fn keep<T>(first: impl FnOnce() -> T) {
     unsafe extern "C" {
         fn __lsan_disable();
         fn __lsan_enable();

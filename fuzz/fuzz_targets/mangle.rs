@@ -5,6 +5,9 @@
 #![allow(dead_code, reason = "each target uses some of it")]
 
 use super::input::Input;
+use ::module_ref::*;
+use std::ffi::{CStr, c_int};
+use std::ptr;
 
 pub const BARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bare.so"));
 pub const BOTH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/both.so"));
@@ -188,6 +191,34 @@ pub fn fatal(file: &[u8]) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// A host in which the name is taken that every file is loaded under: it reads the file and judges
+/// it, and opens nothing. -EEXIST is a file that would be opened.
+pub struct Judge(*mut module_host);
+
+// SAFETY: a host is for all threads.
+unsafe impl Send for Judge {}
+// SAFETY: as above.
+unsafe impl Sync for Judge {}
+
+impl Judge {
+    pub fn new() -> Self {
+        let judge = Self(module_host_new());
+        let plugin =
+            CStr::from_bytes_with_nul(concat!(env!("OUT_DIR"), "/library.so\0").as_bytes());
+        assert_eq!(judge.says(plugin.unwrap()).0, 0);
+        judge
+    }
+
+    /// What the load returns, and why.
+    pub fn says(&self, path: &CStr) -> (c_int, &str) {
+        // SAFETY: nothing is loaded but the plugin, which does nothing.
+        unsafe {
+            let rc = module_load(self.0, path.as_ptr(), c"taken".as_ptr(), ptr::null_mut());
+            (rc, CStr::from_ptr(module_last_error()).to_str().expect("words"))
+        }
+    }
 }
 
 /// A file in memory, and its path.

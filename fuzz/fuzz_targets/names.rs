@@ -5,18 +5,15 @@
 
 mod input;
 
-use modref::host::{Host, Load};
 use ::module_ref::*;
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use modref::host::{Host, Load};
+use std::ffi::{CStr, CString, OsStr};
 use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-
-#[unsafe(no_mangle)]
-extern "C" fn fuzz_event(_plugin: c_int, _what: c_char) {}
 
 const FOLDER: &str = env!("OUT_DIR");
 const PLUGIN: &str = concat!(env!("OUT_DIR"), "/library.so");

@@ -13,13 +13,10 @@ use ::module_ref::*;
 use input::Input;
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::OnceLock;
-
-#[unsafe(no_mangle)]
-extern "C" fn fuzz_event(_plugin: c_int, _what: c_char) {}
 
 const OBJECTS: usize = 5;
 const NAMES: [&str; OBJECTS] = ["a", "b", "c", "d", "e"];
@@ -44,32 +41,25 @@ fn object(soname: &str, needed: &[String], folder: &str) -> Vec<u8> {
     let rest = [(5, strings_at), (10, strings.len() as u64), (6, symbols), (11, 24), (0, 0)];
     entries.extend(rest);
     let size = strings_at + strings.len() as u64;
-    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    let machine = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    for short in [3, machine] {
-        file.extend(short.to_le_bytes());
-    }
-    file.extend(1u32.to_le_bytes());
-    for long in [0u64, 64, 0] {
-        file.extend(long.to_le_bytes());
-    }
-    file.extend(0u32.to_le_bytes());
-    for short in [64u16, 56, 2, 64, 0, 0] {
-        file.extend(short.to_le_bytes());
-    }
+    let mut put = |bytes, values: &[u64]| {
+        file.extend(values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(bytes)));
+    };
+    put(2, &[3, machine]);
+    put(4, &[1]);
+    put(8, &[0, 64, 0]);
+    put(4, &[0]);
+    put(2, &[64, 56, 2, 64, 0, 0]);
     // PT_LOAD of all of it, PT_DYNAMIC; both can be read and written.
-    for (kind, at, len, align) in [(1u32, 0, size, 4096u64), (2, HEADERS, dynamic_size, 8)] {
-        file.extend(kind.to_le_bytes());
-        file.extend(6u32.to_le_bytes());
-        for long in [at, at, at, len, len, align] {
-            file.extend(long.to_le_bytes());
-        }
+    for (kind, at, len, align) in [(1, 0, size, 4096), (2, HEADERS, dynamic_size, 8)] {
+        put(4, &[kind, 6]);
+        put(8, &[at, at, at, len, len, align]);
     }
     for (tag, value) in entries {
-        file.extend(tag.to_le_bytes());
-        file.extend(value.to_le_bytes());
+        put(8, &[tag, value]);
     }
-    file.extend([0; 24]);
+    put(8, &[0; 3]);
     file.extend(strings);
     assert_eq!(file.len() as u64, size);
     file

@@ -1,37 +1,19 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * plugin.c - a module that tells the fuzz target of everything that happens to it.
+ * plugin.c - a module that does nothing.
  */
-
-/* In the target's own program. */
-void fuzz_event(int plugin, char what);
-
-__attribute__((constructor)) static void mapped(void)
-{
-	fuzz_event(ANSWER, 'm');
-}
-
-__attribute__((destructor)) static void unmapped(void)
-{
-	fuzz_event(ANSWER, 'u');
-}
-
-#ifdef INIT
+#ifdef HOOKS
 int init_module(void)
 {
-	fuzz_event(ANSWER, 'i');
-	return INIT;
+	return 0;
 }
-#endif
 
-#ifdef EXIT
 void cleanup_module(void)
 {
-	fuzz_event(ANSWER, 'x');
 }
 #endif
 
 long answer(void)
 {
-	return ANSWER;
+	return 42;
 }
