@@ -27,7 +27,7 @@ def threads(*bodies):
         except BaseException as error:
             raised.append(error)
 
-    running = [threading.Thread(target=guarded, args=(body,)) for body in bodies]
+    running = [threading.Thread(target=guarded, args=(body,), daemon=True) for body in bodies]
     for thread in running:
         thread.start()
     try:

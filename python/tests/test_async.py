@@ -17,17 +17,16 @@ from support import threads
 
 HOOKED = """
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 int init_module(void) { return 0; }
 void cleanup_module(void)
 {
     const char *path = getenv("MODULE_REF_FIFO");
-    char byte;
-    int fd = path ? open(path, O_RDONLY) : -1;
-    if (path)
-        read(fd, &byte, 1);
-    close(fd);
+    struct pollfd fifo = { path ? open(path, O_RDONLY | O_NONBLOCK) : -1, POLLIN };
+    poll(&fifo, 1, path ? 10000 : 0);
+    close(fifo.fd);
 }
 int answer(void) { return 42; }
 """
