@@ -180,7 +180,8 @@ test-models: test-interleave test-loom ## the shipped code under both model chec
 test-interleave: need-rust
 	RUSTFLAGS="--cfg interleave" CARGO_TARGET_DIR=target/interleave $(MODELS)
 
-# LOOM_MAX_PREEMPTIONS=3 takes about half an hour.
+# About a minute and a half of one CPU, without what is built. LOOM_MAX_PREEMPTIONS=3 takes many
+# times as long.
 test-loom: need-rust
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(MODELS)
 

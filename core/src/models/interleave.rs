@@ -13,6 +13,17 @@
 //! next step. A state is the memory plus each thread's results. It is visited
 //! once, whichever way it was reached.
 //!
+//! # What is not searched twice
+//!
+//! - A thread that is done takes no further step, so its results are forgotten: states that differ
+//!   in them alone are one state.
+//! - A [`private`](Step::private) step touches nothing that another thread sees. So it does not
+//!   matter when it is taken, neither to the others nor to its thread, and a thread that is about
+//!   to take one goes first, alone. (No path returns to a state that was before, because results
+//!   only get more; so nobody is put off for ever.)
+//! - Of a state that was visited, 128 bits of a hash are kept. The largest model has two and a half
+//!   million states; the chance that two of them share a hash is less than 1 in 10^25.
+//!
 //! # What is reported
 //!
 //! A change that the state table ([`legal`]) does not list; an access to freed
@@ -25,6 +36,7 @@ use core::cell::{Cell as Flagged, RefCell};
 use core::sync::atomic::Ordering;
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{self, AssertUnwindSafe};
 use std::{thread_local, vec};
 
@@ -67,9 +79,10 @@ enum Step {
     Wake {
         cell: usize,
     },
-    /// Sets it to 1, and wakes.
+    /// Sets bits of a flag, and wakes.
     Set {
         cell: usize,
+        bits: u64,
     },
     /// From here on nobody sleeps on it: somebody wakes it again and again.
     WakeForGood {
@@ -95,6 +108,18 @@ enum Step {
     },
     /// Aborts every restartable sequence there is.
     Barrier,
+    /// An add to a number that no thread reads.
+    Tally {
+        cell: usize,
+        n: u64,
+    },
+}
+
+impl Step {
+    /// Whether no other thread can tell whether the step has been taken.
+    fn private(self) -> bool {
+        matches!(self, Self::Choose | Self::Tally { .. })
+    }
 }
 
 /// The result of a [`Step::Wait`] that its deadline ended.
@@ -108,7 +133,7 @@ const ABORTED: u64 = 0;
 /// The result of a [`Step::End`] that was not.
 const COMMITTED: u64 = 1;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Hash)]
 struct Cell {
     value: u64,
     freed: bool,
@@ -118,7 +143,7 @@ struct Cell {
     awake: bool,
 }
 
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, Hash)]
 struct Memory(Vec<Cell>);
 
 enum Applied {
@@ -150,6 +175,7 @@ impl Memory {
             | Step::Barrier => None,
             Step::Load { cell }
             | Step::Add { cell, .. }
+            | Step::Tally { cell, .. }
             | Step::And { cell, .. }
             | Step::Or { cell, .. }
             | Step::Xor { cell, .. }
@@ -165,7 +191,9 @@ impl Memory {
         }
         match step {
             Step::Load { cell } => self.change(cell, |v| v),
-            Step::Add { cell, n } => self.change(cell, |v| v.wrapping_add(n)),
+            Step::Add { cell, n } | Step::Tally { cell, n } => {
+                self.change(cell, |v| v.wrapping_add(n))
+            }
             Step::And { cell, bits } => self.change(cell, |v| v & bits),
             Step::Or { cell, bits } => self.change(cell, |v| v | bits),
             Step::Xor { cell, bits } => self.change(cell, |v| v ^ bits),
@@ -180,8 +208,8 @@ impl Memory {
             }
             Step::Wait { .. } => Ok(Applied::Asleep),
             Step::Wake { cell } => Ok(Applied::Woke(cell)),
-            Step::Set { cell } => {
-                self.0[cell].value = 1;
+            Step::Set { cell, bits } => {
+                self.0[cell].value |= bits;
                 Ok(Applied::Woke(cell))
             }
             Step::WakeForGood { cell } => {
@@ -216,8 +244,6 @@ thread_local! {
     /// Whether looks at a counter's second word are steps: where its memory goes. (Everywhere else
     /// they would multiply the states and show nothing.)
     pub(crate) static WORD_GOES: Flagged<bool> = const { Flagged::new(false) };
-    /// Whether weak exchanges fail for no reason.
-    pub(crate) static SPURIOUS_TOO: Flagged<bool> = const { Flagged::new(true) };
 }
 
 /// Unwinds a thread whose next step has been found.
@@ -323,7 +349,7 @@ pub(crate) fn wake_until(word: &Word, flag: &Flag) {
     flag.take();
 }
 
-/// Something that one thread tells another: false, and then true.
+/// Something that one thread tells another: nothing, and then some bits.
 pub(crate) struct Flag(usize);
 
 impl Flag {
@@ -331,18 +357,21 @@ impl Flag {
         Self(new_cell(0, false))
     }
 
-    pub(crate) fn set(&self) {
-        perform(Step::Set { cell: self.0 });
+    pub(crate) fn set(&self, bits: u64) {
+        perform(Step::Set { cell: self.0, bits });
     }
 
     pub(crate) fn is_set(&self) -> bool {
         perform(Step::Load { cell: self.0 }) != 0
     }
 
-    /// Waits until it is set, and takes it back.
-    pub(crate) fn take(&self) {
-        while perform(Step::Exchange { cell: self.0, current: 1, new: 0 }) != 1 {
-            perform(Step::Wait { cell: self.0, seen: 0, timed: false });
+    /// Waits until some are set, and takes them back.
+    pub(crate) fn take(&self) -> u64 {
+        loop {
+            match perform(Step::And { cell: self.0, bits: 0 }) {
+                0 => perform(Step::Wait { cell: self.0, seen: 0, timed: false }),
+                bits => return bits,
+            };
         }
     }
 }
@@ -477,10 +506,12 @@ impl Tally {
     }
 
     pub(crate) fn add(&self, n: u64) {
-        perform(Step::Add { cell: self.0, n });
+        perform(Step::Tally { cell: self.0, n });
     }
 
     pub(crate) fn get(&self) -> u64 {
+        let over = MODE.with_borrow(|mode| matches!(mode, Mode::Direct(_)));
+        assert!(over, "a tally was read before the end, so adding to it is not private");
         perform(Step::Load { cell: self.0 })
     }
 }
@@ -512,27 +543,46 @@ enum Next {
     Failed(String),
 }
 
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-struct Thread {
-    /// The results of its steps so far.
+/// The results that a thread has had so far.
+struct History {
     results: Vec<u64>,
+    next: Next,
+    /// The histories that are longer by one result.
+    longer: HashMap<u64, usize>,
+}
+
+#[derive(Clone, Hash)]
+struct Thread {
+    /// Its place in the list of histories.
+    history: usize,
     /// Whether it sleeps: on which cell, and whether it has a deadline.
     asleep: Option<(usize, bool)>,
     /// In a restartable sequence that a barrier has aborted.
     aborted: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Hash)]
 struct State {
     memory: Memory,
     threads: Vec<Thread>,
 }
 
+impl State {
+    fn fingerprint(&self) -> (u64, u64) {
+        let half = |seed: u64| {
+            let mut hasher = DefaultHasher::new();
+            (seed, self).hash(&mut hasher);
+            hasher.finish()
+        };
+        (half(0), half(1))
+    }
+}
+
 struct Explorer<'a> {
     threads: &'a [Box<dyn Fn()>],
     end: &'a dyn Fn() -> String,
-    next: HashMap<(usize, Vec<u64>), Next>,
-    seen: HashSet<State>,
+    histories: Vec<History>,
+    seen: HashSet<(u64, u64)>,
     path: Vec<(usize, Step, u64)>,
     outcomes: BTreeSet<String>,
 }
@@ -542,25 +592,39 @@ fn message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
 
+/// The history of every thread that is done.
+const DONE: usize = 0;
+
 impl Explorer<'_> {
-    fn next(&mut self, thread: usize, results: &[u64]) -> Next {
-        let key = (thread, results.to_vec());
-        if let Some(next) = self.next.get(&key) {
-            return next.clone();
-        }
-        MODE.set(Mode::Replay { results: results.to_vec().into_iter(), next: None });
+    /// Runs a thread up to the step after `results`.
+    fn replay(&mut self, thread: usize, results: Vec<u64>) -> usize {
+        MODE.set(Mode::Replay { results: results.clone().into_iter(), next: None });
         let ran = panic::catch_unwind(AssertUnwindSafe(|| self.threads[thread]()));
         let Mode::Replay { next: asked, .. } = MODE.replace(Mode::Direct(Memory::default())) else {
             unreachable!("the mode was set above")
         };
         let next = match (ran, asked) {
-            (Ok(()), None) => Next::Done,
+            (Ok(()), None) => return DONE,
             (Err(payload), Some(step)) if payload.is::<Suspended>() => Next::Step(step),
             (Err(payload), _) => Next::Failed(message(&*payload)),
             (Ok(()), Some(step)) => panic!("a thread went on after {step:?}"),
         };
-        self.next.insert(key, next.clone());
-        next
+        self.histories.push(History { results, next, longer: HashMap::new() });
+        self.histories.len() - 1
+    }
+
+    /// Gives `thread` the result of its step.
+    fn tell(&mut self, state: &mut State, thread: usize, result: u64) {
+        let before = state.threads[thread].history;
+        let history = self.histories[before].longer.get(&result).copied();
+        let history = history.unwrap_or_else(|| {
+            let mut results = self.histories[before].results.clone();
+            results.push(result);
+            let history = self.replay(thread, results);
+            self.histories[before].longer.insert(result, history);
+            history
+        });
+        state.threads[thread] = Thread { history, asleep: None, aborted: false };
     }
 
     fn fail(&self, why: &str) -> ! {
@@ -574,101 +638,106 @@ impl Explorer<'_> {
 
     /// Visits `state` after `thread` took `step` with `result`.
     fn follow(&mut self, mut state: State, thread: usize, step: Step, result: u64) {
-        state.threads[thread].results.push(result);
-        state.threads[thread].aborted = false;
+        self.tell(&mut state, thread, result);
         self.path.push((thread, step, result));
         self.visit(state);
         self.path.pop();
     }
 
     fn visit(&mut self, state: State) {
-        if !self.seen.insert(state.clone()) {
+        if !self.seen.insert(state.fingerprint()) {
             return;
         }
         if self.path.len() > LONGEST_PATH {
             self.fail("somebody goes on for ever");
         }
-        let (mut moved, mut done) = (false, 0);
-        for thread in 0..state.threads.len() {
-            let Thread { results, asleep, aborted } = &state.threads[thread];
-            let step = match self.next(thread, results) {
-                Next::Step(step) => step,
-                Next::Done => {
-                    done += 1;
-                    continue;
-                }
+        let mut steps = Vec::new();
+        for (thread, Thread { history, .. }) in state.threads.iter().enumerate() {
+            match &self.histories[*history].next {
+                Next::Step(step) => steps.push((thread, *step)),
+                Next::Done => {}
                 Next::Failed(why) => self.fail(&format!("thread {thread}: {why}")),
-            };
-            let mut after = state.clone();
-            if let Some((_, timed)) = asleep {
-                if *timed {
-                    moved = true;
-                    after.threads[thread].asleep = None;
-                    self.follow(after, thread, step, TIMED_OUT);
-                }
-                continue;
-            }
-            moved = true;
-            if matches!(step, Step::End { .. }) {
-                // By a barrier, or by a preemption, a migration, a signal: at any time.
-                self.follow(after.clone(), thread, step, ABORTED);
-                if *aborted {
-                    continue;
-                }
-            }
-            if let Step::Exchange { cell, current, .. } = step
-                && after.memory.0[cell].value == current
-                && SPURIOUS_TOO.get()
-                && !results.contains(&SPURIOUS)
-            {
-                self.follow(after.clone(), thread, step, SPURIOUS);
-            }
-            match after.memory.apply(step) {
-                Ok(Applied::Result(result)) => self.follow(after, thread, step, result),
-                Ok(Applied::Either) => {
-                    self.follow(after.clone(), thread, step, 0);
-                    self.follow(after, thread, step, 1);
-                }
-                Ok(Applied::Asleep) => {
-                    let Step::Wait { cell, timed, .. } = step else {
-                        unreachable!("only a wait sleeps")
-                    };
-                    after.threads[thread].asleep = Some((cell, timed));
-                    self.path.push((thread, step, u64::MAX));
-                    self.visit(after);
-                    self.path.pop();
-                }
-                Ok(Applied::Woke(cell)) => {
-                    for thread in &mut after.threads {
-                        if thread.asleep.is_some_and(|(on, _)| on == cell) {
-                            thread.asleep = None;
-                            thread.results.push(LOOK_AGAIN);
-                        }
-                    }
-                    self.follow(after, thread, step, 0);
-                }
-                Ok(Applied::Aborted) => {
-                    for other in 0..after.threads.len() {
-                        let next = self.next(other, &after.threads[other].results.clone());
-                        after.threads[other].aborted = matches!(next, Next::Step(Step::End { .. }));
-                    }
-                    self.follow(after, thread, step, 0);
-                }
-                Err(why) => {
-                    self.path.push((thread, step, 0));
-                    self.fail(&why);
-                }
             }
         }
-        if done == state.threads.len() {
+        if steps.is_empty() {
             MODE.set(Mode::Direct(state.memory));
             match panic::catch_unwind(AssertUnwindSafe(self.end)) {
                 Ok(outcome) => self.outcomes.insert(outcome),
                 Err(payload) => self.fail(&format!("at the end: {}", message(&*payload))),
             };
-        } else if !moved {
+            return;
+        }
+        if let Some(&private) = steps.iter().find(|(_, step)| step.private()) {
+            steps = vec![private];
+        }
+        let mut moved = false;
+        for (thread, step) in steps {
+            moved |= self.advance(&state, thread, step);
+        }
+        if !moved {
             self.fail("nobody can move: a wake was lost");
         }
+    }
+
+    /// Visits what comes of `state` when `thread` takes `step`; false if it sleeps on.
+    fn advance(&mut self, state: &State, thread: usize, step: Step) -> bool {
+        let Thread { history, asleep, aborted } = state.threads[thread];
+        if let Some((_, timed)) = asleep {
+            if timed {
+                self.follow(state.clone(), thread, step, TIMED_OUT);
+            }
+            return timed;
+        }
+        if matches!(step, Step::End { .. }) {
+            // By a barrier, or by a preemption, a migration, a signal: at any time.
+            self.follow(state.clone(), thread, step, ABORTED);
+            if aborted {
+                return true;
+            }
+        }
+        let mut after = state.clone();
+        if let Step::Exchange { cell, current, .. } = step
+            && after.memory.0[cell].value == current
+            && !self.histories[history].results.contains(&SPURIOUS)
+        {
+            self.follow(after.clone(), thread, step, SPURIOUS);
+        }
+        match after.memory.apply(step) {
+            Ok(Applied::Result(result)) => self.follow(after, thread, step, result),
+            Ok(Applied::Either) => {
+                self.follow(after.clone(), thread, step, 0);
+                self.follow(after, thread, step, 1);
+            }
+            Ok(Applied::Asleep) => {
+                let Step::Wait { cell, timed, .. } = step else {
+                    unreachable!("only a wait sleeps")
+                };
+                after.threads[thread].asleep = Some((cell, timed));
+                self.path.push((thread, step, u64::MAX));
+                self.visit(after);
+                self.path.pop();
+            }
+            Ok(Applied::Woke(cell)) => {
+                for sleeper in 0..after.threads.len() {
+                    if after.threads[sleeper].asleep.is_some_and(|(on, _)| on == cell) {
+                        self.tell(&mut after, sleeper, LOOK_AGAIN);
+                    }
+                }
+                self.follow(after, thread, step, 0);
+            }
+            Ok(Applied::Aborted) => {
+                for other in &mut after.threads {
+                    let next = &self.histories[other.history].next;
+                    other.aborted = matches!(next, Next::Step(Step::End { .. }));
+                }
+                self.follow(after, thread, step, 0);
+            }
+            Err(why) => {
+                self.path.push((thread, step, 0));
+                self.fail(&why);
+            }
+        }
+        true
     }
 }
 
@@ -687,15 +756,18 @@ where
     let Mode::Direct(memory) = MODE.replace(Mode::Direct(Memory::default())) else {
         unreachable!("the mode was set above")
     };
-    let threads = vec![Thread::default(); setup.threads.len()];
     let mut explorer = Explorer {
         threads: &setup.threads,
         end: &end,
-        next: HashMap::new(),
+        histories: vec![History { results: vec![], next: Next::Done, longer: HashMap::new() }],
         seen: HashSet::new(),
         path: Vec::new(),
         outcomes: BTreeSet::new(),
     };
+    let threads = (0..setup.threads.len())
+        .map(|thread| explorer.replay(thread, Vec::new()))
+        .map(|history| Thread { history, asleep: None, aborted: false })
+        .collect();
     explorer.visit(State { memory, threads });
     println!("interleave {name}: {} states in {:.1?}", explorer.seen.len(), began.elapsed());
     explorer.outcomes

@@ -1,50 +1,49 @@
 //! The loom backend: the shipped code under a model of the memory model.
 //!
-//! What loom does not see: it treats `SeqCst` as `AcqRel`, it does not explore
-//! load buffering, and a thread that loads an atomic and then stores to it,
-//! against another thread's load, is explored in one order only. So every model
-//! runs twice: as it is, which tests the orderings, and with every access a
-//! read-modify-write ([`explore`] sets `RMW`), which tests the interleavings.
-//! The checker in `interleave` covers all of them, without weak memory.
-//!
 //! Two things are added to loom's atomics. Every change is held against the
 //! state table ([`legal`]). And every access also reads a loom cell that stands
 //! for the memory the word lives in, which [`Word::free`] writes: a touch that
 //! is not ordered before the free is a race, and loom reports it.
+//!
+//! # What loom does not see
+//!
+//! - It treats `SeqCst` as `AcqRel`. (The counter has no `SeqCst`.)
+//! - It does not explore load buffering: a load never sees a store that another thread makes only
+//!   after it has seen one of this thread's later stores.
+//! - If a thread loads an atomic and then stores to it, loom explores that in one order only against
+//!   another thread's load. Every order is explored by the checker in `interleave`.
+//! - A thread is preempted [`PREEMPTIONS`] times in one execution and no more, unless
+//!   `LOOM_MAX_PREEMPTIONS` says otherwise. `interleave` has no such bound.
+//! - A weak exchange never fails for no reason here. In `interleave` it does.
+//!
+//! The kernel's part is written down here from its documentation, and no checker tests that: the
+//! futex ([`wait`]), the restartable sequence and the barrier ([`Slots`]). Of the watcher of a drain
+//! its loop runs in the models. Its own table of descriptors, its eventfd and `pthread_join` do not:
+//! a [`Flag`] stands for each of the last two. The C tests have them as they are.
 
 use crate::counter::word::legal;
 use core::cell::Cell;
+use core::mem;
 use core::sync::atomic::Ordering;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::AtomicU64;
 use loom::sync::{Arc, Condvar, Mutex};
 use std::collections::BTreeSet;
+use std::sync::{Arc as StdArc, Mutex as StdMutex};
 use std::thread_local;
+use std::time::Instant;
 
 thread_local! {
-    /// Whether every access is a read-modify-write. An ordinary thread-local will
-    /// do: loom runs all threads of a model on one.
-    static RMW: Cell<bool> = const { Cell::new(false) };
-    /// As the other checker's, which has a use for them.
+    /// As the other checker's, which has a use for it.
     pub(crate) static WORD_GOES: Cell<bool> = const { Cell::new(false) };
-    pub(crate) static SPURIOUS_TOO: Cell<bool> = const { Cell::new(true) };
-}
-
-fn strengthen(order: Ordering) -> Ordering {
-    if RMW.get() { Ordering::AcqRel } else { order }
 }
 
 pub(crate) struct Word {
     value: AtomicU64,
     memory: UnsafeCell<()>,
     sleepers: Arc<Sleepers>,
-    /// The next weak exchange fails for no reason: the first one of the run that strengthens.
-    spurious: Cell<bool>,
 }
-
-// SAFETY: loom runs all threads of a model on one.
-unsafe impl Sync for Word {}
 
 /// The kernel's side of a futex: it outlives the word, as the kernel does.
 struct Sleepers {
@@ -60,7 +59,6 @@ impl Word {
             value: AtomicU64::new(value),
             memory: UnsafeCell::new(()),
             sleepers: Arc::new(sleepers),
-            spurious: Cell::new(RMW.get()),
         }
     }
 
@@ -78,36 +76,36 @@ impl Word {
 
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        if RMW.get() { self.value.fetch_add(0, Ordering::AcqRel) } else { self.value.load(order) }
+        self.value.load(order)
     }
 
     pub(crate) fn fetch_add(&self, n: u64, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        let old = self.value.fetch_add(n, strengthen(order));
+        let old = self.value.fetch_add(n, order);
         self.changed(old, old.wrapping_add(n))
     }
 
     pub(crate) fn fetch_sub(&self, n: u64, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        let old = self.value.fetch_sub(n, strengthen(order));
+        let old = self.value.fetch_sub(n, order);
         self.changed(old, old.wrapping_sub(n))
     }
 
     pub(crate) fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        let old = self.value.fetch_and(bits, strengthen(order));
+        let old = self.value.fetch_and(bits, order);
         self.changed(old, old & bits)
     }
 
     pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        let old = self.value.fetch_or(bits, strengthen(order));
+        let old = self.value.fetch_or(bits, order);
         self.changed(old, old | bits)
     }
 
     pub(crate) fn fetch_xor(&self, bits: u64, order: Ordering) -> u64 {
         self.memory.with(|_| ());
-        let old = self.value.fetch_xor(bits, strengthen(order));
+        let old = self.value.fetch_xor(bits, order);
         self.changed(old, old ^ bits)
     }
 
@@ -119,11 +117,6 @@ impl Word {
         failure: Ordering,
     ) -> Result<u64, u64> {
         self.memory.with(|_| ());
-        if self.spurious.replace(false) {
-            return Err(self.load(failure));
-        }
-        let (success, failure) =
-            if RMW.get() { (Ordering::AcqRel, Ordering::Acquire) } else { (success, failure) };
         self.value
             .compare_exchange(current, new, success, failure)
             .map(|old| self.changed(old, new))
@@ -133,7 +126,7 @@ impl Word {
     #[allow(dead_code)]
     pub(crate) fn store(&self, new: u64, order: Ordering) {
         self.memory.with(|_| ());
-        let old = self.value.swap(new, strengthen(order));
+        let old = self.value.swap(new, order);
         self.changed(old, new);
     }
 }
@@ -159,33 +152,33 @@ pub(crate) fn wake_until(word: &Word, flag: &Flag) {
     flag.take();
 }
 
-/// Something that one thread tells another: false, and then true.
+/// Something that one thread tells another: nothing, and then some bits.
 pub(crate) struct Flag {
-    set: Mutex<bool>,
+    bits: Mutex<u64>,
     changed: Condvar,
 }
 
 impl Flag {
     pub(crate) fn new() -> Self {
-        Self { set: Mutex::new(false), changed: Condvar::new() }
+        Self { bits: Mutex::new(0), changed: Condvar::new() }
     }
 
-    pub(crate) fn set(&self) {
-        *self.set.lock().unwrap() = true;
+    pub(crate) fn set(&self, bits: u64) {
+        *self.bits.lock().unwrap() |= bits;
         self.changed.notify_all();
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        *self.set.lock().unwrap()
+        *self.bits.lock().unwrap() != 0
     }
 
-    /// Waits until it is set, and takes it back.
-    pub(crate) fn take(&self) {
-        let mut set = self.set.lock().unwrap();
-        while !*set {
-            set = self.changed.wait(set).unwrap();
+    /// Waits until some are set, and takes them back.
+    pub(crate) fn take(&self) -> u64 {
+        let mut bits = self.bits.lock().unwrap();
+        while *bits == 0 {
+            bits = self.changed.wait(bits).unwrap();
         }
-        *set = false;
+        mem::take(&mut *bits)
     }
 }
 
@@ -266,14 +259,6 @@ impl Slots {
         }
         let (cpu, slot) = &self.cpus[usize::from(DELTA < 0)];
         let _sequence = cpu.lock().unwrap();
-        if RMW.get() {
-            let on = self.tag.fetch_add(0, Ordering::AcqRel) & ON != 0;
-            if on {
-                self.memory.with(|_| ());
-                slot.fetch_add(DELTA as u64, Ordering::AcqRel);
-            }
-            return on;
-        }
         let on = self.tag.load(TAG_IN_SEQUENCE) & ON != 0;
         if on {
             self.memory.with(|_| ());
@@ -298,11 +283,7 @@ impl Slots {
     /// ordered after the one before; so the tag is stored. Owners alone do that.
     fn set_tag(&self, tag: u64, order: Ordering) {
         self.word_memory.with(|_| ());
-        if RMW.get() {
-            self.tag.swap(tag, Ordering::AcqRel);
-        } else {
-            self.tag.store(tag, order);
-        }
+        self.tag.store(tag, order);
     }
 
     pub(crate) fn turn_off(&self) {
@@ -407,7 +388,7 @@ impl Setup {
     }
 }
 
-/// Runs `scenario` in every way that loom distinguishes, twice. The scenario adds
+/// Runs `scenario` in every way that loom distinguishes. The scenario adds
 /// its threads and returns what runs after them, which names the outcome; the
 /// result is the set of outcomes seen.
 pub(crate) fn explore<F, E>(name: &str, scenario: F) -> BTreeSet<String>
@@ -415,37 +396,28 @@ where
     F: Fn(&mut Setup) -> E + Send + Sync + 'static,
     E: Fn() -> String + 'static,
 {
-    let scenario = std::sync::Arc::new(scenario);
-    let outcomes = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
-    for rmw in [false, true] {
-        RMW.set(rmw);
-        let began = std::time::Instant::now();
-        let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let mut builder = loom::model::Builder::new();
-        if builder.preemption_bound.is_none() {
-            builder.preemption_bound = Some(PREEMPTIONS);
-        }
-        let (scenario, seen, counted) = (scenario.clone(), outcomes.clone(), runs.clone());
-        builder.check(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-            let mut setup = Setup { threads: Vec::new() };
-            let end = scenario(&mut setup);
-            let threads: Vec<_> =
-                setup.threads.into_iter().map(|body| loom::thread::spawn(move || body())).collect();
-            for thread in threads {
-                thread.join().unwrap();
-            }
-            seen.lock().unwrap().insert(end());
-        });
-        println!(
-            "loom {name}{}: {} executions in {:.1?}",
-            if rmw { ", all accesses read-modify-write" } else { "" },
-            runs.load(Ordering::Relaxed),
-            began.elapsed()
-        );
+    let began = Instant::now();
+    // Of the set of outcomes and the number of executions.
+    let seen = StdArc::new(StdMutex::new((BTreeSet::new(), 0)));
+    let mut builder = loom::model::Builder::new();
+    if builder.preemption_bound.is_none() {
+        builder.preemption_bound = Some(PREEMPTIONS);
     }
-    RMW.set(false);
-    let outcomes = outcomes.lock().unwrap().clone();
+    let told = seen.clone();
+    builder.check(move || {
+        let mut setup = Setup { threads: Vec::new() };
+        let end = scenario(&mut setup);
+        let threads: Vec<_> =
+            setup.threads.into_iter().map(|body| loom::thread::spawn(move || body())).collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let mut told = told.lock().unwrap();
+        told.0.insert(end());
+        told.1 += 1;
+    });
+    let (outcomes, executions) = mem::take(&mut *seen.lock().unwrap());
+    println!("loom {name}: {executions} executions in {:.1?}", began.elapsed());
     outcomes
 }
 

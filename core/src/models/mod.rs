@@ -1,9 +1,9 @@
 //! What proves the protocol: models of it, and the two checkers that run them.
 //!
-//! | build              | backend of [`sync`](crate::sync) | what it is for                    |
-//! | ------------------ | -------------------------------- | --------------------------------- |
-//! | `--cfg loom`       | `loom`       | memory orderings, and interleavings with every access a read-modify-write |
-//! | `--cfg interleave` | `interleave` | every interleaving, every state, exhaustively             |
+//! | build              | backend of [`sync`](crate::sync) | what it is for                  |
+//! | ------------------ | -------------------------------- | ------------------------------- |
+//! | `--cfg loom`       | `loom`                           | memory orderings                |
+//! | `--cfg interleave` | `interleave`                     | every interleaving, every state |
 
 #[cfg(interleave)]
 pub(crate) mod interleave;
