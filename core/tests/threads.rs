@@ -23,6 +23,25 @@ fn per_cpu_counters_come_and_go() {
 }
 
 #[test]
+fn per_cpu_counters_share_no_slots() {
+    // If two counters had the same slots, each would count the other's references too.
+    let make_and_drop = || {
+        for _ in 0..5_000 {
+            let counters = [1, 2, 3].map(|held| (held, ModuleRef::new_percpu().expect("memory")));
+            let mut guards = Vec::new();
+            for (held, counter) in &counters {
+                guards.extend((0..*held).map(|_| counter.try_get().expect("live")));
+            }
+            for (held, counter) in &counters {
+                assert_eq!(counter.count(), Some(*held));
+            }
+            drop(guards);
+        }
+    };
+    thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(make_and_drop))));
+}
+
+#[test]
 fn a_drain_gives_up_at_its_deadline_and_not_before() {
     let counter = ModuleRef::new();
     let guard = counter.try_get().expect("live");

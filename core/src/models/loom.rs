@@ -365,6 +365,7 @@ impl Tally {
 }
 
 pub(crate) use loom::sync::Arc as Shared;
+pub(crate) use loom::sync::atomic::AtomicU64 as Bits;
 
 /// One execution of a model: its threads and how it ends.
 pub(crate) struct Setup {

@@ -5,6 +5,8 @@
 //! | `--cfg loom`       | `loom`                           | memory orderings                |
 //! | `--cfg interleave` | `interleave`                     | every interleaving, every state |
 
+#[cfg(all(test, loom))]
+mod bitmap;
 #[cfg(interleave)]
 pub(crate) mod interleave;
 #[cfg(all(loom, not(interleave)))]

@@ -5,6 +5,7 @@
 //! | `cpus`    | how many CPUs there seem to be                                     |
 //! | `rseq`    | the restartable sequence that adds                                 |
 //! | `barrier` | `membarrier`, and whether this process can count per CPU at all    |
+//! | `bitmap`  | which slots of a chunk are taken                                   |
 //! | `arena`   | the memory of the slots                                            |
 //! | `slots`   | the tagged pointer in a counter, and the sum of what it points to  |
 //!

@@ -2,7 +2,7 @@
 //!
 //! The algorithm is written once against what this module exports:
 //!
-//! - [`Word`], the 64-bit atomic;
+//! - [`Word`], the 64-bit atomic of a counter, and `Bits`, one that is none's;
 //! - [`Address`], the name of a word, good for waking after the memory is gone;
 //! - [`wait`], which sleeps while a word is unchanged;
 //! - [`Slots`], the per-CPU part of a counter;

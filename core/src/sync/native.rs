@@ -11,6 +11,8 @@
 //! alone, and swallow its wake. So a wake is never needed for progress.
 
 pub(crate) use crate::percpu::Slots;
+#[allow(unused_imports, reason = "only where there are slots")]
+pub(crate) use core::sync::atomic::AtomicU64 as Bits;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
 
 /// The address of a word. A put takes it before its subtraction, because after

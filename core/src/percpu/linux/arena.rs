@@ -15,13 +15,13 @@
 //! the step that raised `used` above that row, and the releaser, which reads `used` after the
 //! barrier, sums the row; if it comes after, the sequence finds the tag cleared (P1).
 //!
-//! What is taken is in bitmaps, changed by single atomic steps: a fork in another thread
-//! finds no lock held. Chunks are never unmapped: a late reader of a sum finds memory.
+//! Chunks are never unmapped: a late reader of a sum finds memory.
 
+use super::bitmap::Bitmap;
 use super::cpus::{self, STRIDE_SHIFT};
 use core::mem::{offset_of, size_of};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering::*};
 
 const STRIDE: usize = 1 << STRIDE_SHIFT;
 const SLOTS: usize = STRIDE / size_of::<AtomicI64>();
@@ -30,15 +30,13 @@ const SLOTS: usize = STRIDE / size_of::<AtomicI64>();
 /// number has met one with another layout.
 const LAYOUT: u64 = u64::from_ne_bytes(*b"modref 1");
 
-/// A chunk's bookkeeping, which ends where its first row begins. Zeroed memory is a chunk with
-/// nothing taken.
+/// A chunk's bookkeeping, which ends where its first row begins.
 #[repr(C)]
 pub(super) struct Chunk {
     layout: u64,
     /// The chunk made before this one.
     next: *mut Chunk,
-    /// One bit per slot: taken.
-    taken: [AtomicU64; SLOTS / 64],
+    taken: Bitmap<{ SLOTS / 64 }>,
     /// How many rows there are.
     rows: u32,
     /// What each get and put reads stands in a cache line of its own.
@@ -79,8 +77,7 @@ pub(super) fn allocate() -> Option<NonNull<AtomicI64>> {
 /// Gives slots back. They keep what they add up to.
 pub(super) fn free(slot: NonNull<AtomicI64>) {
     let n = slot.addr().get() % STRIDE / size_of::<AtomicI64>();
-    // Release pairs with the Acquire of `take`: the next owner sees the slots as they are.
-    Chunk::of(slot).taken[n / 64].fetch_and(!(1 << (n % 64)), Release);
+    Chunk::of(slot).taken.free(n);
 }
 
 impl Chunk {
@@ -113,19 +110,7 @@ impl Chunk {
     }
 
     fn take(&self) -> Option<NonNull<AtomicI64>> {
-        for (index, taken) in self.taken.iter().enumerate() {
-            // Relaxed: a guess; the step below decides.
-            let mut seen = taken.load(Relaxed);
-            while seen != u64::MAX {
-                let bit = (!seen).trailing_zeros() as usize;
-                // Acquire pairs with the Release of `free`.
-                seen = taken.fetch_or(1 << bit, Acquire);
-                if seen & (1 << bit) == 0 {
-                    return NonNull::new(self.first().wrapping_add(index * 64 + bit));
-                }
-            }
-        }
-        None
+        NonNull::new(self.first().wrapping_add(self.taken.take()?))
     }
 }
 
@@ -156,6 +141,7 @@ fn grow() -> Option<()> {
         libc::madvise(memory, length, libc::MADV_NOHUGEPAGE);
         (*chunk).layout = LAYOUT;
         (*chunk).rows = rows as u32;
+        (*chunk).taken = Bitmap::new();
     }
     // Relaxed: the exchange checks it.
     let mut newest = CHUNKS.load(Relaxed);

@@ -2,6 +2,7 @@
 
 mod arena;
 mod barrier;
+mod bitmap;
 mod cpus;
 mod rseq;
 mod slots;
