@@ -26,7 +26,7 @@ fn per_cpu_counters_come_and_go() {
 fn per_cpu_counters_share_no_slots() {
     // If two counters had the same slots, each would count the other's references too.
     let make_and_drop = || {
-        for _ in 0..5_000 {
+        for _ in 0..50_000 {
             let counters = [1, 2, 3].map(|held| (held, ModuleRef::new_percpu().expect("memory")));
             let mut guards = Vec::new();
             for (held, counter) in &counters {
