@@ -3,96 +3,51 @@
  * The protocol of the counter, as shipped, for spin. README.md says what is in it and what
  * is not; `check` runs it.
  *
- * Names are those of the source: core/src/counter/word.rs has the bits, core/src/counter/mod.rs the gets and puts,
- * core/src/counter/release.rs the attempts, core/src/percpu/ the slots, core/src/counter/lifecycle.rs the way back. One
- * atomic or d_step is one access to shared memory, with what a thread does on its own
+ * Names are those of the source, core/src/counter/: word.rs has the bits, mod.rs the gets and puts,
+ * release.rs the attempts, lifecycle.rs the way back, drain.rs the handle; core/src/percpu/ has the
+ * slots. One atomic or d_step is one access to shared memory, with what a thread does on its own
  * around it.
  */
 
-/* ---- what is run, from the command line ------------------------------------------- */
+/* ---- what is run, from the command line; `check` has the defaults -------------------
+ *
+ * SLOTS	1: per-CPU mode; 0: one shared word
+ * USERS	threads that get and put
+ * VISITS	gets of each of them; 255: for ever
+ * HELD		the first so many begin with a reference
+ * SURPLUS	so many more put one that they do not hold
+ * CLONES	the first so many may take one more while they hold
+ * FIRST	what the first releaser does: TRY and so on
+ * SECOND	... and the second one
+ * TRIES	attempts of each releaser; 255: the second goes on for ever
+ * AFTER	what winners do
+ * ASKS		1: the event loop may ask without being rung
+ * FAILS	1: a barrier may fail
+ * SPURIOUS	1: sleeps may end for no reason
+ * WORK		1: holders write what the winner has to see
+ * INVARIANT	0: only consequences count, not the invariants within
+ *
+ * and the mutant, if any: IS(NAME) is 1 after -DNAME=1, and 0 otherwise.
+ */
 
-#ifndef SLOTS
-#define SLOTS 1			/* per-CPU mode; 0 is one shared word */
-#endif
-#ifndef USERS
-#define USERS 2			/* threads that get and put */
-#endif
-#ifndef VISITS
-#define VISITS 1		/* gets of each of them; 255: for ever */
-#endif
-#ifndef HELD
-#define HELD 0			/* the first so many begin with a reference */
-#endif
-#ifndef CLONES
-#define CLONES 0		/* the first so many may take one more while they hold */
-#endif
-#ifndef FIRST
-#define FIRST TRY		/* what the first releaser does: TRY, DRAIN or TIMED */
-#endif
-#ifndef SECOND
-#define SECOND NONE
-#endif
-#ifndef TRIES
-#define TRIES 1			/* attempts of each releaser; 255: the second goes on for ever */
-#endif
-#ifndef AFTER
-#define AFTER LEAVE		/* what winners do: LEAVE, BACK (once), END (destroy), FREE */
-#endif
-#ifndef FAILS
-#define FAILS 0			/* 1: a barrier may fail */
-#endif
-#ifndef SPURIOUS
-#define SPURIOUS 0		/* 1: sleeps may end for no reason */
-#endif
-#ifndef WORK
-#define WORK 0			/* 1: holders write what the winner has to see */
-#endif
-#ifndef INVARIANT
-#define INVARIANT 1		/* 0: only consequences count, not the invariants within */
-#endif
-#ifndef BREAK
-#define BREAK 0			/* the mutant, if any: see below */
-#endif
+#define IS(mutant)		IS_VALUE(mutant)
+#define IS_VALUE(value)		IS_FIRST(COMMA_IF_##value)
+#define COMMA_IF_1		,
+#define IS_FIRST(first)		IS_SECOND(first 1, 0, 0)
+#define IS_SECOND(a, b, ...)	b
 
-#define NONE	0
-#define TRY	1
-#define DRAIN	2
-#define TIMED	3
+#define NONE		0
+#define TRY		1
+#define DRAIN		2	/* sleeps until the last put */
+#define TIMED		3	/* or until its time is up */
+#define BEGIN		4	/* a drain by a handle: an event loop, and a watcher that rings */
+#define BEGIN_TIMED	5
+#define CANCEL		6	/* another thread cancels the first one's, at any time */
 
 #define LEAVE	0
-#define BACK	1
-#define END	2
+#define BACK	1	/* once */
+#define END	2	/* destroy */
 #define FREE	3
-
-/* ---- mutants: -DBREAK=one of these ------------------------------------------------ */
-
-#define NO_BARRIER		1	/* no membarrier between the tag and the sum */
-#define BARRIER_ORDERS_NOTHING	2	/* it aborts, and flushes no store buffer */
-#define BARRIER_ABORTS_NOTHING	3	/* it orders, and lets sequences go on */
-#define BARRIER_MISSES_A_CPU	4
-#define BARRIER_FIRST		5	/* the barrier, and then the tag */
-#define BASE_EARLY		6	/* BASE back before the slots are on */
-#define CLOSE_AFTER_FOLD	7
-#define PUT_DOES_NOT_WAKE	8
-#define UNDO_DOES_NOT_WAKE	9
-#define SLEEP_WITHOUT_COMPARING	10
-#define TAG_OUTSIDE		11	/* the look at the tag before the sequence decides */
-#define CPU_OUTSIDE		12	/* the CPU's number is from before the sequence */
-#define GET_DOES_NOT_LOOK	13	/* a get adds without a look at CLOSED */
-#define SETTLE_IN_TWO_STEPS	14	/* a look, then a store */
-#define PUT_LOOKS_AGAIN		15	/* the word is read again after the subtraction */
-#define CLAIM_BY_LOOKING	16	/* what the fetch_and found is ignored */
-#define SUM_STAYS		17	/* the way back forgets to take the sum out */
-#define REINIT_STORES		18	/* reinit forgets refused gets that are not undone */
-#define DEADLINE_WINS		19	/* re-opened at the deadline although nobody holds */
-#define ABANDON_LEAVES_OFF	20	/* a failed barrier leaves the slots off */
-#define ABANDON_BASE_FIRST	21
-#define WAKE_DECIDES		22	/* a drainer that was woken does not look */
-#define NO_UNDO			23	/* a refused get leaves its add */
-#define ON_BEFORE_UNFOLD	24	/* slots on while the word has the sum */
-#define ABANDON_LEAVES_SHUT	25	/* a failed barrier leaves the door shut */
-#define DOOR_OPEN		26	/* a drainer waits with the door open */
-#define FOLD_BY_STORE		27	/* the fold is a look and a store */
 
 /* ---- what has to hold, by name ---------------------------------------------------- */
 
@@ -100,26 +55,29 @@
 hidden byte a_count_is_not_exact, a_holder_is_left, two_winners, got_what_is_gone,
 	touched_after_free, no_such_transition, released_above_zero, refused_at_zero,
 	refused_without_reason, work_is_not_seen, a_store_is_pending, surplus_of_honest_users,
-	sleeps_at_zero, not_as_before;
+	not_as_before;
 
 #define MUST(condition, name)	assert((condition) || name)
+#define WHEN(condition, what)	if :: condition -> what :: else fi
 
 /* Outcomes that were reached, counted outside of the state. */
 c_decl {
-	static unsigned long outcomes[24];
-	static const char *names[24] = {
+	static const char *names[] = {
 		"released by try_release", "refused by the peek", "refused after the claim",
 		"busy", "already released", "drained", "looked again after a sleep",
 		"timed out", "zero won at the deadline", "sequence aborted by the barrier",
 		"sequence aborted by another thread on its CPU", "sequence interrupted",
 		"got through a slot", "a slot below zero", "store flushed by the barrier",
 		"put through the word", "get refused by its look", "get refused and undone",
-		"the undo woke the drainer", "the barrier failed", "live again after a release",
+		"the undo woke a sleeper", "the barrier failed", "live again after a release",
 		"destroyed", "one more while draining", "word below zero while the sum is not",
+		"mended in a fold", "mended in the word", "asked too early",
+		"the event loop was too late", "cancelled", "cancelled after the last put",
 	};
+	static unsigned long outcomes[sizeof(names) / sizeof(*names)];
 	static void report(void)
 	{
-		for (int i = 0; i < 24; i++)
+		for (int i = 0; i < sizeof(names) / sizeof(*names); i++)
 			if (outcomes[i])
 				printf("outcome %lu times: %s\n", outcomes[i], names[i]);
 	}
@@ -130,16 +88,23 @@ c_decl {
 /* ---- the counter ------------------------------------------------------------------ */
 
 #define BASE		1
-#define CLOSED		2
+#define OPEN		2
 #define DRAINING	4
 #define PERCPU		8
 #define REF		16
 #define FLAGS		15
-#define DRAINED		(CLOSED | DRAINING)
-#define DESTROYED	(CLOSED | PERCPU)
+#define LIVE_FLAGS	(BASE | OPEN)
+#define RELEASED	0
+#define DESTROYED	PERCPU
+#if IS(DRAIN_LEAVES_OPEN)
+#define DRAINED		(OPEN | DRAINING)
+#else
+#define DRAINED		DRAINING
+#endif
 
 #define flags(v)	((v) & FLAGS)
 #define count(v)	((v) >> 4)
+#define is_gone(v)	(flags(v) == RELEASED || flags(v) == DESTROYED)
 
 /* Users that go on for ever move counts from one place to another for ever: then counts wrap,
  * as the real ones do at 60 and 64 bits, so that there are finitely many. */
@@ -173,61 +138,65 @@ Cpu cpu[2];
 byte asleep;			/* one bit per thread: what the futex knows */
 byte worked;			/* one bit per user: it has done its work, as memory has it */
 
+/* The handle of a drain that was begun. */
+bit under_way;			/* the drain is under way, and nobody is ending it */
+bit rung;			/* the descriptor is readable, to a loop that is told once */
+bit seen_last, time_up;		/* why; time may also be up before the watcher says so */
+bit stop, ended;		/* the watcher */
+
 /* What the word was before a read-modify-write; used within its step alone. */
 hidden short was;
 
 /* Ghosts: the truth, which no thread of the program can read. */
-byte holds;			/* references that are held */
+short holds;			/* references that are held, less surplus puts */
 byte undo;			/* refused gets that have added and not yet undone it */
 byte wrote;			/* as `worked`, but at once */
 byte reason = 255;		/* one bit per releaser: somebody held during its peek */
 bit gone;			/* released, and not live again */
 bit freed;
+bit cancelled;
 bit drained;			/* the first releaser has ended */
 byte done;			/* threads that have ended */
 
-#define BUFFERED_BY(c, i, y)	(cpu[c].n > i && cpu[c].kind[i] == y + 1)
-#define NEWEST(y) (BUFFERED_BY(y, 2, y) -> cpu[y].value[2] : \
-		   (BUFFERED_BY(y, 1, y) -> cpu[y].value[1] : \
-		    (BUFFERED_BY(y, 0, y) -> cpu[y].value[0] : slot[y])))
+/* What CPU c reads at slot y: its own stores first. */
+#define BUFFERED(c, i, y)	(cpu[c].n > i && cpu[c].kind[i] == y + 1)
+#define LOADED(c, y)	(BUFFERED(c, 2, y) -> cpu[c].value[2] : \
+			 (BUFFERED(c, 1, y) -> cpu[c].value[1] : \
+			  (BUFFERED(c, 0, y) -> cpu[c].value[0] : slot[y])))
 
 /* P2, I3: at every moment, not only at the end. */
 #if INVARIANT
 #define EXACT MUST(count(word) + ((word & PERCPU) && flags(word) != DESTROYED -> \
-		NEWEST(0) + NEWEST(1) : 0) == holds + undo, a_count_is_not_exact)
+		LOADED(0, 0) + LOADED(1, 1) : 0) == holds + undo, a_count_is_not_exact)
 #else
 #define EXACT
 #endif
 
-/* `legal` of core/src/counter/word.rs, without misuse. */
-inline legal(o, n)
+/* `legal` of core/src/counter/word.rs, without misuse: from `was` to `word`. */
+#define MOVED(from, to)	(flags(was) == (from) && flags(word) == (to))
+#define ENDED(to)	(MOVED(OPEN, to) || MOVED(DRAINING, to))
+inline legal()
 {
 #if INVARIANT
 	if
-	:: flags(o) == flags(n) ->
-		MUST(count(n) - count(o) <= 1 && count(n) - count(o) >= -1, no_such_transition)
-	:: flags(o) != flags(n) && (
-		(flags(o) == PERCPU && flags(n) == 0) ||
-		(flags(o) == (DRAINED | PERCPU) && flags(n) == DRAINED) ||
-		(flags(o) == CLOSED && flags(n) == PERCPU)) -> skip
-	:: (flags(o) == 0 || flags(o) == DRAINED) && flags(n) == PERCPU ->
-		MUST(count(o) != 0, refused_at_zero)
+	/* Sums of slots come and go, and surplus is mended. */
+	:: MOVED(OPEN | PERCPU, OPEN) || MOVED(DRAINING | PERCPU, DRAINING) ||
+	   MOVED(RELEASED, OPEN | PERCPU) || (SURPLUS && MOVED(OPEN | PERCPU, OPEN | PERCPU))
+	:: ENDED(OPEN | PERCPU) -> MUST(count(was) != 0, refused_at_zero)
+	:: flags(was) == flags(word) && !(SURPLUS && flags(was) == (OPEN | PERCPU)) ->
+		MUST(count(word) - count(was) <= 1 && count(word) - count(was) >= -1,
+		     no_such_transition)
 	:: else ->
-		MUST(count(o) == count(n), no_such_transition);
+		MUST(count(was) == count(word), no_such_transition);
 		if
-		:: (flags(o) == 0 || flags(o) == DRAINED) && flags(n) == CLOSED ->
-			MUST(count(o) == 0, released_above_zero)
-		:: (flags(o) == 0 || flags(o) == DRAINED) && flags(n) == BASE ->
-			MUST(count(o) != 0, refused_at_zero)
-		:: else -> MUST((flags(o) == BASE && flags(n) == 0) ||
-				(flags(o) == 0 && flags(n) == DRAINED) ||
-				(flags(o) == CLOSED && flags(n) == BASE) ||
-				(flags(o) == CLOSED && flags(n) == DESTROYED) ||
-				(flags(o) == (BASE | PERCPU) && flags(n) == PERCPU) ||
-				(flags(o) == PERCPU && flags(n) == (BASE | PERCPU)) ||
-				(flags(o) == PERCPU && flags(n) == (DRAINED | PERCPU)) ||
-				(flags(o) == (DRAINED | PERCPU) && flags(n) == PERCPU),
-				no_such_transition)
+		:: ENDED(RELEASED) -> MUST(count(was) == 0, released_above_zero)
+		:: ENDED(LIVE_FLAGS) -> MUST(count(was) != 0, refused_at_zero)
+		:: else -> MUST(MOVED(LIVE_FLAGS, OPEN) || MOVED(OPEN, DRAINING) ||
+				MOVED(RELEASED, LIVE_FLAGS) || MOVED(RELEASED, DESTROYED) ||
+				MOVED(LIVE_FLAGS | PERCPU, OPEN | PERCPU) ||
+				MOVED(OPEN | PERCPU, LIVE_FLAGS | PERCPU) ||
+				MOVED(OPEN | PERCPU, DRAINING | PERCPU) ||
+				MOVED(DRAINING | PERCPU, OPEN | PERCPU), no_such_transition)
 		fi
 	fi
 #else
@@ -248,10 +217,7 @@ inline flush_one(a)
 	cpu[a].kind[1] = cpu[a].kind[2]; cpu[a].value[1] = cpu[a].value[2];
 	cpu[a].kind[2] = 0; cpu[a].value[2] = 0;
 	cpu[a].n--;
-	if
-	:: cpu[a].n == 0 && !cpu[a].sequence -> cpu[a].cur = 0
-	:: else
-	fi
+	WHEN(cpu[a].n == 0 && !cpu[a].sequence, cpu[a].cur = 0)
 }
 
 inline flush(b)
@@ -260,39 +226,28 @@ inline flush(b)
 	:: cpu[b].n > 0 -> flush_one(b)
 	:: else -> break
 	od;
-	if
-	:: !cpu[b].sequence -> cpu[b].cur = 0
-	:: else
-	fi
+	WHEN(!cpu[b].sequence, cpu[b].cur = 0)
 }
 
 /* A locked instruction waits until the stores of its own CPU are visible. */
 inline locked()
 {
-	if
-	:: cpu[0].cur == me + 1 -> flush(0)
-	:: else
-	fi;
-	if
-	:: cpu[1].cur == me + 1 -> flush(1)
-	:: else
-	fi
+	WHEN(cpu[0].cur == me + 1, flush(0));
+	WHEN(cpu[1].cur == me + 1, flush(1))
 }
 
-inline touch()
-{
-	MUST(!freed, touched_after_free)
-}
+#define touch()	MUST(!freed, touched_after_free)
 
-/* One read-modify-write of the word; every one is a locked instruction. Inside a d_step,
- * and followed there by its ghosts and EXACT. */
+/* One read-modify-write of the word; every one is a locked instruction. The last in a
+ * d_step, after its ghosts. */
 inline rmw(new)
 {
 	touch();
 	locked();
 	was = word;
 	word = WRAPPED(new);
-	legal(was, word)
+	legal();
+	EXACT
 }
 
 /* A plain store by the thread on CPU c. It waits for room, see README.md. */
@@ -313,16 +268,10 @@ inline run_on(e)
 {
 	if
 	:: cpu[e].cur != me + 1 ->
-		if
-		:: cpu[e].sequence -> SAW(10)
-		:: else
-		fi;
+		WHEN(cpu[e].sequence, SAW(10));
 		cpu[e].sequence = 0;
 		flush(e);
-		if
-		:: cpu[1 - e].cur == me + 1 -> flush(1 - e)
-		:: else
-		fi;
+		WHEN(cpu[1 - e].cur == me + 1, flush(1 - e));
 		cpu[e].cur = me + 1
 	:: else
 	fi
@@ -333,9 +282,27 @@ inline run_on(e)
 inline leave_sequence(f)
 {
 	cpu[f].sequence = 0;
+	WHEN(cpu[f].n == 0, cpu[f].cur = 0)
+}
+
+/* ---- sleep and wake ------------------------------------------------------------------ */
+
+#define BIT	(1 << me)
+
+/* By address, which nothing reads through: not a touch. */
+#define wake_all	asleep = 0
+
+/* The kernel compares and queues in one step. */
+inline sleep(timed, late)
+{
+	d_step {
+		touch();
+		WHEN(word == seen || IS(SLEEP_WITHOUT_COMPARING), asleep = asleep | BIT)
+	};
 	if
-	:: cpu[f].n == 0 -> cpu[f].cur = 0
-	:: else
+	:: !(asleep & BIT) -> SAW(6)
+	:: d_step { timed && (asleep & BIT) -> asleep = asleep & ~BIT; late = 1 }
+	:: d_step { SPURIOUS && (asleep & BIT) -> asleep = asleep & ~BIT }
 	fi
 }
 
@@ -345,8 +312,8 @@ inline leave_sequence(f)
 #define MORE	1		/* get, by a holder */
 #define PUT	2
 
-/* A get or put has taken effect. */
-inline happened()
+/* A get or put takes effect. */
+inline happens()
 {
 	if
 	:: op == PUT -> holds--; mine--
@@ -357,66 +324,46 @@ inline happened()
 	fi
 }
 
-/* give_back: a put, or the undo of a refused get, in the word. */
-inline give_back()
+/* put_in_word: a put, or the undo of a refused get. */
+inline put_in_word()
 {
 	d_step {
-		rmw(word - REF);
 		if
-		:: op == PUT -> holds--; mine--; SAW(15)
+		:: op == PUT -> happens(); SAW(15)
 		:: else -> undo--; SAW(17)
 		fi;
-		EXACT;
-		wakes = (word == DRAINED -> 1 : 0);
-#if BREAK == PUT_DOES_NOT_WAKE
-		wakes = (op == PUT -> 0 : wakes);
-#elif BREAK == UNDO_DOES_NOT_WAKE
-		wakes = (op == GET -> 0 : wakes);
-#endif
-		MUST(count(word) >= 0 || (word & PERCPU), surplus_of_honest_users);
-		if
-		:: count(word) < 0 -> SAW(23)
-		:: else
-		fi
+		rmw(word - (op == GET && IS(NO_UNDO) -> 0 : REF));
+		wakes = (word == DRAINED && !(op == PUT && IS(PUT_DOES_NOT_WAKE)) &&
+			 !(op == GET && IS(UNDO_DOES_NOT_WAKE)) -> 1 : 0);
+		begun = (count(word) < 0 && (!(word & PERCPU) || is_gone(word)) -> 1 : 0);
+		MUST(!begun || SURPLUS, surplus_of_honest_users);
+		WHEN(count(word) < 0, SAW(23))
 	};
-#if BREAK == PUT_LOOKS_AGAIN
+#if IS(PUT_LOOKS_AGAIN)
 	d_step { touch(); wakes = (word == DRAINED -> 1 : 0) };
 #endif
+#if SURPLUS
+	/* put_slow */
 	if
-	:: d_step { wakes ->
-		if
-		:: op == GET && asleep -> SAW(18)
-		:: else
-		fi;
-		/* By address, which nothing reads through: not a touch. */
-		asleep = 0; wakes = 0 }
+	:: d_step { begun -> begun = 0; holds++; SAW(25);
+		rmw(word + REF);
+		wakes = (word == DRAINED && !IS(MEND_DOES_NOT_WAKE) -> 1 : 0) }
+	:: else
+	fi;
+#endif
+	if
+	:: d_step { wakes -> WHEN(op == GET && asleep, SAW(18)); wake_all; wakes = 0 }
 	:: !wakes
 	fi
 }
 
-#define DELTA	(op == PUT -> -1 : 1)
-
-#if BREAK == CPU_OUTSIDE
-#define ROW	row
-#else
-#define ROW	c
-#endif
-
-/* What the CPU itself reads at a slot: its own stores first. */
-#define LOADED(c, y)	(BUFFERED_BY(c, 2, y) -> cpu[c].value[2] : \
-			 (BUFFERED_BY(c, 1, y) -> cpu[c].value[1] : \
-			  (BUFFERED_BY(c, 0, y) -> cpu[c].value[0] : slot[y])))
-
 proctype user(byte me)
 {
-	byte op, mine, visits, c;
+	byte op, mine, visits, c, row;
 	bit begun, wakes, more;
-#if BREAK == CPU_OUTSIDE
-	byte row;
-#endif
 
 	d_step {
-		mine = (me < HELD -> 1 : 0);
+		mine = (me < HELD + SURPLUS -> 1 : 0);
 		visits = VISITS;
 		more = (me < CLONES -> 1 : 0)
 	};
@@ -426,30 +373,26 @@ next:
 		if
 		:: mine > 0 && more -> op = MORE; more = 0
 		:: mine > 0 -> op = PUT
-		:: mine == 0 && visits > 0 -> op = GET;
-			if
-			:: visits < 255 -> visits--
-			:: else
-			fi
+		:: mine == 0 && visits > 0 -> op = GET; WHEN(visits < 255, visits--)
 		:: mine == 0 && visits == 0 -> goto over
 		fi;
 #if WORK
 		/* What is done under a reference: a plain store. (Elsewhere than on the CPU
 		 * of the put it would be visible before the put.) */
 		if
-		:: op == PUT && !(wrote & (1 << me)) ->
+		:: op == PUT && !(wrote & BIT) ->
 			if
 			:: cpu[0].n < 3 -> run_on(0); store(0, 10 + me, 1)
 			:: cpu[1].n < 3 -> run_on(1); store(1, 10 + me, 1)
 			fi;
-			wrote = wrote | (1 << me)
+			wrote = wrote | BIT
 		:: else
 		fi;
 #endif
 		/* The look outside of the sequence; in one word, it decides. */
 		touch();
 		begun = on;
-#if BREAK == CPU_OUTSIDE
+#if IS(CPU_OUTSIDE)
 		if
 		:: row = 0
 		:: row = 1
@@ -469,80 +412,101 @@ next:
 			run_on(c);
 			cpu[c].sequence = 1;
 			touch();
-#if BREAK != TAG_OUTSIDE
-			begun = on
-#endif
+			row = (IS(CPU_OUTSIDE) -> row : c);
+			begun = (IS(TAG_OUTSIDE) -> begun : on)
 		};
 		/* The add, the last instruction, or an abort before it. */
 		if
-		:: d_step { !begun ->
-			if
-			:: IN_SEQUENCE(c) -> leave_sequence(c)
-			:: else
-			fi }
+		:: d_step { !begun -> WHEN(IN_SEQUENCE(c), leave_sequence(c)) }
 		:: begun && !IN_SEQUENCE(c)
 		:: d_step { begun && IN_SEQUENCE(c) -> leave_sequence(c); SAW(11) }
 		:: d_step { begun && IN_SEQUENCE(c) && cpu[c].n < 3 ->
-			store(c, ROW + 1, WRAPPED_SLOT(LOADED(c, ROW) + DELTA));
+			store(c, row + 1, WRAPPED_SLOT(LOADED(c, row) + (op == PUT -> -1 : 1)));
 			leave_sequence(c);
-			if
-			:: op != PUT -> SAW(12)
-			:: else
-			fi;
-			if
-			:: NEWEST(c) < 0 -> SAW(13)
-			:: else
-			fi;
-			happened();
+			WHEN(op != PUT, SAW(12));
+			WHEN(LOADED(c, c) < 0, SAW(13));
+			happens();
 			EXACT;
-			begun = 0; c = 0 } -> goto next
+			begun = 0; c = 0; row = 0 } -> goto next
 		fi;
-		d_step { begun = 0; c = 0 }
+		d_step { begun = 0; c = 0; row = 0 }
 	:: else
 	fi;
 #endif
 	if
 	:: op == GET ->
-#if BREAK != GET_DOES_NOT_LOOK
 		if
-		:: d_step { word & CLOSED -> touch(); SAW(16) } -> goto next
-		:: d_step { !(word & CLOSED) -> touch() }
+		:: d_step { !(word & OPEN) && !IS(GET_DOES_NOT_LOOK) -> touch(); SAW(16) } -> goto next
+		:: d_step { (word & OPEN) || IS(GET_DOES_NOT_LOOK) -> touch() }
 		fi;
-#endif
 		d_step {
-			rmw(word + REF);
 			if
-			:: was & CLOSED -> undo++; reason = 255; begun = 1
-			:: else -> happened()
+			:: word & OPEN -> happens()
+			:: else -> undo++; reason = 255; begun = 1
 			fi;
-			EXACT
+			rmw(word + REF)
 		};
 		if
 		:: begun ->
 			begun = 0;
-#if BREAK == NO_UNDO
-			d_step { undo--; EXACT }
-#else
-			give_back()
-#endif
+			put_in_word()
 		:: else
 		fi
 	:: op == MORE ->
 		d_step {
-			rmw(word + REF);
-			MUST(flags(was) != CLOSED && flags(was) != DESTROYED, got_what_is_gone);
-			if
-			:: was & CLOSED -> SAW(22)
-			:: else
-			fi;
-			happened();
-			EXACT
+			MUST(!is_gone(word), got_what_is_gone);
+			WHEN(!(word & OPEN), SAW(22));
+			happens();
+			rmw(word + REF)
 		}
-	:: op == PUT -> give_back()
+	:: op == PUT -> put_in_word()
 	fi;
 	goto next;
 over:
 	done++
+}
+
+/* ---- the watcher of a drain that was begun -------------------------------------------- */
+
+/* Decides nothing (D1): it rings. */
+proctype watcher(byte me; bit timed)
+{
+	short seen;
+
+	do
+	:: d_step { touch(); seen = word };
+		if
+		:: stop -> break
+		:: else
+		fi;
+		WHEN(seen == DRAINED, d_step { seen_last = 1; rung = 1 });
+		if
+		:: d_step { timed -> time_up = 1; rung = 1 } -> break
+		:: !time_up -> sleep(timed, time_up)
+		fi
+	od;
+	ended = 1
+}
+
+/* Its end, by whoever has ended the drain (D3). */
+inline end_watcher()
+{
+	if
+	:: begun ->
+		stop = 1;
+#if IS(NO_JOIN)
+		wake_all;
+#elif IS(END_WAKES_ONCE)
+		wake_all; ended;
+#else
+		do
+		:: ended -> break
+		:: else -> wake_all
+		od;
+#endif
+		begun = 0
+	:: else
+	fi
 }
 
 /* ---- releasers ---------------------------------------------------------------------- */
@@ -551,112 +515,103 @@ over:
 inline interrupt(g)
 {
 	d_step {
-		if
-		:: cpu[g].sequence -> SAW(9)
-		:: else
-		fi;
-		if
-		:: cpu[g].n > 0 -> SAW(14)
-		:: else
-		fi;
-#if BREAK != BARRIER_ABORTS_NOTHING
-		cpu[g].sequence = 0;
-#endif
-#if BREAK != BARRIER_ORDERS_NOTHING
-		flush(g)
-#else
-		if
-		:: cpu[g].n == 0 -> cpu[g].cur = 0
-		:: else
-		fi
-#endif
+		WHEN(cpu[g].sequence, SAW(9));
+		WHEN(cpu[g].n > 0, SAW(14));
+		WHEN(!IS(BARRIER_ABORTS_NOTHING), cpu[g].sequence = 0);
+		WHEN(!IS(BARRIER_ORDERS_NOTHING), flush(g));
+		WHEN(!cpu[g].sequence && cpu[g].n == 0, cpu[g].cur = 0)
 	}
 }
 
 inline membarrier()
 {
-#if BREAK == NO_BARRIER
+#if IS(NO_BARRIER)
 	skip
-#elif BREAK == BARRIER_MISSES_A_CPU
+#elif IS(BARRIER_MISSES_A_CPU)
 	interrupt(0)
 #else
 	if
 	:: interrupt(0); interrupt(1)
 	:: interrupt(1); interrupt(0)
-#if FAILS
 	/* Having done a part of it or not. */
-	:: failed = 1
-	:: interrupt(0); failed = 1
-#endif
+	:: d_step { FAILS -> failed = 1; SAW(19) }
+	:: FAILS -> interrupt(0); failed = 1
 	fi
 #endif
 }
 
-inline add_slots()
-{
-	d_step { sum = slot[0] };
-	d_step { sum = sum + slot[1] }
-}
+#define add_slots()	d_step { sum = slot[0] }; d_step { sum = sum + slot[1] }
 
-inline turn(to)
-{
-	d_step { touch(); locked(); on = to }
-}
+#define turn(to)	d_step { touch(); locked(); on = to }
 
-inline give_base_back()
+/* The slots on, and BASE last. */
+inline open(to)
 {
-	d_step { rmw(word | BASE); EXACT }
-}
-
-/* The word of whom nobody holds. */
-#if BREAK == DOOR_OPEN
-#define GONE		(kind == TRY -> 0 : DRAINING)
+#if SLOTS
+	turn(to);
+	d_step { rmw(word | BASE) }
 #else
-#define GONE		(kind == TRY -> 0 : DRAINED)
+	skip
 #endif
+}
+
+#define CLOSING	(IS(DRAIN_LEAVES_OPEN) -> DRAINING : OPEN | DRAINING)
+
+/* Closes the counter, or undoes that. */
+#define close(too)	WHEN(kind != TRY && (too), d_step { rmw(word ^ CLOSING) })
+
+/* The way back, of a refused attempt and of a reinit: what the word becomes before `open`. */
+#define OPENED	((word & ~FLAGS) + (SLOTS -> OPEN | PERCPU : LIVE_FLAGS) + \
+		 (SLOTS && IS(BASE_EARLY) -> BASE : 0) - \
+		 (IS(SUM_STAYS) -> 0 : sum) * REF)
+
+/* Whether an attempt succeeds: nobody holds a reference. Zero wins. */
+#define WINS	(word == (kind == TRY -> OPEN : DRAINED) && (look || !IS(DEADLINE_WINS)))
+
+#define BEGUN	(kind == BEGIN || kind == BEGIN_TIMED)
+
+/* Whether to sleep. (`finish` does so only for gets that are being refused, see D2.) */
+#define PATIENT	(!BEGUN || (seen_last && !IS(FINISH_DOES_NOT_WAIT)))
 
 /* A compare-and-swap; `seen` is what the word was. */
 #define SWAPPED		(word == seen)
 #define NOT_SWAPPED	d_step { word != seen -> touch(); locked(); seen = word }
 
-#define BIT	(1 << me)
+/* The fold. */
+#define TOTAL		(word + sum * REF)
+#define MISSING		(count(WRAPPED(TOTAL)) < 0 && !IS(FOLD_DOES_NOT_MEND))
+#define MEND		MUST(SURPLUS, surplus_of_honest_users); holds = 0; SAW(24)
+
+/* What the step that releases, and its winner, may rely on. */
+inline win()
+{
+	MUST(!gone, two_winners);
+	MUST(holds == 0, a_holder_is_left);
+	MUST((wrote & ~worked) == 0, work_is_not_seen);
+	MUST(!INVARIANT || cpu[0].n + cpu[1].n == 0, a_store_is_pending);
+	gone = 1
+}
 
 proctype releaser(byte me; byte kind)
 {
 	byte tries = (TRIES == 255 && me == USERS -> 1 : TRIES);
 	short seen, sum;
-	bit patient, late, failed, back = 1;
+	bit look, late, failed, begun, back = 1;
 
 again:
 	atomic {
 		if
 		:: tries == 0 -> goto over
-		:: else
-		fi;
-		if
-		:: tries < 255 -> tries--
-		:: else
-		fi;
-#if SLOTS
-		if
-		:: kind == TRY ->
-			/* The peek. It may find a holder, a get that is being refused, or the
-			 * store of a put that is still on its way. */
-			reason = (holds + undo > 0 || cpu[0].n + cpu[1].n > 0 ->
-				  reason : reason & ~BIT);
-			touch();
-			seen = word
-		:: else
+		:: else -> WHEN(tries < 255, tries--)
 		fi
-#endif
 	};
 #if SLOTS
 	if
-	:: kind == TRY ->
-		if
-		:: !(seen & BASE) -> goto unclaimed
-		:: else
-		fi;
+	/* The peek. It may find a holder, a get that is being refused, or the store of a put that
+	 * is still on its way. */
+	:: d_step { kind == TRY -> touch(); seen = word;
+		WHEN(holds + undo <= 0 && cpu[0].n + cpu[1].n == 0, reason = reason & ~BIT) };
+		WHEN(!(seen & BASE), goto unclaimed);
 		add_slots();
 		if
 		:: count(WRAPPED(seen + sum * REF)) > 0 ->
@@ -671,246 +626,154 @@ again:
 	:: else
 	fi;
 #endif
+	if
+	:: kind == CANCEL -> goto take
+	:: BEGUN -> atomic {
+		begun = 1; stop = 0; ended = 0; rung = 0; seen_last = 0; time_up = 0;
+		run watcher(USERS + 2, kind == BEGIN_TIMED) }
+	:: else
+	fi;
 	/* claim */
 	d_step { touch(); seen = word };
-	if
-	:: !(seen & BASE) -> goto unclaimed
-	:: else
-	fi;
-	d_step { rmw(word & ~BASE); seen = was; EXACT };
-#if BREAK != CLAIM_BY_LOOKING
-	if
-	:: !(seen & BASE) -> goto unclaimed
-	:: else
-	fi;
-#endif
-	/* shut */
-#if BREAK != CLOSE_AFTER_FOLD && BREAK != DOOR_OPEN
-	if
-	:: kind != TRY -> d_step { rmw(word | DRAINED); EXACT }
-	:: else
-	fi;
-#endif
+	WHEN(!(seen & BASE), goto unclaimed);
+	d_step { seen = word; rmw(word & ~BASE) };
+	WHEN(!(seen & BASE) && !IS(CLAIM_BY_LOOKING), goto unclaimed);
+	close(!IS(CLOSE_AFTER_FOLD));
 	/* fold */
 #if SLOTS
-#if BREAK == BARRIER_FIRST
+#if IS(BARRIER_FIRST)
 	membarrier();
 	turn(0);
 #else
 	turn(0);
 	membarrier();
 #endif
-	if
-	:: failed ->
-		/* abandon */
-#if BREAK == ABANDON_BASE_FIRST
-		give_base_back();
-#endif
-#if BREAK != ABANDON_LEAVES_OFF
-		turn(1);
-#endif
-#if BREAK != ABANDON_LEAVES_SHUT
-		d_step { rmw(word & ~DRAINED); EXACT };
-#endif
-#if BREAK != ABANDON_BASE_FIRST
-		give_base_back();
-#endif
-		d_step { failed = 0; SAW(19) };
-		goto refused
-	:: else
-	fi;
+	WHEN(failed, goto not_folded);
 	add_slots();
 	d_step { touch(); seen = word };
 	do
-#if BREAK == FOLD_BY_STORE
+#if IS(FOLD_BY_STORE)
 	:: d_step { rmw((seen + sum * REF) & ~PERCPU) } -> break
 #else
-	:: d_step { SWAPPED ->
-		MUST(count(WRAPPED(word + sum * REF)) >= 0, surplus_of_honest_users);
-		rmw((word + sum * REF) & ~PERCPU);
-		EXACT } -> break
+	:: d_step { SWAPPED && !MISSING -> rmw(TOTAL & ~PERCPU) } -> break
+	/* Somebody has put too often. */
+	:: d_step { SWAPPED && MISSING && !(word & OPEN) -> MEND; rmw(flags(word) & ~PERCPU) } -> break
+	:: d_step { SWAPPED && MISSING && (word & OPEN) -> MEND; failed = 1;
+		rmw(flags(word) - sum * REF) } -> break
 	:: NOT_SWAPPED
 #endif
 	od;
-	skip;	/* spin: no jump into a d_step */
-#endif
-#if BREAK == CLOSE_AFTER_FOLD
 	if
-	:: kind != TRY -> d_step { rmw(word | DRAINED); EXACT }
+	:: failed ->
+not_folded:
+		WHEN(IS(ABANDON_BASE_FIRST), d_step { rmw(word | BASE) });
+		close(!IS(ABANDON_LEAVES_CLOSED));
+		open(!IS(ABANDON_LEAVES_OFF));
+		failed = 0;
+		goto refused
 	:: else
 	fi;
 #endif
-#if BREAK == DOOR_OPEN
-	if
-	:: kind != TRY -> d_step { rmw(word | DRAINING); EXACT }
-	:: else
-	fi;
+#if IS(CLOSE_AFTER_FOLD)
+	close(1);
 #endif
-	/* drain_by; for try_release, its loop */
-	d_step { touch(); seen = word; patient = (kind != TRY -> 1 : 0) };
-	do
-	:: seen != GONE && patient ->
-		/* wait */
+	look = (kind != TRY -> 1 : 0);
+	if
+	:: BEGUN ->
+		under_way = 1;
+		asleep = (IS(BEGIN_DOES_NOT_WAKE) -> asleep : 0);
+asks:		/* The event loop asks when it is rung, or learns that another thread has ended it. */
 		if
-		:: late -> patient = 0
-		:: kind == TIMED && !late -> d_step { late = 1; patient = 0 }
-		:: !late ->
-			/* The kernel compares and queues in one step. */
-			d_step {
-				touch();
-#if BREAK != SLEEP_WITHOUT_COMPARING
-				if
-				:: word == seen -> asleep = asleep | BIT
-				:: else
-				fi
-#else
-				asleep = asleep | BIT
-#endif
-			};
-			if
-			:: !(asleep & BIT) -> SAW(6)
-			:: d_step { kind == TIMED && (asleep & BIT) ->
-				asleep = asleep & ~BIT; late = 1 }
-#if SPURIOUS
-			:: d_step { (asleep & BIT) -> asleep = asleep & ~BIT }
-#endif
-			fi;
-#if BREAK == WAKE_DECIDES
-			d_step { rmw(CLOSED | (word & ~FLAGS)) };
-			goto won;
-#endif
+		:: d_step { rung -> rung = 0 }
+		:: !under_way
+		:: ASKS
 		fi;
-		d_step { touch(); seen = word }
-	:: !(seen != GONE && patient) ->
-		/* settle */
+take:		if
+		:: under_way && IS(TAKE_BY_LOOKING) -> under_way = 0
+		:: d_step { under_way && !IS(TAKE_BY_LOOKING) -> under_way = 0 }
+		:: !under_way -> begun = 0; goto refused
+		fi;
+		d_step { begun = 1; look = (kind != CANCEL -> 1 : 0) };
+		add_slots()
+	:: else
+	fi;
+	/* finish_when_drained, and `end` */
+	do
+	:: WINS && IS(SETTLE_IN_TWO_STEPS) -> goto won
+	:: d_step { WINS && !IS(SETTLE_IN_TWO_STEPS) -> win(); rmw(RELEASED) } -> goto won
+	:: d_step { !WINS && look -> touch(); seen = word };
 		if
-#if BREAK == DEADLINE_WINS
-		:: d_step { SWAPPED && (seen != GONE || late) ->
-#elif SLOTS && BREAK == ON_BEFORE_UNFOLD
-		:: d_step { SWAPPED && seen != GONE && !on -> touch(); locked(); on = 1 }
-		:: d_step { SWAPPED && seen != GONE && on ->
-#else
-		:: d_step { SWAPPED && seen != GONE ->
+		:: kind == TIMED -> d_step { late = 1; look = 0 }
+		:: PATIENT && !late -> sleep(kind == TIMED, late);
+#if IS(WAKE_DECIDES)
+			d_step { rmw(RELEASED | (word & ~FLAGS)) };
+			goto won
 #endif
-#if SLOTS && BREAK == SUM_STAYS
-			rmw((word & ~FLAGS) | PERCPU);
-#elif SLOTS && BREAK == BASE_EARLY
-			rmw((word & ~FLAGS) + PERCPU + BASE - sum * REF);
-#elif SLOTS
-			rmw((word & ~FLAGS) + PERCPU - sum * REF);
-#else
-			rmw((word & ~FLAGS) | BASE);
-#endif
-			EXACT } ->
-#if SLOTS && BREAK != ON_BEFORE_UNFOLD
-			turn(1);
-#endif
-#if SLOTS && BREAK != BASE_EARLY
-			give_base_back();
-#endif
-			d_step {
-				if
-				:: kind == TRY -> SAW(2)
-				:: else -> SAW(7)
-				fi
-			};
-			goto refused
-#if BREAK == SETTLE_IN_TWO_STEPS
-		:: seen == GONE -> goto won
-#elif BREAK == DEADLINE_WINS
-		:: d_step { SWAPPED && seen == GONE && !late ->
-			rmw(CLOSED); EXACT } -> goto won
-#else
-		:: d_step { SWAPPED && seen == GONE -> rmw(CLOSED); EXACT;
-			MUST(!gone, two_winners);
-			MUST(holds == 0, a_holder_is_left);
-			MUST((wrote & ~worked) == 0, work_is_not_seen);
-#if INVARIANT
-			MUST(cpu[0].n + cpu[1].n == 0, a_store_is_pending);
-#endif
-			gone = 1 } -> goto won
-#endif
-		:: NOT_SWAPPED
+		:: !PATIENT && !time_up -> under_way = 1; SAW(26); goto asks
+		:: !PATIENT && kind == BEGIN_TIMED -> d_step { time_up = 1; look = 0 }
 		fi
+	:: d_step { !WINS && !look && !on && IS(ON_BEFORE_UNFOLD) -> on = 1 }
+	:: d_step { !WINS && !look && (on || !IS(ON_BEFORE_UNFOLD)) -> rmw(OPENED) } -> break
 	od;
-
-unclaimed:
-	atomic {
+	open(1);
+	d_step {
 		if
-		:: flags(seen) == CLOSED || flags(seen) == DESTROYED -> SAW(4)
-		:: else -> SAW(3)
+		:: kind == TRY -> SAW(2)
+		:: kind == CANCEL -> cancelled = 1; SAW(28)
+		:: BEGUN -> SAW(27)
+		:: else -> SAW(7)
 		fi
 	};
 	goto refused;
 
+unclaimed:
+	if
+	:: is_gone(seen) -> SAW(4)
+	:: else -> SAW(3)
+	fi;
+	goto refused;
+
 won:
 	atomic {
-#if BREAK == SETTLE_IN_TWO_STEPS || BREAK == WAKE_DECIDES || BREAK == DEADLINE_WINS
-#if BREAK == SETTLE_IN_TWO_STEPS
-		word = CLOSED;
-#endif
-		MUST(!gone, two_winners);
-		MUST(holds == 0, a_holder_is_left);
-		gone = 1;
-#endif
+		WHEN(IS(SETTLE_IN_TWO_STEPS), word = RELEASED);
+		WHEN(IS(SETTLE_IN_TWO_STEPS) || IS(WAKE_DECIDES), win());
 		if
 		:: kind == TRY -> SAW(0)
-		:: kind != TRY && !late -> SAW(5)
-		:: else -> SAW(8)
+		:: kind == CANCEL -> cancelled = 1; SAW(29)
+		:: late -> SAW(8)
+		:: else -> SAW(5)
 		fi
 	};
-#if AFTER == FREE
-	freed = 1;
-#elif AFTER == END
-	/* leave_released */
-	d_step { touch(); seen = word };
-	do
-	:: d_step { SWAPPED -> rmw(DESTROYED | (word & ~FLAGS)); SAW(21) } -> break
-	:: NOT_SWAPPED
-	od;
-#elif AFTER == BACK
+#if AFTER == BACK || SECOND == CANCEL
+	/* reinit */
 	if
-	:: back ->
+	:: back && (AFTER == BACK || (kind == CANCEL && !IS(CANCEL_LEAVES_RELEASED))) ->
 		back = 0;
-		/* reinit */
-#if SLOTS
 		add_slots();
-#endif
-		d_step { touch(); seen = word };
-		do
-#if BREAK == REINIT_STORES
-		:: d_step { touch(); locked(); gone = 0;
-			word = (SLOTS -> PERCPU - sum * REF : BASE) } -> break
+		d_step { gone = 0;
+#if IS(REINIT_STORES)
+			touch(); locked(); word = (SLOTS -> OPEN + PERCPU - sum * REF : LIVE_FLAGS) };
 #else
-		:: d_step { SWAPPED ->
-			gone = 0;
-#if SLOTS
-			rmw((word & ~FLAGS) + PERCPU - sum * REF);
-#else
-			rmw((word & ~FLAGS) | BASE);
+			rmw(OPENED) };
 #endif
-			EXACT } -> break
-		:: NOT_SWAPPED
-#endif
-		od;
-		skip;
-#if SLOTS
-		turn(1);
-		give_base_back();
-#endif
-		SAW(20)
+		open(1);
+		SAW(20);
+		goto refused
 	:: else
 	fi;
 #endif
+	end_watcher();
+#if AFTER == FREE
+	freed = 1;
+#elif AFTER == END
+	d_step { rmw(DESTROYED | (word & ~FLAGS)); SAW(21) };
+#endif
 refused:
-	atomic { seen = 0; sum = 0; patient = 0; late = 0; reason = reason | BIT };
+	end_watcher();
+	atomic { seen = 0; sum = 0; look = 0; late = 0; reason = reason | BIT };
 	goto again;
 over:
-	atomic { done++;
-		if
-		:: me == USERS -> drained = 1
-		:: else
-		fi }
+	atomic { done++; WHEN(me == USERS, drained = 1) }
 }
 
 /* ---- the whole ---------------------------------------------------------------------- */
@@ -925,16 +788,15 @@ init
 		c_code { static int once; if (!once++) atexit(report); };
 #if SLOTS
 		/* Slots come as their last counter left them, and the word makes up for it. */
-		word = BASE + PERCPU - REF;
+		word = LIVE_FLAGS + PERCPU - REF;
 		slot[0] = 1 + HELD;
 		on = 1;
 		run buffer(0);
 		run buffer(1);
 #else
-		word = BASE + HELD * REF;
+		word = LIVE_FLAGS + HELD * REF;
 #endif
 		holds = HELD;
-		i = 0;
 		do
 		:: i < USERS -> run user(i); i++
 		:: else -> break
@@ -951,13 +813,13 @@ end:
 	d_step {
 		done == THREADS && cpu[0].n + cpu[1].n == 0 ->
 		/* Either it is over, or everything is as before. */
-		MUST(holds == 0 && undo == 0 && asleep == 0, not_as_before);
+		MUST(undo == 0 && asleep == 0 && !(cancelled && gone), not_as_before);
 		if
-		:: gone -> MUST((flags(word) == CLOSED || flags(word) == DESTROYED) &&
-				count(word) == 0 && !on, not_as_before)
-		:: else -> MUST(flags(word) == (SLOTS -> BASE | PERCPU : BASE) &&
-				on == SLOTS, not_as_before);
-			MUST(count(word) + (SLOTS -> slot[0] + slot[1] : 0) == 0, not_as_before)
+		:: gone -> MUST(is_gone(word) && count(word) == 0 && holds == 0 && !on, not_as_before)
+		:: else -> MUST(flags(word) == LIVE_FLAGS + SLOTS * PERCPU && on == SLOTS,
+				not_as_before);
+			MUST(count(word) + slot[0] + slot[1] == holds &&
+			     (holds == 0 || SURPLUS), not_as_before)
 		fi
 	}
 }

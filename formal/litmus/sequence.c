@@ -36,8 +36,8 @@ static long sum(void)
 	return total;
 }
 
-/* The sequence of core/src/percpu/linux/rseq.rs, and some turns of a loop between look and add.
- * `look` is the tag, or something that is always on. */
+/* The sequence of core/src/percpu/linux/rseq.rs without its look at the number of rows, and some
+ * turns of a loop between look and add. `look` is the tag, or something that is always on. */
 static void sequence(_Atomic long *look)
 {
 	__asm__ volatile goto(
@@ -52,8 +52,8 @@ static void sequence(_Atomic long *look)
 		"movl %%fs:4(%[rseq]), %%eax\n\t"
 		"testl %%eax, %%eax\n\t"
 		"js 5f\n\t"
-		"cmpq $0, %[look]\n\t"
-		"je 6f\n\t"
+		"testb $1, %[look]\n\t"
+		"jz 6f\n\t"
 		"movl $30000, %%ecx\n"
 		"7:\tdecl %%ecx\n\t"
 		"jnz 7b\n\t"
