@@ -2,628 +2,431 @@
  *
  * drainfd.c - drains and unloads that an event loop waits for: begun, and finished or cancelled
  * later. Counters in one word and per CPU; then modules.
- *
- * The library's timer expires every 100 ms also without a hint. Where a test is about the hint, it
- * switches that off, through the descriptor that it was given: then only the hint makes it readable.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
+#include <glob.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <semaphore.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/timerfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <ucontext.h>
 
+#include "filter.h"
 #include "host.h"
+#include "misuse.h"
+#include "oracle.h"
+#include "threads.h"
 
 /* As good as for ever, and still the test ends if it is broken. */
-enum { LONG = 10000 };
+enum { LONG = 20000, PAGE = 4096 };
 
 static bool per_cpu;
-static const char *mode;
-static int leaks;
+static struct module_ref *ref;
+static struct module_ref_drain drain;
+static int fd;
+static _Atomic bool stop;
 
-static void on_misuse(enum module_ref_misuse what, const struct module_ref *ref, const void *caller)
+/* A new counter in memory of its own, held so often. */
+static void fresh(int held)
 {
-	(void)ref;
-	(void)caller;
-	leaks += what == MODULE_REF_LEAKED;
-}
-
-static struct module_ref *new_ref(void)
-{
-	struct module_ref *ref = aligned_alloc(64, 64);
-
-	need(ref);
-	memset(ref, 0, sizeof(*ref));
+	ref = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	need(ref != MAP_FAILED);
 	need((per_cpu ? module_ref_init_percpu(ref) : module_ref_init(ref)) == 0);
-	return ref;
+	need(module_ref_mode(ref) == (per_cpu ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC));
+	for (; held > 0; held--)
+		need(module_ref_try_get(ref));
 }
 
-static struct module_ref *held_ref(void)
+static int begin(int64_t timeout)
 {
-	struct module_ref *ref = new_ref();
-
-	need(module_ref_try_get(ref));
-	return ref;
-}
-
-static void free_ref(struct module_ref *ref)
-{
-	module_ref_destroy(ref);
-	free(ref);
-}
-
-static bool readable(int fd, int ms)
-{
-	struct pollfd one = { .fd = fd, .events = POLLIN };
-	int rc;
-
-	do {
-		rc = poll(&one, 1, ms);
-	} while (rc == -1 && errno == EINTR);
-	need(rc >= 0);
-	return rc == 1 && one.revents == POLLIN;
-}
-
-/* Sets a timer, or stops it with 0: what it was about to say is forgotten. */
-static void set_timer(int fd, long ns)
-{
-	const struct itimerspec times = { .it_value.tv_nsec = ns };
-
-	need(timerfd_settime(fd, 0, &times, NULL) == 0);
-}
-
-/* A drain of a counter, of which only a hint will be heard. */
-static int begin_quietly(struct module_ref *ref)
-{
-	int fd = module_ref_drain_begin(ref);
-
-	need(fd >= 0);
-	set_timer(fd, 0);
+	fd = module_ref_drain_begin(ref, &drain, timeout);
+	need(fd > STDERR_FILENO);
 	return fd;
 }
 
-static int64_t now_ns(void)
+static bool readable(int file, int ms)
 {
-	struct timespec now;
+	struct pollfd one = { .fd = file, .events = POLLIN };
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * SECOND + now.tv_nsec;
+	need(poll(&one, 1, ms) >= 0);
+	return one.revents == POLLIN;
 }
 
-static pthread_t start(void *(*body)(void *), void *arg)
+static int threads(void)
 {
-	pthread_t thread;
+	struct stat tasks;
 
-	need(pthread_create(&thread, NULL, body, arg) == 0);
-	return thread;
+	need(stat("/proc/self/task", &tasks) == 0);
+	return (int)tasks.st_nlink - 2;
 }
 
-/* Live, held so often, and of use. */
-static void is_live(struct module_ref *ref, int64_t held, const char *after)
+/* A sanitizer may have one of its own, from the first thread on. */
+static int usual_threads;
+
+/* How many more there are than usual; a thread that was joined is one for a moment. */
+static int threads_left(void)
 {
-	is(module_ref_count(ref), held, "%s, %s: live, with its count", after, mode);
-	ok(module_ref_try_get(ref), "%s, %s: a reference is to be had", after, mode);
-	module_ref_put(ref);
-	is(module_ref_count(ref), held, "%s, %s: and to be put", after, mode);
-	is(module_ref_mode(ref), per_cpu ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC,
-	   "%s, %s: in the mode it had", after, mode);
-	is(ref->slots & 1, per_cpu, "%s, %s: and its slots are used", after, mode);
+	uint64_t until = now_ns() + 2 * SECOND;
+
+	while (threads() > usual_threads && now_ns() < until)
+		sched_yield();
+	return threads() - usual_threads;
 }
 
-static void is_released(struct module_ref *ref, const char *after)
+/* The drain is over, and the counter live and held so often, or released: -1. */
+static void over(int64_t held, const char *after)
 {
-	is(module_ref_count(ref), -1, "%s, %s: released", after, mode);
-	ok(!module_ref_try_get(ref), "%s, %s: nobody gets one", after, mode);
-	is(module_ref_try_release(ref), -EALREADY, "%s, %s: once", after, mode);
-	is(module_ref_drain_finish(ref), -EINVAL, "%s, %s: the drain is over", after, mode);
-	is(module_ref_drain_cancel(ref), -EINVAL, "%s, %s: and cannot be cancelled", after, mode);
+	is(threads_left(), 0, "%s: the library's thread has ended", after);
+	is(module_ref_count(ref), held, "%s: the count", after);
+	is(module_ref_try_get(ref), held >= 0, "%s: it is %s", after, held < 0 ? "released" : "live");
+	is(module_ref_mode(ref) == MODULE_REF_PERCPU, per_cpu, "%s: in the mode it had", after);
+	is(ref->slots & 1, per_cpu && held >= 0, "%s: and its slots are used", after);
+	for (int64_t left = held; left >= 0; left--)
+		module_ref_put(ref);
+	is(module_ref_try_release(ref), held < 0 ? -EALREADY : 0, "%s: it is released once", after);
+	module_ref_destroy(ref);
+	/* Whatever touches the counter now dies of it. */
+	need(munmap(ref, PAGE) == 0);
+	is(module_ref_drain_finish(&drain), -EINVAL, "%s: finished once", after);
+	is(module_ref_drain_cancel(&drain), -EINVAL, "%s: and not to be cancelled", after);
+	is(close(fd), 0, "%s: the descriptor was the caller's", after);
+}
+
+/* Threads that do this until they are to stop. */
+static void start_all(pthread_t *threads, int n, void *(*body)(void *))
+{
+	stop = false;
+	while (n-- > 0)
+		threads[n] = start_thread(body, NULL);
+}
+
+static void stop_all(const pthread_t *threads, int n)
+{
+	stop = true;
+	while (n-- > 0)
+		pthread_join(threads[n], NULL);
+}
+
+/* The counter can be drained again. */
+static void cancel_once_more(int64_t held, const char *after)
+{
+	begin(-1);
+	is(module_ref_drain_cancel(&drain), 0, "%s: drained again, and cancelled", after);
+	over(held, after);
 }
 
 /* ---- one drain --------------------------------------------------------------------------- */
 
-static void begin_and_finish(void)
+static void *get_and_put(void *unused)
 {
-	struct module_ref *ref = held_ref(), other = MODULE_REF_INIT;
-	int fd = module_ref_drain_begin(ref);
+	(void)unused;
+	while (!atomic_load(&stop)) {
+		if (module_ref_try_get(ref))
+			module_ref_put(ref);
+		sched_yield();
+	}
+	return NULL;
+}
 
-	ok(fd >= 0, "begin, %s: a descriptor", mode);
-	ok(fcntl(fd, F_GETFD) & FD_CLOEXEC, "begin, %s: closed on exec", mode);
-	ok(fcntl(fd, F_GETFL) & O_NONBLOCK, "begin, %s: non-blocking", mode);
-	ok(!module_ref_try_get(ref), "begin, %s: the door is shut", mode);
-	is(module_ref_count(ref), 1, "begin, %s: the holder is there", mode);
+static void held_until_the_last_put(void)
+{
+	struct module_ref_drain second;
+	pthread_t refused;
+
+	fresh(1);
+	begin(-1);
+	ok(fcntl(fd, F_GETFD) & FD_CLOEXEC, "begin: closed on exec");
+	ok(!module_ref_try_get(ref), "begin: no new references");
 	module_ref_get(ref);
-	is(module_ref_drain_finish(ref), -EINPROGRESS, "finish, %s: held", mode);
+	is(module_ref_drain_finish(&drain), -EINPROGRESS, "finish: held");
 	module_ref_put(ref);
-	is(module_ref_drain_finish(ref), -EINPROGRESS, "finish, %s: still held", mode);
-	is(module_ref_drain_begin(ref), -EBUSY, "meanwhile, %s: no second drain is begun", mode);
-	is(module_ref_drain(ref, 0), -EBUSY, "meanwhile, %s: nor done", mode);
-	is(module_ref_try_release(ref), -EBUSY, "meanwhile, %s: nor a release", mode);
-	is(module_ref_reinit(ref), -EBUSY, "meanwhile, %s: nor a reinit", mode);
-	leaks = 0;
+	is(module_ref_drain_finish(&drain), -EINPROGRESS, "finish: still held");
+	is(module_ref_drain_begin(ref, &second, 0), -EBUSY, "meanwhile: no second drain is begun");
+	is(module_ref_drain_finish(&second), -EINVAL, "meanwhile: so there is none to finish");
+	is(module_ref_drain(ref, 0), -EBUSY, "meanwhile: nor is one done");
+	is(module_ref_try_release(ref), -EBUSY, "meanwhile: nor a release");
+	is(module_ref_reinit(ref), -EBUSY, "meanwhile: nor a reinit");
+	reports_since(MODULE_REF_LEAKED);
 	module_ref_destroy(ref);
-	is(leaks, 1, "meanwhile, %s: it cannot be destroyed, which is reported", mode);
-	is(module_ref_drain_finish(&other), -EINVAL, "another counter, %s: no drain of it", mode);
-	is(module_ref_drain_cancel(&other), -EINVAL, "another counter, %s: none to cancel", mode);
-
-	set_timer(fd, 0);
-	ok(!readable(fd, 0), "finish, %s: no hint yet", mode);
+	is(reports_since(MODULE_REF_LEAKED), 1, "meanwhile: nor is it destroyed, which is reported");
+	start_all(&refused, 1, get_and_put);
+	ok(!readable(fd, 150), "held: not readable, also while gets are refused");
+	stop_all(&refused, 1);
 	module_ref_put(ref);
-	ok(readable(fd, LONG), "the last put, %s: readable", mode);
-	is(module_ref_drain_finish(ref), 0, "finish, %s: released", mode);
-	close(fd);
-	is_released(ref, "finish");
-	is(module_ref_drain_begin(ref), -EALREADY, "begin, %s: not of a released one", mode);
-	is(module_ref_reinit(ref), 0, "finish, %s: its winner may reinit", mode);
-	is_live(ref, 0, "finish, reinit");
-	free_ref(ref);
-	is(module_ref_drain_begin(NULL), -EINVAL, "begin, %s: NULL", mode);
-	is(module_ref_drain_finish(NULL), -EINVAL, "finish, %s: NULL", mode);
-	is(module_ref_drain_cancel(NULL), -EINVAL, "cancel, %s: NULL", mode);
+	ok(readable(fd, LONG) && readable(fd, 0), "the last put: readable, and it stays so");
+	is(module_ref_drain_finish(&drain), 0, "finish: released");
+	over(-1, "finish");
 }
 
-/* There is no put to come: it is readable at once, which is before the timer's first turn. That
- * a machine is busy may hide it, but not every time. */
-static void nobody_holds_it(void)
+static void refused(void)
 {
-	struct module_ref *ref = new_ref();
-	bool at_once = false, released = true;
+	struct module_ref_drain zeroes = { 0 }, none;
 
-	for (int i = 0; i < 50 && !at_once; i++) {
-		int64_t before = now_ns();
-		int fd = module_ref_drain_begin(ref);
+	memset(&none, 0x5a, sizeof(none));
+	fresh(0);
+	need(module_ref_try_release(ref) == 0);
+	is(module_ref_drain_begin(ref, &none, 0), -EALREADY, "refused: a released counter");
+	is(module_ref_drain_finish(&none), -EINVAL, "refused: finish, a handle of no drain");
+	module_ref_destroy(ref);
+	is(module_ref_drain_begin(ref, &none, 0), -EINVAL, "refused: a destroyed counter");
+	is(module_ref_drain_begin(ref, NULL, 0), -EINVAL, "refused: no handle");
+	is(module_ref_drain_begin(NULL, &none, 0), -EINVAL, "refused: no counter");
+	is(module_ref_drain_finish(NULL), -EINVAL, "refused: finish, no handle");
+	is(module_ref_drain_cancel(NULL), -EINVAL, "refused: cancel, no handle");
+	is(module_ref_drain_finish(&zeroes), -EINVAL, "refused: finish, all zeroes");
+	is(module_ref_drain_cancel(&zeroes), -EINVAL, "refused: cancel, all zeroes");
+	need(munmap(ref, PAGE) == 0);
+}
 
-		need(fd >= 0 && readable(fd, LONG));
-		at_once = now_ns() - before < 100 * MILLISECOND;
-		released &= module_ref_drain_finish(ref) == 0;
+/* How a drain begins, and how it ends. */
+static void outcomes(void)
+{
+	enum { WAIT = 1, PUT = 2, CANCEL = 4 };
+	static const struct {
+		const char *name;
+		int64_t timeout;
+		int held, steps, rc, held_after;
+	} rows[] = {
+		{ "nobody holds it", -1, 0, WAIT, 0, -1 },
+		{ "nobody, no time", 0, 0, WAIT, 0, -1 },
+		{ "no time", 0, 1, WAIT, -ETIMEDOUT, 1 },
+		{ "a deadline", 50 * MILLISECOND, 2, WAIT, -ETIMEDOUT, 2 },
+		{ "zero wins after it", 50 * MILLISECOND, 1, WAIT | PUT, 0, -1 },
+		{ "a put before it", INT64_MAX, 1, PUT, 0, -1 },
+		{ "cancel", -1, 1, CANCEL, 0, 1 },
+		{ "cancel after the last put", -1, 1, PUT | CANCEL, 0, 0 },
+		{ "cancel after the deadline", 0, 2, WAIT | CANCEL, 0, 2 },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int steps = rows[i].steps, rc;
+		uint64_t began = now_ns();
+
+		fresh(rows[i].held);
+		begin(rows[i].timeout);
+		if (steps & WAIT) {
+			ok(readable(fd, LONG), "%s: readable", rows[i].name);
+			ok(!rows[i].held || (int64_t)(now_ns() - began) >= rows[i].timeout,
+			   "%s: not before", rows[i].name);
+		} else {
+			ok(!readable(fd, 150), "%s: not readable", rows[i].name);
+		}
+		if (steps & PUT) {
+			module_ref_put(ref);
+			need(readable(fd, LONG));
+		}
+		rc = steps & CANCEL ? module_ref_drain_cancel(&drain) : module_ref_drain_finish(&drain);
+		is(rc, rows[i].rc, "%s: the outcome", rows[i].name);
+		over(rows[i].held_after, rows[i].name);
+	}
+}
+
+/* The library's thread sleeps for 100 ms if nobody wakes it. A busy machine hides a wake now and
+ * then, but not most of them. */
+static void wakes(void)
+{
+	enum { ROUNDS = 41 };
+	int soon = 0, soon_over = 0;
+
+	fresh(0);
+	for (int i = 0; i < ROUNDS; i++) {
+		uint64_t before = now_ns();
+
+		begin(-1);
+		need(readable(fd, LONG));
+		soon += now_ns() - before < 50 * MILLISECOND;
+		need(module_ref_drain_finish(&drain) == 0 && module_ref_reinit(ref) == 0);
 		close(fd);
-		need(module_ref_reinit(ref) == 0);
+		need(module_ref_try_get(ref));
+		begin(-1);
+		before = now_ns();
+		need(module_ref_drain_cancel(&drain) == 0);
+		soon_over += now_ns() - before < 50 * MILLISECOND;
+		module_ref_put(ref);
+		close(fd);
 	}
-	ok(at_once, "nobody holds it, %s: readable at once", mode);
-	ok(released, "nobody holds it, %s: released", mode);
-	free_ref(ref);
-}
-
-/* A put whose hint gets lost: as the library would, but for that. */
-static void a_hint_is_lost(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref);
-
-	need(fd >= 0);
-	__atomic_fetch_sub(&ref->word, 16, __ATOMIC_RELEASE);
-	ok(readable(fd, LONG), "a lost hint, %s: readable later", mode);
-	is(module_ref_drain_finish(ref), 0, "a lost hint, %s: released", mode);
-	close(fd);
-	free_ref(ref);
-}
-
-/* Readable for no reason: a look takes the hint away, and the next one is heard. */
-static void a_loop_does_not_spin(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = begin_quietly(ref), looks = 0;
-
-	set_timer(fd, 1);
-	ok(readable(fd, LONG), "a false hint, %s: readable", mode);
-	is(module_ref_drain_finish(ref), -EINPROGRESS, "a false hint, %s: held", mode);
-	ok(!readable(fd, 0), "a false hint, %s: not readable any more", mode);
-	module_ref_put(ref);
-	while (readable(fd, LONG) && module_ref_drain_finish(ref) == -EINPROGRESS)
-		looks++;
-	is(looks, 0, "a false hint, %s: the last put gives another", mode);
-	is_released(ref, "a false hint");
-	close(fd);
-	free_ref(ref);
-}
-
-static void cancelled(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref);
-
-	is(module_ref_drain_cancel(ref), 0, "cancel, %s: held, so it is live", mode);
-	is_live(ref, 1, "cancel");
-	is(module_ref_drain_finish(ref), -EINVAL, "cancel, %s: the drain is over", mode);
-	close(fd);
-	is(module_ref_drain(ref, 0), -ETIMEDOUT, "cancel, %s: others may drain it", mode);
-	fd = module_ref_drain_begin(ref);
-	module_ref_put(ref);
-	is(module_ref_drain_cancel(ref), 1, "cancel, %s: zero wins", mode);
-	is_released(ref, "cancel");
-	close(fd);
-	free_ref(ref);
-}
-
-/* The loop's own deadline, and everything in one epoll. */
-static void a_deadline_of_the_loops(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref), deadline = timerfd_create(CLOCK_MONOTONIC, 0);
-	int epoll = epoll_create1(0), rc = -EINPROGRESS;
-	struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.fd = fd };
-
-	need(fd >= 0 && deadline >= 0 && epoll >= 0);
-	need(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0);
-	event.data.fd = deadline;
-	need(epoll_ctl(epoll, EPOLL_CTL_ADD, deadline, &event) == 0);
-	set_timer(deadline, 250 * MILLISECOND);
-	while (rc == -EINPROGRESS) {
-		need(epoll_wait(epoll, &event, 1, LONG) == 1);
-		rc = event.data.fd == fd ? module_ref_drain_finish(ref) : module_ref_drain_cancel(ref);
-	}
-	is(rc, 0, "a deadline, %s: live again", mode);
-	is(event.data.fd, deadline, "a deadline, %s: by the deadline", mode);
-	is_live(ref, 1, "a deadline");
-	close(fd);
-	close(deadline);
-	close(epoll);
-	module_ref_put(ref);
-	free_ref(ref);
+	ok(soon > ROUNDS / 2, "nobody holds it: readable at once (%d of %d)", soon, ROUNDS);
+	ok(soon_over > ROUNDS / 2, "cancel: at once (%d of %d)", soon_over, ROUNDS);
+	cancel_once_more(0, "wakes");
 }
 
 /* A count that can never reach zero is not waited for. */
 static void pinned(void)
 {
-	struct module_ref *ref = new_ref();
-	int fd;
-
+	fresh(0);
 	ref->word += (UINT64_C(3) << 57) * 16;
-	fd = module_ref_drain_begin(ref);
-	leaks = 0;
-	ok(fd >= 0 && readable(fd, LONG), "a pinned count, %s: readable", mode);
-	is(module_ref_drain_finish(ref), -ETIMEDOUT, "a pinned count, %s: not waited for", mode);
-	is(leaks, 1, "a pinned count, %s: which is reported", mode);
-	ok(module_ref_try_get(ref), "a pinned count, %s: live", mode);
-	is(module_ref_drain_cancel(ref), -EINVAL, "a pinned count, %s: the drain is over", mode);
-	close(fd);
-	free(ref);
-}
-
-/* ---- puts from elsewhere ----------------------------------------------------------------- */
-
-static struct module_ref *handled;
-static volatile int errno_after;
-
-static void put_in_handler(int number)
-{
-	int before = errno;
-
-	(void)number;
-	errno = 7;
-	module_ref_put(handled);
-	errno_after = errno;
-	errno = before;
-}
-
-static void in_a_signal_handler(void)
-{
-	struct sigaction action = { .sa_handler = put_in_handler };
-	int fd;
-
-	handled = held_ref();
-	fd = begin_quietly(handled);
-	sigaction(SIGUSR1, &action, NULL);
-	errno_after = 0;
-	raise(SIGUSR1);
-	is(errno_after, 7, "a put in a handler, %s: errno is preserved", mode);
-	ok(readable(fd, LONG), "a put in a handler, %s: readable", mode);
-	is(module_ref_drain_finish(handled), 0, "a put in a handler, %s: released", mode);
-	close(fd);
-	free_ref(handled);
-}
-
-/* The descriptor was closed, and its number is another file's. */
-static void closed_by_the_user(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref), own = timerfd_create(CLOCK_MONOTONIC, 0);
-	struct itimerspec times;
-
-	need(fd >= 0 && own >= 0 && dup2(own, fd) == fd);
-	close(own);
-	module_ref_put(ref);
-	ok(timerfd_gettime(fd, &times) == 0 && times.it_value.tv_nsec == 0 && !readable(fd, 0),
-	   "a closed descriptor, %s: the file that has its number is left alone", mode);
-	is(module_ref_drain_finish(ref), 0, "a closed descriptor, %s: released", mode);
-	close(fd);
-	free_ref(ref);
-}
-
-/* A system call of this thread's, with this argument, is refused, or sent to a signal handler. */
-static int filter(unsigned what, unsigned call, size_t argument, unsigned value)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)argument),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, what),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
-
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
-}
-
-/* Hints. */
-static int filter_settime(unsigned what)
-{
-	return filter(what, SYS_timerfd_settime, offsetof(struct seccomp_data, args[1]), 0);
-}
-
-#if defined(__x86_64__) && defined(__GLIBC__)
-/* A put that is stopped between its look and its system call, and goes on when everything is over:
- * a filter of its thread's own sends it to a signal handler. */
-static sem_t stopped, go_on;
-static _Atomic int late_fd;
-
-static void on_system_call(int number, siginfo_t *info, void *context)
-{
-	greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
-	const struct itimerspec soon = { .it_value.tv_nsec = 1 };
-
-	(void)number;
-	atomic_store(&late_fd, (int)registers[REG_RDI]);
-	sem_post(&stopped);
-	while (sem_wait(&go_on) != 0)
-		;
-	if (info->si_syscall == SYS_read) {
-		registers[REG_RAX] = -EAGAIN;
-		return;
-	}
-	/* The same, in a way that the filter lets pass. */
-	registers[REG_RAX] = timerfd_settime((int)registers[REG_RDI], TFD_TIMER_ABSTIME, &soon, NULL) ?
-				     -errno :
-				     0;
-}
-
-static void *put_late(void *ref)
-{
-	if (filter_settime(SECCOMP_RET_TRAP) != 0) {
-		atomic_store(&late_fd, -1);
-		sem_post(&stopped);
-	}
-	module_ref_put(ref);
-	return NULL;
-}
-
-static bool is_a_timer(int fd)
-{
-	char path[64], is[64] = "";
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return readlink(path, is, sizeof(is) - 1) > 0 && strcmp(is, "anon_inode:[timerfd]") == 0;
-}
-
-static void a_put_comes_late(void)
-{
-	struct sigaction action = { .sa_sigaction = on_system_call, .sa_flags = SA_SIGINFO };
-	struct module_ref *ref = held_ref(), *next = held_ref();
-	int files = open_files(), fd = begin_quietly(ref), others[4];
-	struct itimerspec times;
-	pthread_t putter;
-
-	sigaction(SIGSYS, &action, NULL);
-	sem_init(&stopped, 0, 0);
-	sem_init(&go_on, 0, 0);
-	putter = start(put_late, ref);
-	sem_wait(&stopped);
-	if (atomic_load(&late_fd) < 0) {
-		ok(1, "a late put, %s # SKIP this system does not let a thread filter its calls", mode);
-		pthread_join(putter, NULL);
-		close(fd);
-		module_ref_drain_cancel(ref);
-		free_ref(ref);
-		module_ref_put(next);
-		free_ref(next);
-		return;
-	}
-	is(module_ref_drain_finish(ref), 0, "a late put, %s: released before the hint", mode);
-	close(fd);
-	/* Its memory is another counter's, and the numbers of closed files are new files'. */
-	memset(ref, 0, sizeof(*ref));
-	need(module_ref_init(ref) == 0 && module_ref_try_get(ref));
-	others[0] = begin_quietly(ref);
-	others[1] = begin_quietly(next);
-	for (int i = 2; i < 4; i++)
-		others[i] = open("/dev/null", O_RDONLY);
-	ok(is_a_timer(atomic_load(&late_fd)), "a late put, %s: the library's timer is still open", mode);
-	for (int i = 0; i < 4; i++)
-		if (others[i] == atomic_load(&late_fd))
-			ok(0, "a late put, %s: and its number is not another file's", mode);
-	sem_post(&go_on);
-	pthread_join(putter, NULL);
-	for (int i = 0; i < 2; i++)
-		ok(timerfd_gettime(others[i], &times) == 0 && times.it_value.tv_nsec == 0 &&
-		   !readable(others[i], 0), "a late put, %s: no other drain has had its hint", mode);
-	is(module_ref_drain_cancel(ref), 0, "a late put, %s: the next drain is as it was", mode);
-	is(module_ref_drain_cancel(next), 0, "a late put, %s: and so is another", mode);
-	for (int i = 0; i < 4; i++)
-		close(others[i]);
-	is(open_files(), files, "a late put, %s: and then it is closed", mode);
-	module_ref_put(ref);
-	module_ref_put(next);
-	free_ref(ref);
-	free_ref(next);
-}
-
-/* A thread that is stopped while it takes the hint away. */
-static void *finish_slowly(void *ref)
-{
-	intptr_t rc = -ENOSYS;
-
-	if (filter(SECCOMP_RET_TRAP, SYS_read, offsetof(struct seccomp_data, args[2]), 8) == 0)
-		rc = module_ref_drain_finish(ref);
-	else
-		sem_post(&stopped);
-	return (void *)rc;
-}
-
-static void one_at_a_time(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = begin_quietly(ref), finish, cancel;
-	pthread_t thread = start(finish_slowly, ref);
-	void *rc;
-
-	sem_wait(&stopped);
-	finish = module_ref_drain_finish(ref);
-	cancel = module_ref_drain_cancel(ref);
-	module_ref_put(ref);
-	sem_post(&go_on);
-	pthread_join(thread, &rc);
-	if ((intptr_t)rc == -ENOSYS) {
-		ok(1, "one at a time, %s # SKIP this system does not let a thread filter its calls", mode);
-	} else {
-		is(finish, -EBUSY, "one at a time, %s: nobody else finishes it", mode);
-		is(cancel, -EBUSY, "one at a time, %s: nor cancels it", mode);
-		is((intptr_t)rc, 0, "one at a time, %s: released", mode);
-		is_released(ref, "one at a time");
-	}
-	free_ref(ref);
+	reports_since(MODULE_REF_LEAKED);
+	begin(-1);
+	ok(readable(fd, LONG), "a pinned count: readable");
+	is(module_ref_drain_finish(&drain), -ETIMEDOUT, "a pinned count: not waited for");
+	is(reports_since(MODULE_REF_LEAKED), 1, "a pinned count: which is reported");
+	ok(module_ref_try_get(ref), "a pinned count: live");
+	is(module_ref_drain_cancel(&drain), -EINVAL, "a pinned count: the drain is over");
 	close(fd);
 }
-#else
-static void a_put_comes_late(void)
+
+static _Atomic long surplus;
+
+static void *put_surplus(void *unused)
 {
-	ok(1, "a late put, %s # SKIP the handler knows the registers of x86-64", mode);
-}
-
-static void one_at_a_time(void)
-{
-}
-#endif
-
-/* A sandbox that is the putter's alone, and refuses the hint. */
-static void *put_in_a_sandbox(void *ref)
-{
-	intptr_t preserved;
-
-	if (filter_settime(SECCOMP_RET_ERRNO | EPERM) != 0)
-		printf("# no sandbox: this system does not let a thread filter its calls\n");
-	errno = 7;
-	module_ref_put(ref);
-	preserved = errno == 7;
-	return (void *)preserved;
-}
-
-static void a_hint_is_refused(void)
-{
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref);
-	void *preserved;
-
-	need(fd >= 0);
-	pthread_join(start(put_in_a_sandbox, ref), &preserved);
-	ok(preserved != NULL, "a hint that is refused, %s: errno is preserved", mode);
-	ok(readable(fd, LONG), "a hint that is refused, %s: readable later", mode);
-	is(module_ref_drain_finish(ref), 0, "a hint that is refused, %s: released", mode);
-	close(fd);
-	free_ref(ref);
-}
-
-/* ---- many --------------------------------------------------------------------------------- */
-
-enum { MANY = 300, PUTTERS = 3 };
-
-static struct module_ref *many[MANY];
-static _Atomic int next_put;
-
-static void *put_many(void *unused)
-{
-	int i;
-
 	(void)unused;
-	while ((i = atomic_fetch_add(&next_put, 1)) < MANY * 3)
-		module_ref_put(many[i % MANY]);
+	for (; !atomic_load(&stop); surplus++)
+		module_ref_put(ref);
 	return NULL;
 }
 
-static void many_at_once(void)
+/* Puts without a get, all the time, are in nobody's way for longer than the deadline. */
+static void surplus_puts(void)
 {
-	int epoll = epoll_create1(0), fds[MANY], released = 0, odd = 0, files = open_files();
-	pthread_t putters[PUTTERS];
+	uint64_t before = now_ns();
+	pthread_t putter;
+	int rc;
 
-	for (int i = 0; i < MANY; i++) {
-		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
-
-		many[i] = held_ref();
-		module_ref_get(many[i]);
-		module_ref_get(many[i]);
-		fds[i] = begin_quietly(many[i]);
-		need(epoll_ctl(epoll, EPOLL_CTL_ADD, fds[i], &event) == 0);
-	}
-	atomic_store(&next_put, 0);
-	for (int i = 0; i < PUTTERS; i++)
-		putters[i] = start(put_many, NULL);
-	while (released < MANY) {
-		struct epoll_event event;
-		int rc, n = epoll_wait(epoll, &event, 1, LONG);
-
-		if (n != 1)
-			break;
-		rc = module_ref_drain_finish(many[event.data.u32]);
-		released += rc == 0;
-		odd += rc != 0 && rc != -EINPROGRESS;
-		if (rc == 0)
-			close(fds[event.data.u32]);
-	}
-	for (int i = 0; i < PUTTERS; i++)
-		pthread_join(putters[i], NULL);
-	is(released, MANY, "many, %s: each has had its hint", mode);
-	is(odd, 0, "many, %s: and no other answer", mode);
-	is(open_files(), files, "many, %s: no descriptor is left", mode);
-	for (int i = 0; i < MANY; i++)
-		free_ref(many[i]);
-	close(epoll);
+	fresh(0);
+	surplus = 0;
+	start_all(&putter, 1, put_surplus);
+	while (surplus == 0)
+		sched_yield();
+	begin(100 * MILLISECOND);
+	need(readable(fd, LONG));
+	do {
+		rc = module_ref_drain_finish(&drain);
+	} while (rc == -EINPROGRESS && now_ns() - before < 10 * SECOND);
+	stop_all(&putter, 1);
+	ok(rc == 0 || rc == -ETIMEDOUT, "surplus puts: the drain has ended (%d)", rc);
+	ok(reports_since(MODULE_REF_SURPLUS_PUT) > 0, "surplus puts: reported");
+	if (rc == -ETIMEDOUT)
+		need(module_ref_drain(ref, 0) == 0);
+	over(-1, "surplus puts");
 }
 
-/* Several threads finish, one cancels, one puts, all at once: whatever wins, wins alone. */
-enum { ROUNDS = 3000, THREADS = 4 };
+/* ---- other threads, signals and processes ------------------------------------------------ */
 
-static struct module_ref *contested;
-static pthread_barrier_t line;
-static _Atomic int wins, lives, odd_ones;
-
-static void *contend(void *arg)
+static void on_signal(int signal)
 {
-	intptr_t me = (intptr_t)arg;
+	(void)signal;
+	module_ref_put(ref);
+}
 
+/* The body runs in a child, which says what does not hold. */
+static int in_child(void (*body)(void))
+{
+	int status;
+	pid_t child = fork();
+
+	need(child >= 0);
+	if (child == 0) {
+		usual_threads = threads();
+		body();
+		_exit(0);
+	}
+	need(waitpid(child, &status, 0) == child);
+	return status;
+}
+
+#define must(condition)                                                           \
+	do {                                                                      \
+		if (!(condition)) {                                               \
+			fprintf(stderr, "# line %d: %s\n", __LINE__, #condition); \
+			_exit(1);                                                 \
+		}                                                                 \
+	} while (0)
+
+/* The signals that the library's thread has blocked. */
+static uint64_t blocked(void)
+{
+	unsigned long long mask = 0;
+	char name[32], rest[4096];
+	glob_t tasks;
+
+	need(glob("/proc/self/task/*/status", 0, NULL, &tasks) == 0);
+	for (size_t i = 0; i < tasks.gl_pathc; i++) {
+		FILE *status = fopen(tasks.gl_pathv[i], "re");
+
+		if (fscanf(status, "Name: %31s", name) == 1 && strcmp(name, "module_ref") == 0) {
+			rest[fread(rest, 1, sizeof(rest) - 1, status)] = '\0';
+			need(sscanf(strstr(rest, "SigBlk:"), "SigBlk: %llx", &mask) == 1);
+		}
+		fclose(status);
+	}
+	globfree(&tasks);
+	return mask;
+}
+
+static void signals(void)
+{
+	int missed = 0;
+
+	fresh(1);
+	begin(-1);
+	/* Between 31 and SIGRTMIN are the C library's. */
+	for (int signal = 1; signal <= SIGRTMAX; signal++)
+		if (signal != SIGKILL && signal != SIGSTOP && (signal < 32 || signal >= SIGRTMIN))
+			missed += !(blocked() >> (signal - 1) & 1);
+	is(missed, 0, "signals: the library's thread takes none");
+	signal(SIGUSR1, on_signal);
+	errno = EXDEV;
+	raise(SIGUSR1);
+	is(errno, EXDEV, "signals: a put in a handler, on the thread that has begun, keeps errno");
+	ok(readable(fd, LONG), "signals: and is the last one");
+	is(module_ref_drain_finish(&drain), 0, "signals: released");
+	over(-1, "signals");
+}
+
+/* With a cancellation pending all the time. */
+static void *end_cancelled(void *rcs)
+{
+	int *rc = rcs;
+
+	pthread_cancel(pthread_self());
+	fd = module_ref_drain_begin(ref, &drain, -1);
+	rc[0] = module_ref_drain_cancel(&drain);
+	rc[1] = fd < 0 ? fd : (int)syscall(SYS_close, fd);
+	fd = module_ref_drain_begin(ref, &drain, -1);
+	module_ref_put(ref);
+	rc[2] = module_ref_drain_finish(&drain);
+	pthread_testcancel();
+	return NULL;
+}
+
+static void cancelled_threads(void)
+{
+	int rc[3] = { 1, 1, 1 };
+	void *result;
+
+	fresh(1);
+	pthread_join(start_thread(end_cancelled, rc), &result);
+	ok(rc[0] == 0 && rc[1] == 0 && rc[2] == 0, "a cancelled thread: none is a cancellation point");
+	ok(result == PTHREAD_CANCELED, "a cancelled thread: it ends afterwards");
+	over(-1, "a cancelled thread");
+}
+
+/* One thread puts, two finish and one cancels, all at once: whatever wins, wins alone. */
+enum { ROUNDS = 1000 };
+
+static pthread_barrier_t line;
+static _Atomic int wins, lives, odd;
+
+static void *contend(void *role)
+{
 	for (int round = 0; round < ROUNDS; round++) {
-		int rc;
+		int rc = 0;
 
 		pthread_barrier_wait(&line);
-		if (me == 0) {
-			module_ref_put(contested);
-		} else if (me == 1) {
-			do {
-				rc = module_ref_drain_cancel(contested);
-			} while (rc == -EBUSY);
-			atomic_fetch_add(&wins, rc == 1);
-			atomic_fetch_add(&lives, rc == 0);
-			atomic_fetch_add(&odd_ones, rc != 1 && rc != 0 && rc != -EINVAL);
-		} else {
-			rc = module_ref_drain_finish(contested);
-			atomic_fetch_add(&wins, rc == 0);
-			atomic_fetch_add(&odd_ones,
-					 rc != 0 && rc != -EINPROGRESS && rc != -EBUSY && rc != -EINVAL);
-		}
+		if (role == &lives)
+			lives += (rc = module_ref_drain_cancel(&drain)) == 0;
+		else if (role == &wins)
+			wins += (rc = module_ref_drain_finish(&drain)) == 0;
+		else
+			module_ref_put(ref);
+		odd += rc != 0 && rc != -EINVAL && (rc != -EINPROGRESS || role == &lives);
 		pthread_barrier_wait(&line);
 	}
 	return NULL;
@@ -631,116 +434,282 @@ static void *contend(void *arg)
 
 static void one_wins(void)
 {
-	int files = open_files(), wrong = 0, released = 0;
-	pthread_t threads[THREADS];
+	pthread_t contenders[] = {
+		start_thread(contend, &wins), start_thread(contend, &wins),
+		start_thread(contend, &lives), start_thread(contend, NULL),
+	};
+	int wrong = 0, released = 0;
 
-	contested = new_ref();
-	odd_ones = 0;
-	pthread_barrier_init(&line, NULL, THREADS + 1);
-	for (intptr_t i = 0; i < THREADS; i++)
-		threads[i] = start(contend, (void *)i);
+	fresh(0);
 	for (int round = 0; round < ROUNDS; round++) {
-		int fd;
-
-		need(module_ref_try_get(contested));
-		fd = module_ref_drain_begin(contested);
-		need(fd >= 0);
+		need(module_ref_try_get(ref));
+		begin(-1);
 		wins = lives = 0;
 		pthread_barrier_wait(&line);
 		pthread_barrier_wait(&line);
 		close(fd);
-		wrong += wins + lives != 1 || module_ref_count(contested) != (wins ? -1 : 0);
+		/* Each may have come while another one just found it held. */
+		if (wins + lives == 0)
+			wins += module_ref_drain_finish(&drain) == 0;
+		wrong += wins + lives != 1 || module_ref_count(ref) != (wins ? -1 : 0);
 		released += wins;
 		if (wins)
-			need(module_ref_reinit(contested) == 0);
+			need(module_ref_reinit(ref) == 0);
 	}
-	for (int i = 0; i < THREADS; i++)
-		pthread_join(threads[i], NULL);
-	is(wrong, 0, "contended, %s: one outcome, and the counter is as it says", mode);
-	is(odd_ones, 0, "contended, %s: no other answer", mode);
+	stop_all(contenders, 4);
+	is(wrong + odd, 0, "contended: one outcome, and the counter is as it says");
 	printf("# %d of %d released\n", released, ROUNDS);
-	is(open_files(), files, "contended, %s: no descriptor is left", mode);
-	is_live(contested, 0, "contended");
-	free_ref(contested);
+	cancel_once_more(0, "contended");
 }
 
-/* ---- what goes wrong ---------------------------------------------------------------------- */
-
-static void a_fork(void)
+/* A loop that asks when the descriptor is readable, or when it becomes so, and not otherwise. */
+static void event_loops(void)
 {
-	struct module_ref *ref = held_ref();
-	int fd = module_ref_drain_begin(ref), status;
-	pid_t child;
+	static const struct { const char *name; uint32_t events; } kinds[] = {
+		{ "level-triggered", EPOLLIN }, { "edge-triggered", EPOLLIN | EPOLLET },
+	};
+	pthread_t traffic[4];
 
-	need(fd >= 0);
-	child = fork();
-	need(child >= 0);
-	if (child == 0) {
-		module_ref_put(ref);
-		if (!readable(fd, LONG) || module_ref_drain_finish(ref) != 0 ||
-		    module_ref_count(ref) != -1)
-			_exit(1);
-		_exit(module_ref_reinit(ref) == 0 ? 0 : 2);
+	fresh(0);
+	start_all(traffic, 4, get_and_put);
+	for (int kind = 0; kind < 2; kind++) {
+		int epoll = epoll_create1(0), round, asked_again = 0;
+		struct epoll_event event = { .events = kinds[kind].events };
+
+		for (round = 0; round < ROUNDS; round++) {
+			int rc = -EINPROGRESS;
+
+			begin(-1);
+			need(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0);
+			while (rc == -EINPROGRESS && epoll_wait(epoll, &event, 1, LONG) == 1) {
+				rc = module_ref_drain_finish(&drain);
+				asked_again += rc == -EINPROGRESS;
+			}
+			if (rc != 0)
+				break;
+			close(fd);
+			need(module_ref_reinit(ref) == 0);
+		}
+		is(round, ROUNDS, "%s: every drain ends", kinds[kind].name);
+		printf("# %d were readable too early\n", asked_again);
+		close(epoll);
 	}
-	need(waitpid(child, &status, 0) == child);
-	is(status, 0, "fork, %s: the child ends its own copy", mode);
-	is(module_ref_drain_finish(ref), -EINPROGRESS, "fork, %s: the parent's is still held", mode);
-	child = fork();
-	need(child >= 0);
-	if (child == 0)
-		_exit(module_ref_drain_cancel(ref) == 0 && module_ref_count(ref) == 1 ? 0 : 1);
-	need(waitpid(child, &status, 0) == child);
-	is(status, 0, "fork, %s: the child cancels its own copy", mode);
-	ok(readable(fd, LONG), "fork, %s: the parent's timer goes on", mode);
-	is(module_ref_drain_finish(ref), -EINPROGRESS, "fork, %s: and so does its drain", mode);
-	set_timer(fd, 0);
-	module_ref_put(ref);
-	ok(readable(fd, LONG), "fork, %s: the parent's last put is heard", mode);
-	is(module_ref_drain_finish(ref), 0, "fork, %s: released", mode);
-	close(fd);
-	free_ref(ref);
+	stop_all(traffic, 4);
+	cancel_once_more(0, "event loops");
 }
 
-static void no_descriptors(void)
-{
-	struct module_ref *ref = held_ref();
-	struct rlimit usual, none;
-	int lowest = dup(0), files = open_files();
+enum { MANY = 1000 };
 
+static struct module_ref many[MANY];
+static struct module_ref_drain drains[MANY];
+
+static void *put_many(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < MANY; i++)
+		module_ref_put(&many[i * 7 % MANY]);
+	return NULL;
+}
+
+static long mapped_pages(void)
+{
+	FILE *statm = fopen("/proc/self/statm", "re");
+	long pages;
+
+	need(statm && fscanf(statm, "%ld", &pages) == 1);
+	fclose(statm);
+	return pages;
+}
+
+static void many_at_once(void)
+{
+	int epoll = epoll_create1(0), fds[MANY], files = open_files(), released = 0;
+	struct epoll_event event = { .events = EPOLLIN };
+	long pages = 0;
+
+	for (int i = 0; i < MANY; i++)
+		need((per_cpu ? module_ref_init_percpu(&many[i]) : module_ref_init(&many[i])) == 0);
+	for (int times = 1; times <= 3; times++) {
+		pthread_t putter;
+
+		for (int i = 0; i < MANY; i++) {
+			need(module_ref_try_get(&many[i]));
+			fds[i] = module_ref_drain_begin(&many[i], &drains[i], -1);
+			event.data.u32 = (uint32_t)i;
+			need(epoll_ctl(epoll, EPOLL_CTL_ADD, fds[i], &event) == 0);
+		}
+		putter = start_thread(put_many, NULL);
+		while (released < times * MANY && epoll_wait(epoll, &event, 1, LONG) == 1) {
+			uint32_t i = event.data.u32;
+
+			if (module_ref_drain_finish(&drains[i]) != 0)
+				break;
+			released += close(fds[i]) == 0 && module_ref_reinit(&many[i]) == 0;
+		}
+		pthread_join(putter, NULL);
+		is(released, times * MANY, "many: each is readable, and then released");
+		is(threads_left(), 0, "many: no thread is left");
+		is(open_files(), files, "many: nor a descriptor");
+		if (times == 1)
+			pages = mapped_pages();
+	}
+	/* A thread's stack is more than 16 pages. */
+	pages = mapped_pages() - pages;
+	ok(pages < 10 * MANY, "many: nor memory (%ld pages)", pages);
+	for (int i = 0; i < MANY; i++)
+		module_ref_destroy(&many[i]);
+	close(epoll);
+}
+
+/* ---- the program's files ------------------------------------------------------------------ */
+
+static void finish_copy(void)
+{
+	module_ref_put(ref);
+	must(module_ref_drain_finish(&drain) == 0 && module_ref_count(ref) == -1);
+	must(module_ref_drain_finish(&drain) == -EINVAL && module_ref_reinit(ref) == 0);
+	must(module_ref_drain_begin(ref, &drain, 0) > 0 && module_ref_drain_finish(&drain) == 0);
+}
+
+static void cancel_copy(void)
+{
+	must(module_ref_drain_finish(&drain) == -EINPROGRESS);
+	must(module_ref_drain_cancel(&drain) == 0 && module_ref_count(ref) == 1);
+	must(module_ref_drain_cancel(&drain) == -EINVAL);
+}
+
+static void forks(void)
+{
+	fresh(1);
+	begin(-1);
+	is(in_child(finish_copy), 0, "fork: the child finishes its own copy");
+	is(in_child(cancel_copy), 0, "fork: the child cancels its own copy");
+	ok(!readable(fd, 0), "fork: which the parent's descriptor does not say");
+	is(module_ref_drain_finish(&drain), -EINPROGRESS, "fork: the parent's is still held");
+	module_ref_put(ref);
+	ok(readable(fd, LONG), "fork: the parent's last put is seen");
+	is(module_ref_drain_finish(&drain), 0, "fork: released");
+	over(-1, "fork");
+}
+
+/* All descriptors are closed, and their numbers are other files' when the last put comes. */
+static void close_all(void)
+{
+	enum { NEW = 8 };
+	struct stat now;
+	int files[NEW];
+
+	must(module_ref_try_get(ref));
+	begin(-1);
+	must(syscall(SYS_close_range, 3u, ~0u, 0u) == 0);
+	for (int i = 0; i < NEW; i++) {
+		files[i] = memfd_create("new", 0);
+		must(files[i] == 3 + i);
+	}
+	module_ref_put(ref);
+	sleep_ns(300 * MILLISECOND);
+	must(module_ref_drain_finish(&drain) == 0);
+	for (int i = 0; i < NEW; i++)
+		must(fstat(files[i], &now) == 0 && now.st_size == 0);
+}
+
+static void low_numbers(void)
+{
+	for (int low = 0; low <= 2; low++)
+		close(low);
+	fd = module_ref_drain_begin(ref, &drain, -1);
+	if (fd <= 2 || module_ref_drain_cancel(&drain) != 0)
+		_exit(1);
+	for (int low = 0; low <= 2; low++)
+		if (fcntl(low, F_GETFD) != -1)
+			_exit(2);
+}
+
+static struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+static int locked;
+
+static void try_lock(void)
+{
+	must(fcntl(locked, F_SETLK, &lock) == -1 && (errno == EAGAIN || errno == EACCES));
+}
+
+/* The library's thread has the descriptor's file open and no other: not those with lower numbers
+ * nor those with higher ones. What it has closed is locked as before. */
+static void files(void)
+{
+	int before = open_files(), low[2], high[2];
+
+	fresh(0);
+	need(pipe(low) == 0 && pipe(high) == 0);
+	need(dup2(high[1], 200) == 200 && close(high[1]) == 0);
+	locked = memfd_create("locked", 0);
+	need(locked >= 0 && fcntl(locked, F_SETLK, &lock) == 0 && module_ref_try_get(ref));
+	begin(-1);
+	need(low[1] < fd && fd < 200);
+	close(low[1]);
+	close(200);
+	is(poll(&(struct pollfd){ low[0], POLLIN, 0 }, 1, 0), 1, "files: a lower one is closed");
+	is(poll(&(struct pollfd){ high[0], POLLIN, 0 }, 1, 0), 1, "files: a higher one is closed");
+	is(in_child(try_lock), 0, "files: a lock is kept");
+	close(low[0]);
+	close(high[0]);
+	close(locked);
+	is(module_ref_drain_cancel(&drain), 0, "files: cancelled");
+	module_ref_put(ref);
+	is(in_child(close_all), 0, "files: all are closed, and the new ones are left alone");
+	is(in_child(low_numbers), 0, "files: the number is none of the standard streams'");
+	over(0, "files");
+	is(open_files(), before, "files: none is left");
+}
+
+/* ---- what is not to be had --------------------------------------------------------------- */
+
+enum { NO_FILTER = 77 };
+
+static int no_call[2];
+
+static void without_a_call(void)
+{
+	int before = open_files(), errno_before = EXDEV;
+
+	if (refuse_call((unsigned)no_call[0], 0) != 0 || refuse_call((unsigned)no_call[1], 0) != 0)
+		_exit(NO_FILTER);
+	errno = errno_before;
+	must(module_ref_drain_begin(ref, &drain, -1) == -EPERM);
+	must(errno == errno_before && module_ref_count(ref) == 1);
+	must(module_ref_drain_finish(&drain) == -EINVAL);
+	must(module_ref_try_get(ref) && module_ref_count(ref) == 2);
+	must(open_files() == before && threads_left() == 0);
+}
+
+static void nothing_to_be_had(void)
+{
+	static const struct { const char *name; int nr, other; } calls[] = {
+		{ "eventfd2", SYS_eventfd2, SYS_eventfd2 },
+		{ "clone", SYS_clone3, SYS_clone },
+		{ "close_range", SYS_close_range, SYS_close_range },
+		{ "membarrier", SYS_membarrier, SYS_membarrier },
+	};
+	int lowest = dup(0), before = open_files(), status;
+	struct rlimit usual;
+
+	fresh(1);
+	for (int i = 0; i < (per_cpu ? 4 : 3); i++) {
+		no_call[0] = calls[i].nr;
+		no_call[1] = calls[i].other;
+		status = in_child(without_a_call);
+		if (status == NO_FILTER << 8)
+			ok(1, "no %s # SKIP a thread cannot filter its calls here", calls[i].name);
+		else
+			is(status, 0, "no %s: refused, and nothing is left", calls[i].name);
+	}
 	need(lowest >= 0 && getrlimit(RLIMIT_NOFILE, &usual) == 0);
 	close(lowest);
-	for (int room = 0; room < 2; room++) {
-		none = (struct rlimit){ (rlim_t)(lowest + room), usual.rlim_max };
-		need(setrlimit(RLIMIT_NOFILE, &none) == 0);
-		is(module_ref_drain_begin(ref), -EMFILE, "room for %d descriptors, %s: none", room, mode);
-		need(setrlimit(RLIMIT_NOFILE, &usual) == 0);
-		is_live(ref, 1, "no descriptors");
-		is(open_files(), files - 1, "no descriptors, %s: none is left", mode);
-	}
-	module_ref_put(ref);
-	is(module_ref_drain(ref, 0), 0, "no descriptors, %s: a drain needs none", mode);
-	free_ref(ref);
-}
-
-/* Memory that was freed with a drain under way, against the rule, and is a new counter's. */
-static void left_under_way(void)
-{
-	struct module_ref *ref = held_ref();
-	int files = open_files(), fd = module_ref_drain_begin(ref);
-
-	need(fd >= 0);
-	close(fd);
-	memset(ref, 0, sizeof(*ref));
-	need((per_cpu ? module_ref_init_percpu(ref) : module_ref_init(ref)) == 0);
-	need(module_ref_try_get(ref));
-	fd = begin_quietly(ref);
-	is(open_files(), files + 2, "left under way, %s: what was left is closed", mode);
-	module_ref_put(ref);
-	ok(readable(fd, LONG), "left under way, %s: the new drain has its hint", mode);
-	is(module_ref_drain_finish(ref), 0, "left under way, %s: released", mode);
-	close(fd);
-	is(open_files(), files, "left under way, %s: no descriptor is left", mode);
-	free_ref(ref);
+	need(setrlimit(RLIMIT_NOFILE, &(struct rlimit){ (rlim_t)lowest, usual.rlim_max }) == 0);
+	is(module_ref_drain_begin(ref, &drain, -1), -EMFILE, "no descriptors: refused");
+	need(setrlimit(RLIMIT_NOFILE, &usual) == 0);
+	is(open_files(), before - 1, "no descriptors: none is left");
+	cancel_once_more(1, "no descriptors");
 }
 
 /* ---- modules ------------------------------------------------------------------------------ */
@@ -749,7 +718,7 @@ int on_init(struct module *self);
 void on_exit_of(struct module *self);
 
 static int exits;
-static pthread_t exit_thread;
+static struct module_host *host;
 
 int on_init(struct module *self)
 {
@@ -761,33 +730,27 @@ void on_exit_of(struct module *self)
 {
 	(void)self;
 	exits++;
-	exit_thread = pthread_self();
 }
 
-static struct module_host *host;
-
-static struct module *load_held(const char *file, const char *name)
+/* A module that is held, and whose unload is begun. */
+static struct module *begun(const char *name, unsigned flags)
 {
 	struct module *mod;
 
-	need(module_load(host, plugin(file), name, NULL) == 0);
+	need(module_load(host, plugin("hooked.so"), name, NULL) == 0);
 	mod = module_find_get(host, name);
-	need(mod);
+	fd = module_unload_begin(host, name, flags);
+	need(mod && fd >= 0);
+	exits = 0;
 	return mod;
 }
 
 static void an_unload(void)
 {
-	struct module *mod = load_held("hooked.so", "x");
-	int fd;
+	struct module *mod = begun("x", 0);
 
-	exits = 0;
-	fd = module_unload_begin(host, "x", 0);
-	ok(fd >= 0, "unload: a descriptor");
-	set_timer(fd, 0);
 	is(module_state(mod), MODULE_STATE_GOING, "unload: GOING");
-	ok(!module_find_get(host, "x"), "unload: not to be found");
-	ok(!module_try_get(mod), "unload: no references");
+	ok(!module_find_get(host, "x") && !module_try_get(mod), "unload: no references");
 	is(call(mod, "answer"), 1, "unload: its code is there for its holder");
 	is(module_unload(host, "x", 0, 0), -EBUSY, "unload: no other unload");
 	says("begun");
@@ -798,56 +761,44 @@ static void an_unload(void)
 	is(module_host_free(host), -EBUSY, "unload: the host stays");
 	is(module_unload_finish(host, "x", 0), -EINPROGRESS, "unload: held");
 	says("'x' is still in use");
-	is(exits, 0, "unload: its exit function has not run");
+	ok(!readable(fd, 0) && exits == 0, "unload: not readable, and its exit has not run");
 	module_put(mod);
-	ok(readable(fd, LONG), "unload: the last put is heard");
+	ok(readable(fd, LONG), "unload: the last put: readable");
 	is(module_unload_finish(host, "x", 0), 0, "unload: unloaded");
 	is(exits, 1, "unload: its exit function has run");
-	ok(pthread_equal(exit_thread, pthread_self()), "unload: on the thread that finishes");
 	is(mapped("hooked.so"), 0, "unload: gone from memory");
 	is(module_unload_finish(host, "x", 0), -ENOENT, "unload: once");
 	is(module_unload_cancel(host, "x"), -ENOENT, "unload: too late to cancel");
-	close(fd);
-	ok(!module_host_tainted(host), "unload: nothing was forced");
+	ok(close(fd) == 0 && !module_host_tainted(host), "unload: nothing was forced");
 }
 
 static void an_unload_cancelled(void)
 {
-	struct module *mod = load_held("hooked.so", "x");
-	int fd = module_unload_begin(host, "x", 0);
+	struct module *mod = begun("x", 0);
 
-	exits = 0;
-	need(fd >= 0);
-	is(module_unload_cancel(host, "x"), 0, "cancel: live again");
-	close(fd);
+	is(module_unload_cancel(host, "x"), 0, "cancel: held");
 	is(module_state(mod), MODULE_STATE_LIVE, "cancel: LIVE");
-	ok(module_try_get(mod), "cancel: references are to be had");
-	module_put(mod);
 	is(module_unload_finish(host, "x", 0), -EINVAL, "cancel: there is nothing to finish");
 	says("no unload of module 'x' is begun");
 	is(module_unload_cancel(host, "x"), -EINVAL, "cancel: nor to cancel");
+	close(fd);
 	fd = module_unload_begin(host, "x", 0);
 	module_put(mod);
-	is(module_unload_cancel(host, "x"), 0, "cancel: live again, also if nobody holds it");
-	close(fd);
+	is(module_unload_cancel(host, "x"), 0, "cancel: after the last put");
 	is(exits, 0, "cancel: its exit function has not run");
 	mod = module_find_get(host, "x");
-	ok(mod && module_refcount(mod) == 1, "cancel: found, and its count is exact");
+	ok(close(fd) == 0 && module_refcount(mod) == 1, "cancel: found, and its count is exact");
 	module_put(mod);
 	is(module_unload(host, "x", 0, 0), 0, "cancel: and unloaded like any");
 }
 
 static void an_unload_by_force(void)
 {
-	struct module *mod = load_held("hooked.so", "x");
-	int fd = module_unload_begin(host, "x", MODULE_UNLOAD_FORCE);
+	struct module *mod = begun("x", MODULE_UNLOAD_FORCE);
 
-	exits = 0;
-	need(fd >= 0);
 	is(module_unload_finish(host, "x", 0), -EINPROGRESS, "force: begun by force it waits");
 	is(module_unload_finish(host, "x", MODULE_UNLOAD_FORCE), 1, "force: finished by force it does not");
 	says("1 reference");
-	close(fd);
 	is(exits, 1, "force: its exit function has run");
 	ok(module_host_tainted(host), "force: the host is tainted");
 	is(call(mod, "answer"), -1, "force: its code is there for its holder");
@@ -856,13 +807,11 @@ static void an_unload_by_force(void)
 	module_put(mod);
 	is(module_host_reap(host), 1, "force: until the last put");
 	is(mapped("hooked.so"), 0, "force: gone from memory");
-
-	mod = load_held("hooked.so", "x");
-	fd = module_unload_begin(host, "x", 0);
-	module_put(mod);
-	is(module_unload_finish(host, "x", MODULE_UNLOAD_FORCE), 0, "force: nobody holds it");
 	close(fd);
 
+	module_put(begun("x", 0));
+	is(module_unload_finish(host, "x", MODULE_UNLOAD_FORCE), 0, "force: nobody holds it");
+	close(fd);
 	need(module_load(host, plugin("noexit.so"), "y", NULL) == 0);
 	is(module_unload_begin(host, "y", 0), -EBUSY, "force: no exit function");
 	fd = module_unload_begin(host, "y", MODULE_UNLOAD_FORCE);
@@ -878,131 +827,85 @@ static void unloads_refused(void)
 	is(module_unload_begin(host, "provider", MODULE_UNLOAD_FORCE), -EWOULDBLOCK,
 	   "refused: others depend on it");
 	says("'user'");
-	is(module_unload_begin(host, "nothing", 0), -ENOENT, "refused: no such module");
-	is(module_unload_finish(host, "nothing", 0), -ENOENT, "refused: finish likewise");
-	is(module_unload_cancel(host, "nothing"), -ENOENT, "refused: cancel likewise");
-	is(module_unload_begin(host, "user", 2), -EINVAL, "refused: unknown flags");
-	is(module_unload_finish(host, "user", 2), -EINVAL, "refused: finish likewise");
-	is(module_unload_begin(NULL, "user", 0), -EINVAL, "refused: no host");
-	is(module_unload_begin(host, NULL, 0), -EINVAL, "refused: no name");
-	is(module_unload_finish(NULL, "user", 0), -EINVAL, "refused: finish without a host");
-	is(module_unload_cancel(host, NULL), -EINVAL, "refused: cancel without a name");
+	for (int i = 0; i < 4; i++) {
+		struct module_host *of = i == 0 ? NULL : host;
+		const char *name = i == 1 ? NULL : i == 3 ? "nothing" : "user";
+		unsigned flags = i == 2 ? 2 : 0;
+		int rc = i == 3 ? -ENOENT : -EINVAL;
+
+		is(module_unload_begin(of, name, flags), rc, "refused: begin, case %d", i);
+		is(module_unload_finish(of, name, flags), rc, "refused: finish, case %d", i);
+		is(module_unload_cancel(of, name), rc, "refused: cancel, case %d", i);
+	}
 	is(module_unload(host, "user", 0, 0), 0, "refused: and unloaded like any");
 	is(module_unload(host, "provider", 0, 0), 0, "refused: both");
-}
-
-static void *put_module(void *mod)
-{
-	module_put(mod);
-	return NULL;
 }
 
 static void several_unloads(void)
 {
 	enum { SEVERAL = 8 };
 	int epoll = epoll_create1(0), gone = 0, fds[SEVERAL];
+	struct epoll_event event = { .events = EPOLLIN };
 	struct module *mods[SEVERAL];
-	pthread_t threads[SEVERAL];
-	char name[8];
+	char name[16];
 
 	for (int i = 0; i < SEVERAL; i++) {
-		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
-
 		snprintf(name, sizeof(name), "m%d", i);
-		mods[i] = load_held("hooked.so", name);
-		fds[i] = module_unload_begin(host, name, 0);
-		need(fds[i] >= 0);
-		set_timer(fds[i], 0);
-		need(epoll_ctl(epoll, EPOLL_CTL_ADD, fds[i], &event) == 0);
+		mods[i] = begun(name, 0);
+		fds[i] = fd;
+		event.data.u32 = (uint32_t)i;
+		need(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0);
 	}
-	for (int i = 0; i < SEVERAL; i++)
-		threads[i] = start(put_module, mods[i]);
-	while (gone < SEVERAL) {
-		struct epoll_event event;
-
-		if (epoll_wait(epoll, &event, 1, LONG) != 1)
-			break;
+	for (int i = SEVERAL; i-- > 0 && gone == SEVERAL - 1 - i; ) {
+		module_put(mods[i]);
+		need(epoll_wait(epoll, &event, 1, LONG) == 1);
 		snprintf(name, sizeof(name), "m%u", event.data.u32);
-		if (module_unload_finish(host, name, 0) >= 0) {
-			gone++;
-			close(fds[event.data.u32]);
-		}
+		gone += module_unload_finish(host, name, 0) >= 0;
+		close(fds[event.data.u32]);
 	}
-	for (int i = 0; i < SEVERAL; i++)
-		pthread_join(threads[i], NULL);
 	is(gone, SEVERAL, "several unloads in one loop");
-	is(mapped("hooked.so"), 0, "all of them gone from memory");
+	is(mapped("hooked.so"), 0, "several: all of them gone from memory");
 	close(epoll);
-}
-
-/* Against the rule: the memory of a counter is used again while a drain of it is begun. What is there
- * then is not drained, and keeps its references. */
-static void memory_used_again(void)
-{
-	static struct module_ref ref;
-	int fd;
-
-	memset(&ref, 0, sizeof(ref));
-	need((per_cpu ? module_ref_init_percpu(&ref) : module_ref_init(&ref)) == 0);
-	need(module_ref_try_get(&ref));
-	fd = module_ref_drain_begin(&ref);
-	need(fd >= 0);
-	memset(&ref, 0, sizeof(ref));
-	need((per_cpu ? module_ref_init_percpu(&ref) : module_ref_init(&ref)) == 0);
-	need(module_ref_try_get(&ref));
-	is(module_ref_drain_cancel(&ref), -EINVAL, "memory used again, %s: nothing to cancel", mode);
-	is(module_ref_drain_finish(&ref), -EINVAL, "memory used again, %s: or to finish", mode);
-	is(module_ref_count(&ref), 1, "memory used again, %s: and nothing is lost", mode);
-	module_ref_put(&ref);
-	is(module_ref_try_release(&ref), 0, "memory used again, %s: it is released", mode);
-	module_ref_destroy(&ref);
-	close(fd);
 }
 
 int main(void)
 {
-	struct module_ref probe = MODULE_REF_INIT;
-	bool can_per_cpu;
-	int files;
+	static void (*const of_counters[])(void) = {
+		held_until_the_last_put, refused, outcomes, wakes, pinned, surplus_puts,
+		signals, cancelled_threads, one_wins, event_loops, many_at_once, forks, files,
+		nothing_to_be_had,
+	};
+	static void (*const of_modules[])(void) = {
+		an_unload, an_unload_cancelled, unloads_refused, several_unloads, an_unload_by_force,
+	};
+	struct rlimit room;
+	pthread_t first;
+	int files_before = open_files();
 
+	start_all(&first, 1, get_and_put);
+	stop_all(&first, 1);
+	sleep_ns(50 * MILLISECOND);
+	usual_threads = threads();
+	need(getrlimit(RLIMIT_NOFILE, &room) == 0);
+	room.rlim_cur = room.rlim_max;
+	need(room.rlim_max > 2 * MANY && setrlimit(RLIMIT_NOFILE, &room) == 0);
 	module_ref_set_misuse_handler(on_misuse);
-	need(module_ref_init_percpu(&probe) == 0);
-	can_per_cpu = module_ref_mode(&probe) == MODULE_REF_PERCPU;
-	module_ref_destroy(&probe);
-	files = open_files();
-	for (int i = 0; i < 2; i++) {
-		per_cpu = i == 1;
-		mode = per_cpu ? "per CPU" : "in one word";
-		if (per_cpu && !can_per_cpu) {
-			ok(1, "per CPU # SKIP no counting per CPU here");
+	pthread_barrier_init(&line, NULL, 5);
+	for (int mode = 0; mode < 2; mode++) {
+		per_cpu = mode == 1;
+		printf("# counters %s\n", per_cpu ? "per CPU" : "in one word");
+		if (per_cpu && why_not_per_cpu()) {
+			ok(1, "counters per CPU # SKIP %s", why_not_per_cpu());
 			break;
 		}
-		begin_and_finish();
-		nobody_holds_it();
-		a_hint_is_lost();
-		a_loop_does_not_spin();
-		cancelled();
-		a_deadline_of_the_loops();
-		pinned();
-		in_a_signal_handler();
-		closed_by_the_user();
-		a_put_comes_late();
-		one_at_a_time();
-		a_hint_is_refused();
-		many_at_once();
-		one_wins();
-		a_fork();
-		no_descriptors();
-		left_under_way();
-		memory_used_again();
+		for (size_t i = 0; i < sizeof(of_counters) / sizeof(of_counters[0]); i++)
+			of_counters[i]();
 	}
 	host = module_host_new();
-	an_unload();
-	an_unload_cancelled();
-	unloads_refused();
-	several_unloads();
-	an_unload_by_force();
+	for (size_t i = 0; i < sizeof(of_modules) / sizeof(of_modules[0]); i++)
+		of_modules[i]();
 	is(module_host_free(host), 0, "the host has no modules left");
-	is(open_files(), files, "no descriptor is left");
+	is(open_files(), files_before, "no descriptor is left");
+	is(threads_left(), 0, "nor a thread");
 	return tap_done();
 }

@@ -511,7 +511,7 @@ pub unsafe extern "C" fn module_unload_begin(
 ) -> c_int {
     forcibly("module_unload_begin", lent!(host), lent!(name), flags, |host, name, force| {
         let begun = host.unload_begin_raw(name, force);
-        begun.map_or_else(|error| fail(&error), |(_, timer)| timer.into_raw_fd())
+        begun.map_or_else(|error| fail(&error), |(_, descriptor)| descriptor.into_raw_fd())
     })
 }
 

@@ -200,6 +200,8 @@ void inject_arm(const struct fault *faults, int n)
 	for (int nr = 0; nr < INJECT_CALLS; nr++)
 		atomic_store_explicit(&plan->calls[nr], 0, memory_order_relaxed);
 	atomic_store(&plan->done, 0);
+	/* What is left may be a child's that has ended since. */
+	atomic_store(&plan->lefts, 0);
 	atomic_store(&plan->process, getpid());
 }
 

@@ -172,8 +172,8 @@ impl Host {
     /// # }
     /// ```
     pub fn unload_begin(&self, name: &str, force: bool) -> Result<Unloading, Error> {
-        let (module, timer) = self.registry.unload_begin(name, force)?;
-        Ok(Unloading::new(module, timer))
+        let (module, descriptor) = self.registry.unload_begin(name, force)?;
+        Ok(Unloading::new(module, descriptor))
     }
 
     /// For bindings, which keep the module and the descriptor themselves.

@@ -66,7 +66,7 @@ impl Watcher {
             // SAFETY: has no requirements.
             process: unsafe { libc::getpid() },
         });
-        let thread = spawn(ptr::from_ref(watcher).cast_mut().cast())?;
+        let thread = kept(|| spawn(ptr::from_ref(watcher).cast_mut().cast()))?;
         // SAFETY: the thread itself does not look at this.
         unsafe { (*watcher.thread.get()).write(thread) };
         watcher.begun().map(|()| (watcher, owned))
