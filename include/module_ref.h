@@ -446,11 +446,13 @@ int module_ref_drain_begin(struct module_ref *ref,
  * @retval -EINPROGRESS references are held, and there is time left.
  * @retval -ETIMEDOUT the time is up, or the count is pinned after an overflow (the
  *     misuse handler was told then): the counter is live again.
- * @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
- *     just ending that. The counter is not touched then, and may be gone.
+ * @retval -EBUSY another thread is just asking or ending it: ask again.
+ * @retval -EINVAL drain is NULL, or no drain is under way with it. The counter is not
+ *     touched then, and may be gone.
  *
  * Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
- * waits for the library's thread to end.
+ * waits for the library's thread to end, and for gets that are being refused (100 ms at
+ * most).
  */
 int module_ref_drain_finish(struct module_ref_drain *drain);
 
@@ -460,8 +462,9 @@ int module_ref_drain_finish(struct module_ref_drain *drain);
  * deadline asks module_ref_drain_finish() first.
  *
  * @return 0, or a negative errno.
- * @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
- *     just ending that. The counter is not touched then, and may be gone.
+ * @retval -EBUSY another thread is just asking or ending it: ask again.
+ * @retval -EINVAL drain is NULL, or no drain is under way with it. The counter is not
+ *     touched then, and may be gone.
  *
  * Memory ordering: release: what the caller did before happens before what any later
  * holder does. Thread-safe. Not async-signal-safe: it waits for the library's thread to
@@ -473,8 +476,8 @@ int module_ref_drain_cancel(struct module_ref_drain *drain);
  * Installs a misuse handler for all counters of this library; NULL installs the
  * default, which writes one line to standard error and goes on, at most 10 in a second,
  * with the number of those left out; it asks the dynamic linker for the caller's name,
- * which is not async-signal-safe. A handler that wants
- * the program to stop calls abort(3).
+ * which is not async-signal-safe. A handler that wants the program to stop calls
+ * abort(3).
  *
  * @return the handler before, NULL for the default.
  *

@@ -376,6 +376,8 @@ pub unsafe extern "C" fn module_ref_drain(r#ref: *mut module_ref, timeout_ns: i6
 }
 
 unsafe extern "C" fn drain(of: *mut module_ref, timeout_ns: i64, caller: Caller) -> c_int {
+    #[cfg(target_os = "linux")]
+    let _whole = NotCancelled::until_dropped();
     let Some(counter) = lent!(of) else { return -libc::EINVAL };
     answer(counter.drain(caller, timeout(timeout_ns)), DrainError::errno)
 }
@@ -460,11 +462,13 @@ unsafe extern "C" fn drain_begin(
 /// @retval -EINPROGRESS references are held, and there is time left.
 /// @retval -ETIMEDOUT the time is up, or the count is pinned after an overflow (the
 ///     misuse handler was told then): the counter is live again.
-/// @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
-///     just ending that. The counter is not touched then, and may be gone.
+/// @retval -EBUSY another thread is just asking or ending it: ask again.
+/// @retval -EINVAL drain is NULL, or no drain is under way with it. The counter is not
+///     touched then, and may be gone.
 ///
 /// Memory ordering: as module_ref_try_release(). Thread-safe. Not async-signal-safe: it
-/// waits for the library's thread to end.
+/// waits for the library's thread to end, and for gets that are being refused (100 ms at
+/// most).
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
 #[cfg_attr(all(unix, any(target_arch = "x86_64", target_arch = "aarch64")), unsafe(naked))]
@@ -485,8 +489,9 @@ unsafe extern "C" fn drain_finish(handle: *mut module_ref_drain, caller: Caller)
 /// deadline asks module_ref_drain_finish() first.
 ///
 /// @return 0, or a negative errno.
-/// @retval -EINVAL drain is NULL, or no drain is under way with it, or another thread is
-///     just ending that. The counter is not touched then, and may be gone.
+/// @retval -EBUSY another thread is just asking or ending it: ask again.
+/// @retval -EINVAL drain is NULL, or no drain is under way with it. The counter is not
+///     touched then, and may be gone.
 ///
 /// Memory ordering: release: what the caller did before happens before what any later
 /// holder does. Thread-safe. Not async-signal-safe: it waits for the library's thread to
@@ -503,8 +508,8 @@ pub unsafe extern "C" fn module_ref_drain_cancel(drain: *mut module_ref_drain) -
 /// Installs a misuse handler for all counters of this library; NULL installs the
 /// default, which writes one line to standard error and goes on, at most 10 in a second,
 /// with the number of those left out; it asks the dynamic linker for the caller's name,
-/// which is not async-signal-safe. A handler that wants
-/// the program to stop calls abort(3).
+/// which is not async-signal-safe. A handler that wants the program to stop calls
+/// abort(3).
 ///
 /// @return the handler before, NULL for the default.
 ///

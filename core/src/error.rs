@@ -72,6 +72,8 @@ pub enum FinishError {
         /// How many, when the attempt was given up.
         held: u64,
     },
+    /// Another thread is asking or ending it in this moment. `EBUSY`.
+    Busy,
     /// No drain is begun, or it is over. `EINVAL`.
     NotBegun,
 }
@@ -180,6 +182,7 @@ impl FinishError {
         match self {
             Self::InUse { .. } => libc::EINPROGRESS,
             Self::TimedOut { .. } => libc::ETIMEDOUT,
+            Self::Busy => libc::EBUSY,
             Self::NotBegun => libc::EINVAL,
         }
     }
@@ -198,6 +201,7 @@ impl fmt::Display for FinishError {
                 held_text(f, *held)?;
                 f.write_str("; the counter is live again")
             }
+            Self::Busy => f.write_str("another thread is asking or ending this drain; ask again"),
             Self::NotBegun => f.write_str("no drain is begun, or it is over; begin one"),
         }
     }

@@ -39,9 +39,10 @@
 //! probe and was not taken with one: counts of gets and puts differ by one for each load.
 //!
 //! *ref* is the address of the counter, which for a module is the `struct module *`. *outcome* is
-//! what `module_ref_try_release` or `module_ref_drain` returns: 0 or a negative errno. Of the
-//! host's functions, unloads with a timeout, replacements, and loads that fail drain, too. *nanoseconds* is how long the drain waited for holders: 0
-//! if it found nobody, without a look at the clock.
+//! what `module_ref_try_release` or `module_ref_drain` returns: 0 or a negative errno. The drain
+//! probe also fires for the host's drains: unloads with a timeout, replacements, and loads that
+//! fail. *nanoseconds* is how long the drain waited for holders: 0 if it found nobody, without a
+//! look at the clock.
 //!
 //! Getting and putting a bare counter (`module_ref_try_get`, `ModuleRef::try_get`) has no
 //! probe, and what `module_ref_inline.h` puts into programs has none.

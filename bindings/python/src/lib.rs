@@ -495,7 +495,8 @@ impl Hold {
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    misuse::set_handler(Some(on_misuse));
+    // SAFETY: it may be called anywhere.
+    unsafe { misuse::set_handler(Some(on_misuse)) };
     module.add_class::<PyModuleRef>()?;
     module.add_class::<Hold>()?;
     module.add_class::<Draining>()?;

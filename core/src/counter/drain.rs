@@ -24,7 +24,7 @@
 //! |                      |             | `finish`, otherwise           | closed; the handle is under way |
 //! |                      |             | `cancel`                      | live                            |
 //! |                      |             | `hand_over`, to the host      | closed, and the host's to end   |
-//! | being ended          | null        | the thread that ends it       | as above                        |
+//! | being asked or ended | `TAKEN`     | the thread that does so       | as above                        |
 //!
 //! After `fork` the child has a copy of the handle and of the counter, and no watcher. It ends its
 //! copy as the parent does; only the descriptor, which both share, is the parent's to make
@@ -35,9 +35,9 @@
 //! **D1, the watcher decides nothing.** It never changes the counter. Whether the drain has
 //! succeeded is decided by [`Drain::finish`], which looks at the word, and at the clock after it.
 //!
-//! **D2, no lost hint.** The watcher sleeps on the word before the counter is closed, and it is woken
-//! once after that. If the last put comes before the watcher looks again, the watcher finds
-//! `DRAINED`; if it comes after, that put wakes it (I7). A get that is being refused moves the
+//! **D2, no lost hint.** The watcher has started before the counter is closed, and it is woken once
+//! after that. If the last put comes before the watcher looks, the watcher finds `DRAINED`; if it
+//! comes after, that put wakes it (I7). A get that is being refused moves the
 //! count once more, for a moment. If `finish` is called in that moment it waits for it: an
 //! edge-triggered event loop would not ask again.
 //!
@@ -45,9 +45,10 @@
 //! wakes the watcher and joins it, before the caller is told. After that no thread reads the
 //! counter or the handle.
 //!
-//! **D4, one of the callers ends it.** Finish and cancel take the counter's address out of the
-//! handle for themselves. A caller that comes second finds none and does nothing, not even to a
-//! counter that may be gone by then.
+//! **D4, one at a time.** Finish and cancel take the counter's address out of the handle for
+//! themselves, and put it back if the drain goes on. If another caller comes meanwhile, it finds
+//! [`TAKEN`] and is told `Busy`; if it comes after the end, it finds null and is told `NotBegun`.
+//! Neither looks at a counter that may be gone by then.
 
 use crate::Counter;
 use crate::counter::held;
@@ -63,6 +64,9 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 use core::time::Duration;
 use std::os::fd::OwnedFd;
 
+/// What stands in `of` while a thread asks or ends the drain: no counter lies there.
+const TAKEN: *mut Counter = ptr::without_provenance_mut(align_of::<Counter>());
+
 /// How long a get that is being refused is waited for. (If a thread does not run for so long, or
 /// gets without holding a reference, `finish` says that references are held.)
 const SOON: Duration = Duration::from_millis(100);
@@ -71,7 +75,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// drain is over. C's `struct module_ref_drain` is this.
 #[repr(C)]
 pub struct Drain {
-    /// The counter; null before the drain is begun, and once it is over.
+    /// The counter; null before the drain is begun, and once it is over; or `TAKEN`.
     of: AtomicPtr<Counter>,
     /// Written before `of` is set.
     watcher: UnsafeCell<MaybeUninit<Watcher>>,
@@ -139,13 +143,12 @@ impl Drain {
     pub unsafe fn finish(&self, caller: Caller) -> Result<(), FinishError> {
         // SAFETY: the caller's promise.
         let counter = unsafe { self.take() }?;
-        let folded = counter.folded();
         let released = if self.watcher().has_seen_last() {
             // What moves the count now are gets that are being refused, for a moment each (D2).
             let mut soon = Deadline::after(Some(SOON));
-            counter.finish_when_drained(folded, |word, seen| wait(word, seen, &mut soon))
+            counter.finish_when_drained(|word, seen| wait(word, seen, &mut soon))
         } else {
-            counter.try_finish(folded)
+            counter.try_finish()
         };
         if released {
             self.over();
@@ -161,7 +164,7 @@ impl Drain {
             return Err(FinishError::InUse { held: held(word) });
         }
         // The last reference may have gone since: zero wins.
-        let outcome = counter.open_again(folded, caller);
+        let outcome = counter.open_again(caller);
         self.over();
         outcome.map_err(|held| FinishError::TimedOut { held })
     }
@@ -174,7 +177,7 @@ impl Drain {
     pub unsafe fn cancel(&self) -> Result<(), FinishError> {
         // SAFETY: the caller's promise.
         let counter = unsafe { self.take() }?;
-        counter.live_again(counter.folded());
+        counter.live_again();
         self.over();
         Ok(())
     }
@@ -185,23 +188,34 @@ impl Drain {
     ///
     /// As for [`finish`](Self::finish).
     #[cfg(all(feature = "host", target_env = "gnu"))]
-    pub(crate) unsafe fn hand_over(&self) -> Result<crate::counter::release::Folded, FinishError> {
+    pub(crate) unsafe fn hand_over(&self) -> Result<(), FinishError> {
         // SAFETY: the caller's promise.
-        let counter = unsafe { self.take() }?;
+        unsafe { self.take() }?;
         self.over();
-        Ok(counter.folded())
+        Ok(())
     }
 
-    /// The counter, if a drain is under way and no other thread is about to end it (D4).
+    /// The counter, if a drain is under way and no other thread has taken it (D4).
     ///
     /// # Safety
     ///
     /// As for [`finish`](Self::finish).
     unsafe fn take(&self) -> Result<&Counter, FinishError> {
-        // Acquire pairs with the Release that set it.
-        let counter = self.of.swap(ptr::null_mut(), Acquire);
-        // SAFETY: null, or a counter whose drain is under way.
-        unsafe { counter.as_ref() }.ok_or(FinishError::NotBegun)
+        // Relaxed: a look; the exchange decides.
+        let mut of = self.of.load(Relaxed);
+        loop {
+            if of.is_null() {
+                return Err(FinishError::NotBegun);
+            } else if of == TAKEN {
+                return Err(FinishError::Busy);
+            }
+            // Acquire pairs with the Release that set it.
+            match self.of.compare_exchange_weak(of, TAKEN, Acquire, Relaxed) {
+                // SAFETY: a counter whose drain is under way.
+                Ok(_) => return Ok(unsafe { &*of }),
+                Err(now) => of = now,
+            }
+        }
     }
 
     /// For whoever has taken the counter.
@@ -210,10 +224,12 @@ impl Drain {
         unsafe { (*self.watcher.get()).assume_init_ref() }
     }
 
-    /// The end of the watcher (D3). It takes as long as a thread needs to wake and end, some tens
-    /// of microseconds.
+    /// The end of the watcher (D3), and of the drain. It takes as long as a thread needs to wake and
+    /// end, some tens of microseconds.
     fn over(&self) {
         self.watcher().end();
+        // Release pairs with the Acquire of whoever begins another drain with it.
+        self.of.store(ptr::null_mut(), Release);
     }
 }
 

@@ -125,7 +125,7 @@ impl ModuleRef {
         mut wait: impl FnMut(&Held<'_>) -> bool,
     ) -> Result<Released<'_>, DrainError> {
         self.counter
-            .drain_by(Caller::UNKNOWN, |word, seen| wait(&Held { word, seen }))
+            .drain_with(Caller::UNKNOWN, |word, seen| wait(&Held { word, seen }))
             .map(|()| Released { of: self })
     }
 

@@ -10,7 +10,9 @@
 //! in unprotected.
 
 use crate::Counter;
-use crate::counter::word::{DESTROYED, LIVE, OPEN, PERCPU, RELEASED, count, flags, pack, plus};
+use crate::counter::word::{DESTROYED, RELEASED, count, flags, pack};
+#[cfg(not(any(loom, interleave)))]
+use crate::counter::word::{LIVE, PERCPU};
 use crate::error::{InitError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 #[cfg(not(any(loom, interleave)))]
@@ -50,17 +52,13 @@ impl Counter {
     /// counter, on which it is an ordinary subtraction. Either way the count is right once it has
     /// come: the count goes along with each change of flags (I2).
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
-        if !self.slots.exist() {
-            // Release pairs with the Acquire of try_get (I5).
-            return self.leave_released(LIVE, 0, Release);
+        // Release pairs with the Acquire of try_get (I5).
+        self.leave_released(|word| self.unfolded(word), Release)?;
+        if self.slots.exist() {
+            // If a get comes between the two steps, it goes through the word, which is open; if it
+            // comes after, through its slot. Both count from the first step on (P3).
+            self.unclaim();
         }
-        // If a get comes between the first step and the second, it goes through the word, which is
-        // open; if it comes after, through its slot. Both count from the first step on (P3).
-        // As at the end of an attempt: the sum out of the word, the slots on, and `BASE`
-        // last (I1), with a Release that pairs with the Acquire of the next claim. The first
-        // Release is for gets through the word.
-        self.leave_released(OPEN | PERCPU, -self.slots.sum(), Release)?;
-        self.open();
         Ok(())
     }
 
@@ -81,7 +79,7 @@ impl Counter {
             Ok(()) | Err(ReleaseError::AlreadyReleased) => {
                 // Relaxed: nobody takes anything over. It fails only on a counter that
                 // another thread makes live again, against the rule for destroy.
-                if self.leave_released(DESTROYED, 0, Relaxed).is_ok() {
+                if self.leave_released(|word| pack(DESTROYED, count(word)), Relaxed).is_ok() {
                     self.slots.free();
                 }
             }
@@ -101,11 +99,11 @@ impl Counter {
         }
     }
 
-    /// Changes the flags of a released counter. The count goes along, and `more`: a get
-    /// that was refused while the counter was released may not have undone its add
-    /// yet (I2). Nobody but the winner changes these flags, so that the exchange can fail only
-    /// because of such gets, or because the caller is not the winner.
-    fn leave_released(&self, to: u64, more: i64, order: Ordering) -> Result<(), InitError> {
+    /// Changes the flags of a released counter. The count goes along: a get that was refused while
+    /// the counter was released may not have undone its add yet (I2). Nobody but the winner changes
+    /// these flags, so that the exchange can fail only because of such gets, or because the caller
+    /// is not the winner.
+    fn leave_released(&self, to: impl Fn(u64) -> u64, order: Ordering) -> Result<(), InitError> {
         // Relaxed: only the flags matter, and the exchange checks them.
         let mut word = self.word.load(Relaxed);
         loop {
@@ -114,8 +112,7 @@ impl Counter {
                 DESTROYED => return Err(InitError::Destroyed),
                 _ => return Err(InitError::InUse),
             }
-            let next = plus(pack(to, count(word)), more);
-            match self.word.compare_exchange_weak(word, next, order, Relaxed) {
+            match self.word.compare_exchange_weak(word, to(word), order, Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(now) => word = now,
             }

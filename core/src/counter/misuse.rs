@@ -64,7 +64,13 @@ static HANDLER: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 /// the one before. `None`, for either, is the default.
 ///
 /// What the caller wrote before is seen by the handler when it runs.
-pub fn set_handler(handler: Option<Handler>) -> Option<Handler> {
+///
+/// # Safety
+///
+/// `handler` may be called on every thread, as [`Handler`] says, until another one is installed
+/// and for as long as a call under way takes. The counter that it is told is good for its address,
+/// and for `count` if the program knows that it is still there.
+pub unsafe fn set_handler(handler: Option<Handler>) -> Option<Handler> {
     let new = handler.map_or(ptr::null_mut(), |handler| handler as *mut ());
     // AcqRel: what the installer prepared is seen by `report`, and what the
     // previous installer prepared by whoever gets its handler back.
@@ -82,6 +88,14 @@ pub(crate) fn report(what: Misuse, counter: *const Counter, caller: Caller) {
 /// Tells the installed handler, once, of `net` misuses that were found together.
 #[cold]
 pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
+    // A put that was wrong still leaves errno alone, whatever the handler does.
+    #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+    return crate::errno::kept(|| tell(what, counter, caller, net));
+    #[cfg(not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))))]
+    tell(what, counter, caller, net);
+}
+
+fn tell(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
     // Acquire pairs with the AcqRel swap of `set_handler`.
     let handler = HANDLER.load(Acquire);
     if handler.is_null() {
@@ -100,7 +114,6 @@ pub(crate) fn report_net(what: Misuse, counter: *const Counter, caller: Caller, 
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod stderr {
     use super::{Caller, Counter, Misuse};
-    use crate::errno;
     use core::fmt::{self, Write};
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::ffi::CStr;
@@ -172,12 +185,11 @@ mod stderr {
             let _ = line.write_str("; no more in this second");
         }
         line.text[line.len] = b'\n';
-        // The system call itself: the function is a cancellation point. A put that was wrong still
-        // leaves errno alone.
+        // The system call itself: the function is a cancellation point.
         // SAFETY: the buffer is ours and `len + 1` bytes of it are written.
-        errno::kept(|| unsafe {
+        unsafe {
             libc::syscall(libc::SYS_write, libc::STDERR_FILENO, line.text.as_ptr(), line.len + 1)
-        });
+        };
     }
 
     /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows. That takes the

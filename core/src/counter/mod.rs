@@ -23,14 +23,15 @@
 //! The invariants that the comments below cite. [`word`](crate::counter::word) has the
 //! bits and the table of states.
 //!
-//! **I1, one owner.** Only one thread at a time owns an attempt to release:
-//! the one whose `fetch_and(!BASE)` found `BASE` set. Until it gives `BASE` back
-//! or the word is released, no other thread changes a flag. So a release has
-//! exactly one winner.
+//! **I1, one owner.** An attempt to release has one owner at a time: the thread whose
+//! `fetch_and(!BASE)` found `BASE` set; of a drain that was begun, whoever has taken the counter out
+//! of the handle (D4). Until the owner gives `BASE` back or the word is released, nobody else
+//! changes a flag. So a release has exactly one winner.
 //!
 //! **I2, nothing lost.** Every change of the word after `init` is a
 //! read-modify-write. A change of flags carries the count, a change of the count
-//! carries the flags: no reference appears or disappears with a change of state.
+//! carries the flags: no reference appears or disappears with a change of state. (Folding moves the
+//! sum of the slots into the count, and the way back moves it out again: P2.)
 //!
 //! **I3, zero means nobody.** A reference is counted from the get's add to the
 //! put's subtraction. A refused get is counted too, from its add to its undo. So
@@ -61,8 +62,8 @@
 //!
 //! **I8, draining ends.** A get looks before it adds, so each thread writes to a
 //! closed word at most once, for a get that had already looked. After finitely
-//! many such writes only puts are left, and the last put makes the word `DRAINED`
-//! for good. Claiming and closing are single unconditional steps that no traffic
+//! many such writes only puts are left, and gets of those who hold a reference already. The last
+//! put makes the word `DRAINED` for good. Claiming and closing are single unconditional steps that no traffic
 //! can make fail.
 //!
 //! # Orderings
@@ -77,11 +78,13 @@
 //! | a put's subtraction               | Release  | the releasing exchange: the winner sees what the holder did |
 //! | the undo of a refused get         | Release  | nothing; it is the same code                     |
 //! | claim                             | Acquire  | the way back: the last attempt's slots are on     |
-//! | closing                           | Relaxed  | nothing; gets compare the word they change       |
+//! | closing                           | Relaxed  | nothing; a get adds, and looks at what it found  |
 //! | folding                           | Relaxed  | nothing; the barrier has ordered the slots (P1)   |
-//! | the exchange that ends an attempt | Acquire  | every put                                        |
-//! | giving `BASE` back                | Release  | the next claim                                   |
+//! | the exchange that ends an attempt | AcqRel   | every put; and the gets after a drain that is given up |
+//! | giving `BASE` back, per CPU       | Release  | the next claim                                   |
 //! | reinit                            | Release  | gets                                             |
+//! | pinning, a put that is mended     | Relaxed  | nothing; no release follows from them            |
+//! | released to destroyed             | Relaxed  | nothing; nobody takes anything over              |
 //! | looks that only give up or sleep  | Relaxed  | nothing; the step that follows compares          |
 //!
 //! A get and a put in a slot are a plain load and a plain store. The tag is loaded with Acquire
@@ -132,7 +135,7 @@ pub(crate) fn held(word: u64) -> u64 {
 /// Whether a get that has found `old` came too late, or in the outermost zone: one test and one
 /// comparison on the fast path, for both.
 #[inline]
-pub(crate) fn is_odd(old: u64) -> bool {
+pub(crate) fn needs_slow_path(old: u64) -> bool {
     old & OPEN == 0 || count(old) >= PINNED_FROM
 }
 
@@ -181,7 +184,7 @@ impl Counter {
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
         let Some(old) = self.look_and_add() else { return false };
-        if is_odd(old) {
+        if needs_slow_path(old) {
             return self.get_slow(old, caller);
         }
         true
@@ -248,7 +251,7 @@ impl Counter {
         }
         // Relaxed: the caller's own reference already orders it after reinit.
         let old = self.word.fetch_add(REF, Relaxed);
-        if is_odd(old) {
+        if needs_slow_path(old) {
             self.get_odd(old, caller);
         }
         Some(old)
@@ -306,10 +309,9 @@ impl Counter {
     }
 
     /// A put that no get stands behind, or on a pinned count. (In per-CPU mode the word
-    /// alone may well be below zero; the next fold has the sum.) In neither case
-    /// can the counter be on its way out because of this put, so I6 does not
-    /// forbid to touch it: a caller that has no reference has to know by other
-    /// means that the counter exists.
+    /// alone may well be below zero; the next fold has the sum.) A surplus put held nothing, so
+    /// that it is not what lets the counter be freed, and I6 does not forbid to touch it; its
+    /// caller has to know by other means that the counter exists.
     ///
     /// The surplus is undone by an add, not by restoring what was there: other threads may have
     /// moved the count since. If a get comes between the two, it finds a count that is one too low

@@ -48,14 +48,6 @@ use crate::trace;
 use core::mem;
 use core::sync::atomic::Ordering::*;
 
-/// What the slots held when they were folded, or `None` for a counter without. Whoever
-/// has it owns the attempt (I1).
-///
-/// The sum is kept because the way back needs it: the slots still hold these references, and the
-/// word, which holds them too once it is folded, has to give them up again (P2).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Folded(Option<i64>);
-
 /// Why the slots could not be folded.
 enum NotFolded {
     /// The barrier failed, with this errno.
@@ -71,22 +63,19 @@ pub(crate) enum Ring {
     /// The count is zero.
     Drained,
     /// The time is up, or the count is pinned.
-    Hopeless,
+    GiveUp,
 }
 
 /// Ends a drain whose `wait` has panicked: the counter is live again. Otherwise it would stay
 /// closed for ever, with an owner who is gone. (Not in the
 /// models: a checker unwinds a thread to suspend it, or because the model has failed.)
 #[cfg_attr(any(loom, interleave), allow(dead_code))]
-struct OpenAgain<'a> {
-    counter: &'a Counter,
-    folded: Folded,
-}
+struct LiveOnPanic<'a>(&'a Counter);
 
 #[cfg(not(any(loom, interleave)))]
-impl Drop for OpenAgain<'_> {
+impl Drop for LiveOnPanic<'_> {
     fn drop(&mut self) {
-        self.counter.live_again(self.folded);
+        self.0.live_again();
     }
 }
 
@@ -134,9 +123,9 @@ impl Counter {
     /// puts that right and gives up: the word makes up for what is missing, so that word and
     /// slots add up to zero, and the next attempt succeeds. A drain has closed the counter, and
     /// must end within its time whatever others do; it goes on with a count of zero.
-    fn fold(&self, caller: Caller) -> Result<Folded, NotFolded> {
+    fn fold(&self, caller: Caller) -> Result<(), NotFolded> {
         if !self.slots.exist() {
-            return Ok(Folded(None));
+            return Ok(());
         }
         self.slots.turn_off();
         self.slots.barrier().map_err(NotFolded::Barrier)?;
@@ -158,9 +147,9 @@ impl Counter {
             match self.word.compare_exchange_weak(word, next, Relaxed, Relaxed) {
                 Ok(_) if surplus => {
                     misuse::report_net(Misuse::SurplusPut, self, caller, -count(total));
-                    return if closed { Ok(Folded(Some(sum))) } else { Err(NotFolded::Surplus) };
+                    return if closed { Ok(()) } else { Err(NotFolded::Surplus) };
                 }
-                Ok(_) => return Ok(Folded(Some(sum))),
+                Ok(_) => return Ok(()),
                 Err(now) => word = now,
             }
         }
@@ -174,7 +163,7 @@ impl Counter {
     /// The order matters. If `BASE` came first, another thread could claim the counter, turn the
     /// slots off and fold them; our `turn_on` would then set the tag under its feet, and gets
     /// would count in slots that it has already summed.
-    pub(super) fn open(&self) {
+    pub(super) fn unclaim(&self) {
         self.slots.turn_on();
         // Last (I1). Release pairs with the Acquire of the next claim.
         self.word.fetch_or(BASE, Release);
@@ -209,24 +198,24 @@ impl Counter {
             }
         }
         self.claim()?;
-        let folded = self.fold(caller).map_err(|why| {
-            self.open();
+        self.fold(caller).map_err(|why| {
+            self.unclaim();
             match why {
                 NotFolded::Barrier(errno) => ReleaseError::Barrier { errno },
                 NotFolded::Surplus => ReleaseError::InUse { held: 0 },
             }
         })?;
-        self.end(OPEN, folded).map_err(|held| ReleaseError::InUse { held })
+        self.end(Some(OPEN)).map_err(|held| ReleaseError::InUse { held })
     }
 
-    /// Ends an attempt: the counter is released if the word is `gone`, and live again
+    /// Ends an attempt: the counter is released if the word is `empty`, and live again
     /// otherwise, where so many references are held. It loops only while other threads move the
     /// count, and each of its rounds fails because one of them has got on.
-    fn end(&self, gone: u64, folded: Folded) -> Result<(), u64> {
+    fn end(&self, empty: Option<u64>) -> Result<(), u64> {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
         loop {
-            match self.settle(word, gone, folded) {
+            match self.settle(word, empty) {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(held(word)),
                 Err(now) => word = now,
@@ -235,33 +224,41 @@ impl Counter {
     }
 
     /// The end of an attempt, in one step that decides over flags and count together
-    /// (I3): from `gone` to released, from anything else back to live. Says which, or what
-    /// the word has become meanwhile.
+    /// (I3): from `empty`, if that is given, to released, from anything else back to live. Says
+    /// which, or what the word has become meanwhile.
     ///
-    /// On the way back of a counter with slots this step takes the sum out of the word again and
-    /// sets `PERCPU`, so that from the same moment on the word alone says nothing. The slots are
-    /// still off then, and `BASE` is still ours; `open` does both.
-    fn settle(&self, word: u64, gone: u64, Folded(sum): Folded) -> Result<bool, u64> {
-        let next = match sum {
-            _ if word == gone => RELEASED,
-            None => pack(LIVE, count(word)),
-            Some(sum) => plus(pack(OPEN | PERCPU, count(word)), -sum),
-        };
-        // Acquire pairs with the Release of every put (I5).
-        self.word.compare_exchange_weak(word, next, Acquire, Relaxed)?;
-        if word != gone && sum.is_some() {
-            self.open();
+    /// On the way back of a counter with slots this step takes their sum out of the word again and
+    /// sets `PERCPU`, so that from the same moment on the word alone says nothing. They have been
+    /// off since the barrier, so they still hold what was folded (P1).
+    fn settle(&self, word: u64, empty: Option<u64>) -> Result<bool, u64> {
+        let released = Some(word) == empty;
+        let next = if released { RELEASED } else { self.unfolded(word) };
+        // Acquire pairs with the Release of every put (I5). Release, on the way back, pairs with
+        // the Acquire of gets: what the drainer did while the counter was closed is seen.
+        self.word.compare_exchange_weak(word, next, AcqRel, Relaxed)?;
+        if !released && self.slots.exist() {
+            self.unclaim();
         }
-        Ok(word == gone)
+        Ok(released)
     }
 
-    /// Closes the counter and brings the whole count into the word; `open_again` ends it, or
-    /// `try_finish` for as long as it takes.
+    /// The word of a counter that opens, with the count of `word`: live in one word; per CPU still
+    /// claimed, and less what the slots hold.
+    pub(super) fn unfolded(&self, word: u64) -> u64 {
+        if self.slots.exist() {
+            plus(pack(OPEN | PERCPU, count(word)), -self.slots.sum())
+        } else {
+            pack(LIVE, count(word))
+        }
+    }
+
+    /// Closes the counter and brings the whole count into the word. To be ended with `open_again` or
+    /// `live_again`; or with `try_finish`, called until it says true.
     ///
     /// The counter is closed before the slots are turned off. So a get that finds the tag cleared
     /// goes to the word, finds it closed, and is refused: from the first step of a drain on the
     /// number of references only falls, but for holders who take one more.
-    pub(crate) fn close(&self, caller: Caller) -> Result<Folded, DrainError> {
+    pub(crate) fn close(&self, caller: Caller) -> Result<(), DrainError> {
         self.claim()?;
         // We own the attempt (I1), so closing needs no comparison, and no traffic can make
         // it fail (I8). Relaxed: closing publishes nothing.
@@ -270,17 +267,9 @@ impl Counter {
             let NotFolded::Barrier(errno) = why else { unreachable!("mended, since it is closed") };
             // Relaxed: `BASE` comes after.
             self.word.fetch_xor(OPEN | DRAINING, Relaxed);
-            self.open();
+            self.unclaim();
             DrainError::Barrier { errno }
         })
-    }
-
-    /// What the slots held when they were folded, for the owner of an attempt that has folded: they
-    /// have been off since the barrier, so they still hold it (P1). A drain that one thread begins
-    /// and another one finishes need not hand it over.
-    #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
-    pub(crate) fn folded(&self) -> Folded {
-        Folded(self.slots.exist().then(|| self.slots.sum()))
     }
 
     /// Ends a drain: the counter is live again, and so many references are held; or released,
@@ -288,24 +277,18 @@ impl Counter {
     ///
     /// Zero wins: a drain whose time runs out in the moment of the last put succeeds. To say
     /// "timed out" there would be true of the clock and false of the counter.
-    pub(crate) fn open_again(&self, folded: Folded, caller: Caller) -> Result<(), u64> {
-        self.end(DRAINED, folded).inspect_err(|&held| {
+    pub(crate) fn open_again(&self, caller: Caller) -> Result<(), u64> {
+        self.end(Some(DRAINED)).inspect_err(|&held| {
             if held >= PINNED_FROM as u64 {
                 misuse::report(Misuse::Leaked, self, caller);
             }
         })
     }
 
-    /// Ends a drain: the counter is live, whether the last reference has been put or not. If it has,
-    /// the exchange makes the counter released, and the winner is we ourselves: nobody else was
-    /// told, so nobody takes away what the counter stands for, and it can be brought back.
-    pub(crate) fn live_again(&self, folded: Folded) {
-        if self.end(DRAINED, folded).is_ok() {
-            // The release succeeded, and there is nobody to be told of it.
-            // SAFETY: it is this drain that has won.
-            let live = unsafe { self.reinit() };
-            live.expect("the winner's reinit");
-        }
+    /// Ends a drain: the counter is live, whether the last reference has been put or not. At no
+    /// moment in between is it released.
+    pub(crate) fn live_again(&self) {
+        let _held = self.end(None);
     }
 
     /// Ends a drain if the last reference has been put: the counter is released. It stays
@@ -313,11 +296,11 @@ impl Counter {
     ///
     /// It may be asked again and again, by whoever owns the drain: nothing but the success
     /// changes anything.
-    pub(crate) fn try_finish(&self, folded: Folded) -> bool {
+    pub(crate) fn try_finish(&self) -> bool {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
         while word == DRAINED {
-            match self.settle(word, DRAINED, folded) {
+            match self.settle(word, Some(DRAINED)) {
                 Ok(released) => return released,
                 Err(now) => word = now,
             }
@@ -325,21 +308,17 @@ impl Counter {
         false
     }
 
-    /// Releases the counter once the last reference has been put, which is true, unless `wait` has
-    /// said no: `wait` is called with the word whenever the count is not zero; it sleeps, or not,
-    /// and returns whether to look again. A pinned count is not waited for, because it can never
-    /// reach zero.
+    /// Releases the counter once the last reference has been put, and returns true; false once
+    /// `wait` has returned false, or if the count is pinned and can never reach zero. `wait` is called
+    /// with the word whenever the count is not zero; it sleeps, or not, and says whether to look
+    /// again.
     ///
     /// A count of zero can go up again for a moment, by a get that looked before the counter was
     /// closed and adds only now. If its add comes before our exchange, the exchange fails, and we
     /// wait for its undo, which wakes us (I7). To take such a count for a holder would end the
     /// drain as if its time were up.
-    pub(crate) fn finish_when_drained(
-        &self,
-        folded: Folded,
-        mut wait: impl FnMut(&Word, u64) -> bool,
-    ) -> bool {
-        while !self.try_finish(folded) {
+    pub(crate) fn finish_when_drained(&self, mut wait: impl FnMut(&Word, u64) -> bool) -> bool {
+        while !self.try_finish() {
             // Relaxed: a look, which decides nothing.
             let word = self.word.load(Relaxed);
             if pinned(word) || word != DRAINED && !wait(&self.word, word) {
@@ -373,28 +352,24 @@ impl Counter {
                 ring(Ring::Drained);
             }
             if pinned(word) || !sync::wait(&self.word, word, &mut deadline) {
-                return ring(Ring::Hopeless);
+                return ring(Ring::GiveUp);
             }
         }
     }
 
-    /// As `drain_by`, by the owner of a drain, which leaves the counter closed if it is not
+    /// As `drain_with`, by the owner of a drain, which leaves the counter closed if it is not
     /// released: for a module that is replaced, or unloaded by force. Its holders go on, nobody
     /// new gets in, and the host looks again later.
     #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu"))]
     #[cfg_attr(any(loom, interleave), allow(dead_code, reason = "the host is not modelled"))]
-    pub(crate) fn finish_by(
-        &self,
-        folded: Folded,
-        mut wait: impl FnMut(&Word, u64) -> bool,
-    ) -> bool {
+    pub(crate) fn finish_with(&self, mut wait: impl FnMut(&Word, u64) -> bool) -> bool {
         let mut waited = trace::Waited::default();
-        let released = self.finish_when_drained(folded, |word, seen| {
+        let released = self.finish_when_drained(|word, seen| {
             waited.begin();
             wait(word, seen)
         });
         // Zero still wins.
-        let released = released || self.try_finish(folded);
+        let released = released || self.try_finish();
         let timed_out = || DrainError::TimedOut { held: self.count().max(0) as u64 };
         trace::drain(self, &released.then_some(()).ok_or_else(timed_out), waited);
         released
@@ -403,15 +378,15 @@ impl Counter {
     /// Closes the counter and waits for the last reference to be put, as `finish_when_drained`
     /// does. Once `wait` has said no the counter becomes live again, unless the last
     /// reference has just gone: zero still wins.
-    pub(crate) fn drain_by(
+    pub(crate) fn drain_with(
         &self,
         caller: Caller,
         mut wait: impl FnMut(&Word, u64) -> bool,
     ) -> Result<(), DrainError> {
         let mut waited = trace::Waited::default();
-        let outcome = self.close(caller).and_then(|folded| {
-            let on_panic = OpenAgain { counter: self, folded };
-            let released = self.finish_when_drained(folded, |word, seen| {
+        let outcome = self.close(caller).and_then(|()| {
+            let on_panic = LiveOnPanic(self);
+            let released = self.finish_when_drained(|word, seen| {
                 waited.begin();
                 wait(word, seen)
             });
@@ -419,7 +394,7 @@ impl Counter {
             if released {
                 return Ok(());
             }
-            self.open_again(folded, caller).map_err(|held| DrainError::TimedOut { held })
+            self.open_again(caller).map_err(|held| DrainError::TimedOut { held })
         });
         trace::drain(self, &outcome, waited);
         outcome
@@ -440,13 +415,13 @@ impl Counter {
         self.drain_until(caller, sync::Deadline::after(timeout))
     }
 
-    /// As `drain_by`, asleep between looks, until `deadline`.
+    /// As `drain_with`, asleep between looks, until `deadline`.
     #[cfg(any(feature = "std", loom, interleave))]
     pub(crate) fn drain_until(
         &self,
         caller: Caller,
         mut deadline: sync::Deadline,
     ) -> Result<(), DrainError> {
-        self.drain_by(caller, |word, seen| sync::wait(word, seen, &mut deadline))
+        self.drain_with(caller, |word, seen| sync::wait(word, seen, &mut deadline))
     }
 }

@@ -24,7 +24,7 @@ use crate::sync::{
     Data, Deadline, Flag, Setup, Shared, Slots, Tally, WORD_GOES, Word, address, explore, wait,
     wake_until,
 };
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::cell::Cell;
 use std::thread_local;
 
@@ -122,7 +122,10 @@ impl World {
     }
 
     fn drain(&self, deadline: &Deadline) -> Result<(), DrainError> {
-        self.counter.drain_until(NOBODY, deadline.clone()).inspect(|()| self.take_away())
+        let outcome = self.counter.drain_until(NOBODY, deadline.clone());
+        // Zero wins.
+        assert_ne!(outcome, Err(DrainError::TimedOut { held: 0 }), "timed out, and nobody held it");
+        outcome.inspect(|()| self.take_away())
     }
 
     /// The state at the end, when nobody holds anything any more.
@@ -542,17 +545,16 @@ fn closed_now_and_finished_later() {
             run.thread(move || holder.hold());
             run.thread(move || user.visit());
             run.thread(move || {
-                let folded = unloader.counter.close(NOBODY).expect("nobody else releases it");
-                if unloader.counter.try_finish(folded) {
+                unloader.counter.close(NOBODY).expect("nobody else releases it");
+                if unloader.counter.try_finish() {
                     unloader.take_away();
                 }
             });
             move || {
-                let folded = world.counter.folded();
-                if world.counter.try_finish(folded) {
+                if world.counter.try_finish() {
                     world.take_away();
                 }
-                assert!(!world.counter.try_finish(folded), "released twice");
+                assert!(!world.counter.try_finish(), "released twice");
                 world.end()
             }
         },
@@ -753,7 +755,7 @@ fn begun(run: &mut Setup, held: usize, timed: bool) -> Shared<(World, Handle)> {
         let ring = |why| {
             handle.readable.set(match why {
                 Ring::Drained => DRAINED,
-                Ring::Hopeless => HOPELESS,
+                Ring::GiveUp => HOPELESS,
             });
         };
         world.counter.watch(|| handle.stop.is_set(), ring, deadline.clone());
@@ -772,12 +774,11 @@ impl World {
     /// As `Drain::finish`, when the descriptor has become readable.
     fn finish(&self, handle: &Handle) {
         let why = handle.readable.take();
-        let folded = self.counter.folded();
         let released = if why & DRAINED != 0 {
             let asleep = |word: &Word, seen| wait(word, seen, &mut Deadline::Never);
-            self.counter.finish_when_drained(folded, asleep)
+            self.counter.finish_when_drained(asleep)
         } else {
-            self.counter.open_again(folded, NOBODY).is_ok()
+            self.counter.open_again(NOBODY).is_ok()
         };
         if released {
             self.take_away();
@@ -867,7 +868,7 @@ fn begun_and_cancelled() {
         run.thread(move || {
             let (world, handle) = &*unloader;
             world.begin();
-            world.counter.live_again(world.counter.folded());
+            world.counter.live_again();
             world.join(handle);
         });
         move || both.0.end()
@@ -876,15 +877,20 @@ fn begun_and_cancelled() {
 
 #[test]
 fn closed_and_live_again() {
-    // As above, where the watcher, which changes nothing, would multiply the states.
+    // As above, where the watcher, which changes nothing, would multiply the states. What the drainer
+    // does once nobody holds a reference is seen by whoever gets one next.
     let expected = ["live, released 0, served 0", "live, released 0, served 1"];
     outcomes_of_both("closed_and_live_again", &expected, |run| {
         let world = World::new(0);
         let (user, unloader) = (world.clone(), world.clone());
         run.thread(move || user.visit());
         run.thread(move || {
-            let folded = unloader.counter.close(NOBODY).expect("nobody else releases it");
-            unloader.counter.live_again(folded);
+            unloader.counter.close(NOBODY).expect("nobody else releases it");
+            // Acquire: as `finish` would.
+            if unloader.word().load(Acquire) == crate::counter::word::DRAINED {
+                unloader.data.write(true);
+            }
+            unloader.counter.live_again();
         });
         move || world.end()
     });

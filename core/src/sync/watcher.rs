@@ -17,9 +17,10 @@ use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_long, c_uint, c_void};
 use core::mem::{self, MaybeUninit};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use core::time::Duration;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::Once;
 
 /// The watcher has its own table of descriptors, and watches.
 const READY: u64 = 1;
@@ -40,8 +41,8 @@ pub(crate) struct Watcher {
     stop: AtomicBool,
     seen_last: AtomicBool,
     thread: UnsafeCell<MaybeUninit<libc::pthread_t>>,
-    /// The process that has the thread: a child that was forked has none.
-    process: libc::pid_t,
+    /// How often this process was forked when the thread was started: a child has no thread.
+    forks: u32,
 }
 
 impl Watcher {
@@ -63,8 +64,7 @@ impl Watcher {
             stop: AtomicBool::new(false),
             seen_last: AtomicBool::new(false),
             thread: UnsafeCell::new(MaybeUninit::uninit()),
-            // SAFETY: has no requirements.
-            process: unsafe { libc::getpid() },
+            forks: forks(),
         });
         let thread = kept(|| spawn(ptr::from_ref(watcher).cast_mut().cast()))?;
         // SAFETY: the thread itself does not look at this.
@@ -122,8 +122,7 @@ impl Watcher {
 
     /// Whether this process has the thread.
     fn is_here(&self) -> bool {
-        // SAFETY: has no requirements.
-        unsafe { libc::getpid() == self.process }
+        forks() == self.forks
     }
 
     fn join(&self) {
@@ -163,6 +162,23 @@ impl Watcher {
         self.state.store(state, Release);
         address.wake_all();
     }
+}
+
+/// How many forks lie between the first process with a watcher and this one. (Not its number: a
+/// child in a namespace of its own can have the same.)
+fn forks() -> u32 {
+    static FORKS: AtomicU32 = AtomicU32::new(0);
+    static COUNTED: Once = Once::new();
+    extern "C" fn count() {
+        // Relaxed: the child has one thread.
+        FORKS.fetch_add(1, Relaxed);
+    }
+    // SAFETY: the handler adds to a number. Without memory for it a child waits for no thread that
+    // ends, as it would after a raw clone.
+    COUNTED.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(count));
+    });
+    FORKS.load(Relaxed)
 }
 
 /// An eventfd with a number that is none of the standard streams'.

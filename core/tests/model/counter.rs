@@ -658,7 +658,8 @@ struct Case<F: Face> {
 
 impl<F: Face> Case<F> {
     fn new() -> Self {
-        misuse::set_handler(Some(on_misuse));
+        // SAFETY: it may be called anywhere.
+        unsafe { misuse::set_handler(Some(on_misuse)) };
         let model =
             || Model { life: Live, mode: Mode::Atomic, held: 0, reports: vec![], ended: None };
         Self {

@@ -31,11 +31,11 @@ impl Module {
     #[doc(hidden)]
     pub fn unload_cancel(&self) -> Result<(), Error> {
         let (registry, record) = (self.registry()?, &self.0);
-        let mut inner = registry.lock();
+        let handle = registry.lock().take_begun(record)?;
         // SAFETY: the record has the counter.
-        unsafe { inner.begun(record)?.cancel() }.map_err(|why| strange(record, why))?;
-        inner.lives.set_live(record);
-        Ok(())
+        let cancelled = unsafe { handle.cancel() };
+        registry.lock().lives.set_live(record);
+        cancelled.map_err(|why| strange(record, why))
     }
 
     /// When the time is up: a last look, and `ETIMEDOUT`.
@@ -90,30 +90,33 @@ impl Registry {
     pub(crate) fn unload_begun(&self, name: &str) -> Result<Module, Error> {
         let inner = self.lock();
         let record = self.visible(name)?;
-        inner.begun(&record)?;
+        inner.check_begun(&record)?;
         Ok(Module(record))
     }
 
     /// Takes a module out of those whose unload was begun, unless it is held.
     fn finish(&self, record: &Arc<Record>, force: bool) -> Result<Option<Claimed>, Error> {
+        let handle = self.lock().take_begun(record)?;
+        // Without the lock: the end of a drain waits for a thread.
+        // SAFETY: the record has the counter.
+        let finished = unsafe { handle.finish(Caller::UNKNOWN) };
         let mut inner = self.lock();
-        let handle = inner.begun(record)?;
-        let claimed = if force {
-            // SAFETY: the record has the counter.
-            let folded = unsafe { handle.hand_over() }.map_err(|why| strange(record, why))?;
-            let left = record.counter.try_finish(folded);
-            if left { Claimed::Released } else { Claimed::Forced(folded) }
-        } else {
-            // SAFETY: the record has the counter.
-            match unsafe { handle.finish(Caller::UNKNOWN) } {
-                Ok(()) => Claimed::Released,
-                Err(FinishError::InUse { .. }) => return Ok(None),
-                Err(FinishError::TimedOut { held }) => {
-                    inner.lives.set_live(record);
-                    return Err(in_use(record, libc::ETIMEDOUT, held));
-                }
+        let claimed = match finished {
+            Ok(()) => Claimed::Released,
+            // SAFETY: as above.
+            Err(FinishError::InUse { .. }) if force => match unsafe { handle.hand_over() } {
+                Ok(()) => Claimed::Forced,
                 Err(why) => return Err(strange(record, why)),
+            },
+            Err(FinishError::InUse { .. }) => {
+                inner.lives.set(record, Life::Begun(handle));
+                return Ok(None);
             }
+            Err(FinishError::TimedOut { held }) => {
+                inner.lives.set_live(record);
+                return Err(in_use(record, libc::ETIMEDOUT, held));
+            }
+            Err(why) => return Err(strange(record, why)),
         };
         claimed.note(&mut inner, record);
         Ok(Some(claimed))
@@ -121,10 +124,15 @@ impl Registry {
 }
 
 impl Inner {
-    /// The drain handle of an unload that was begun, or why it was not.
-    fn begun(&self, record: &Record) -> Result<&Drain, Error> {
-        if let Some(Life::Begun(handle)) = self.lives.of(record) {
-            return Ok(handle);
+    fn take_begun(&mut self, record: &Arc<Record>) -> Result<Box<Drain>, Error> {
+        self.check_begun(record)?;
+        Ok(self.lives.take_begun(record).expect("it is begun"))
+    }
+
+    /// Why a module's unload is not begun.
+    fn check_begun(&self, record: &Record) -> Result<(), Error> {
+        if let Some(Life::Begun(_)) = self.lives.of(record) {
+            return Ok(());
         }
         let name = record.name();
         Err(if record.state() == State::Going {

@@ -241,19 +241,19 @@ impl Registry {
             self.set_state(record, State::Going);
         }
         record.put_of_load();
-        let folded = record.shut();
+        let closed = record.close();
         // Another load may look at what it is bound to just now, with a reference.
         let moment = asleep(Some(Duration::from_millis(10)));
-        let is_free = folded.is_some_and(|folded| record.counter.finish_by(folded, moment));
+        let is_free = closed && record.counter.finish_with(moment);
         if is_free {
             self.close(record);
         } else {
-            let why = match folded {
-                Some(_) => format!(
+            let why = match closed {
+                true => format!(
                     "{error}; somebody has kept {} to it, so its mapping stays until that is given back",
                     references(record.held())
                 ),
-                None => format!(
+                false => format!(
                     "{error}; its mapping stays until its counter can be released, for which a \
                      sandbox has to allow membarrier"
                 ),
@@ -266,7 +266,7 @@ impl Registry {
         if is_free {
             inner.lives.set_gone(record);
         } else {
-            let left = Left { folded, exit: false, unloaded: false };
+            let left = Left { closed, exit: false, unloaded: false };
             inner.lives.set(record, Life::Left(left));
         }
         self.load_has_ended(&mut inner);

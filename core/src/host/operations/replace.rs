@@ -53,18 +53,18 @@ impl Registry {
         Ok(self.let_go(&old, wait()))
     }
 
-    /// Ends a module that is out of the table, and not shut yet.
+    /// Ends a module that is out of the table, and not closed yet.
     fn let_go(&self, old: &Arc<Record>, wait: impl FnMut(&Word, u64) -> bool) -> Unloaded {
-        let folded = old.shut();
-        let leave = || self.leave_to_holders(old, Left { folded, exit: true, unloaded: true });
-        let left = folded.is_some_and(|folded| {
-            let waited = AssertUnwindSafe(|| old.counter.finish_by(folded, wait));
+        let closed = old.close();
+        let leave = || self.leave_to_holders(old, Left { closed, exit: true, unloaded: true });
+        let released = closed && {
+            let waited = AssertUnwindSafe(|| old.counter.finish_with(wait));
             catch_unwind(waited).unwrap_or_else(|panic| {
                 leave();
                 resume_unwind(panic)
             })
-        });
-        if !left {
+        };
+        if !released {
             return leave();
         }
         self.farewell(old);

@@ -2,7 +2,6 @@
 //! references; then GOING, exit, notifiers, dependencies, the mapping, the record. Linux:
 //! `delete_module` and `free_module`.
 
-use crate::counter::release::Folded;
 use crate::host::error::{Error, errno_text, error, references};
 use crate::host::object::resident::{Residency, Unloaded};
 use crate::host::registry::life::{Left, Life};
@@ -73,7 +72,7 @@ pub(crate) enum Claimed {
     /// Nobody holds it.
     Released,
     /// It is unloaded by force while it is held.
-    Forced(Folded),
+    Forced,
 }
 
 impl Registry {
@@ -164,7 +163,7 @@ impl Registry {
                 drop(inner);
                 // The counter is live again if `wait` panics; then so is the module.
                 let live_again = LiveAgain { host: self, record: &record };
-                let outcome = record.counter.drain_by(Caller::UNKNOWN, wait);
+                let outcome = record.counter.drain_with(Caller::UNKNOWN, wait);
                 mem::forget(live_again);
                 inner = self.lock();
                 outcome.map_err(|error| match error {
@@ -178,7 +177,7 @@ impl Registry {
             Err((_, Some(_))) if force => record
                 .counter
                 .close(Caller::UNKNOWN)
-                .map(Claimed::Forced)
+                .map(|()| Claimed::Forced)
                 .map_err(|error| not_released(name, error.errno())),
             Err((errno, Some(held))) => Err(in_use(&record, errno, held)),
             Err((errno, None)) => Err(not_released(name, errno)),
@@ -196,8 +195,8 @@ impl Registry {
         self.farewell(record);
         match claimed {
             Claimed::Released => self.end(record, true),
-            Claimed::Forced(folded) => {
-                let left = Left { folded: Some(folded), exit: false, unloaded: true };
+            Claimed::Forced => {
+                let left = Left { closed: true, exit: false, unloaded: true };
                 self.leave_to_holders(record, left)
             }
         }
@@ -288,7 +287,7 @@ impl Registry {
 impl Claimed {
     /// The module is on its way out, by force perhaps.
     pub(crate) fn note(&self, inner: &mut Inner, record: &Arc<Record>) {
-        let forced = matches!(self, Self::Forced(_)) || record.is_permanent();
+        let forced = matches!(self, Self::Forced) || record.is_permanent();
         inner.tainted |= forced;
         inner.lives.set(record, Life::Ending { forced });
     }

@@ -18,7 +18,8 @@ struct LocksOfFork(UnsafeCell<Option<Locks>>);
 
 struct Locks {
     /// Before their owners below, which is the order they are dropped in.
-    _hosts: Vec<(Entries<'static>, MutexGuard<'static, Inner>)>,
+    _hosts: Vec<MutexGuard<'static, Inner>>,
+    _chains: Vec<Entries<'static>>,
     _owners: Vec<Arc<Registry>>,
     _registry: MutexGuard<'static, Hosts>,
 }
@@ -45,16 +46,16 @@ unsafe extern "C" fn before() {
     prepare_thread();
     let registry = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
     let owners: Vec<_> = registry.iter().filter_map(Weak::upgrade).collect();
-    let hosts = owners
-        .iter()
-        .map(|host| {
-            // SAFETY: the owner stays in `Locks` for longer than its locks.
-            let host: &'static Registry = unsafe { &*Arc::as_ptr(host) };
-            (host.chain.lock(), host.lock())
-        })
-        .collect();
+    // SAFETY: the owner stays in `Locks` for longer than its locks.
+    let all = || owners.iter().map(|host| -> &'static Registry { unsafe { &*Arc::as_ptr(host) } });
+    // All of the one kind before all of the other, which is the order everywhere.
+    let chains = all().map(|host| host.chain.lock()).collect();
+    let hosts = all().map(|host| host.lock()).collect();
     // SAFETY: we hold HOSTS, and will until `after`.
-    unsafe { *HELD.0.get() = Some(Locks { _hosts: hosts, _owners: owners, _registry: registry }) };
+    unsafe {
+        *HELD.0.get() =
+            Some(Locks { _hosts: hosts, _chains: chains, _owners: owners, _registry: registry })
+    };
 }
 
 unsafe extern "C" fn after() {

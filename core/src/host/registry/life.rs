@@ -3,7 +3,7 @@
 use super::record::{Record, State};
 use super::{ThreadId, this_thread_id};
 use crate::Drain;
-use crate::counter::release::Folded;
+use std::mem;
 use std::process;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,8 @@ pub(crate) enum Life {
     Loading(Loading),
     /// A thread waits for its last reference. GOING, like all that follow, and in the table.
     Draining,
-    /// An event loop waits for its last reference. Whoever changes this ends the unload.
+    /// An event loop waits for its last reference. Whoever takes the handle out of this ends the
+    /// unload, or puts it back.
     Begun(Box<Drain>),
     /// A thread runs its exit function and closes it, or waits until nobody holds what it has
     /// replaced.
@@ -43,8 +44,8 @@ impl Loading {
 
 /// How a module was left to its holders.
 pub(crate) struct Left {
-    /// `None` if its door could not be shut, for want of a barrier; that is tried again.
-    pub(crate) folded: Option<Folded>,
+    /// Whether its counter is closed. Not if membarrier was refused; the next look tries again.
+    pub(crate) closed: bool,
     /// Its exit function is still to be run.
     pub(crate) exit: bool,
     /// It was in service once: the record of what was unloaded last takes it up.
@@ -54,10 +55,8 @@ pub(crate) struct Left {
 impl Left {
     /// Whether the last holder has left; then the module is the caller's to end.
     fn is_free(&mut self, record: &Record) -> bool {
-        if self.folded.is_none() {
-            self.folded = record.shut();
-        }
-        self.folded.is_some_and(|folded| record.counter.try_finish(folded))
+        self.closed = self.closed || record.close();
+        self.closed && record.counter.try_finish()
     }
 }
 
@@ -81,6 +80,19 @@ impl Lives {
             record.set_state(State::Going);
         }
         self.0.push((record.clone(), life));
+    }
+
+    /// Takes the drain handle of an unload that was begun, so that it can be used without the lock:
+    /// until it is put back or the unload has ended, the module drains.
+    pub(crate) fn take_begun(&mut self, record: &Arc<Record>) -> Option<Box<Drain>> {
+        let at = self.at(record)?;
+        match &mut self.0[at].1 {
+            life @ Life::Begun(_) => match mem::replace(life, Life::Draining) {
+                Life::Begun(handle) => Some(handle),
+                _ => unreachable!("looked at just now"),
+            },
+            _ => None,
+        }
     }
 
     /// The module is in service, for the first time or again.

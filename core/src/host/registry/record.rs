@@ -1,8 +1,7 @@
 //! A module: the counter, its state, and the object behind it.
 
 use super::Registry;
-use crate::counter::is_odd;
-use crate::counter::release::Folded;
+use crate::counter::needs_slow_path;
 use crate::host::error::{Error, error};
 use crate::host::object::open::Object;
 use crate::misuse::Caller;
@@ -202,7 +201,7 @@ impl Record {
     #[doc(hidden)]
     pub fn try_get_in_word(&self, caller: Caller) -> bool {
         let Some(old) = self.counter.look_and_add() else { return false };
-        if is_odd(old) {
+        if needs_slow_path(old) {
             return self.try_get_slow(old, caller);
         }
         trace::module::get(self.c_name(), Some(old), caller);
@@ -275,9 +274,9 @@ impl Record {
         self.counter.count().max(0) as u64
     }
 
-    /// Shuts the counter for good.
-    pub(crate) fn shut(&self) -> Option<Folded> {
-        self.counter.close(Caller::UNKNOWN).ok()
+    /// Closes the counter: no new references. False if membarrier was refused.
+    pub(crate) fn close(&self) -> bool {
+        self.counter.close(Caller::UNKNOWN).is_ok()
     }
 
     #[doc(hidden)]

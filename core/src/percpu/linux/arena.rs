@@ -41,7 +41,7 @@ pub(super) struct Chunk {
     rows: u32,
     /// What each get and put reads stands in a cache line of its own.
     apart: [u32; 15],
-    /// How many of them may have been added to (A1). The sequence knows where this is.
+    /// How many of the rows may have been added to (A1). The sequence knows where this is.
     used: AtomicU32,
     end: u32,
 }
@@ -98,9 +98,10 @@ impl Chunk {
 
     /// Has this CPU use its row, if it has one.
     pub(super) fn widen(&self, cpu: u32) {
-        if cpu < self.rows {
-            // Release: who sees a row used sees the chunk.
-            self.used.fetch_max(cpu + 1, Release);
+        // A look first: every get reads this line. Relaxed: a number of its own; the barrier has
+        // ordered it for those who need it exactly (A1).
+        if cpu < self.rows && self.used.load(Relaxed) <= cpu {
+            self.used.fetch_max(cpu + 1, Relaxed);
         }
     }
 

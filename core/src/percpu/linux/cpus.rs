@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::*};
 /// every system, so that each CPU's slots are in pages of their own.
 pub(super) const STRIDE_SHIFT: u32 = 16;
 
-/// More than Linux can be built for (`NR_CPUS` is 8192 at most).
+/// As many as Linux can be built for (`NR_CPUS`).
 const MOST: usize = 8192;
 
 static ROWS: AtomicUsize = AtomicUsize::new(0);

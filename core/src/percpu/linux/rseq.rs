@@ -17,8 +17,12 @@
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::*};
 
+/// A distance from the thread pointer, which this file alone sets.
+#[repr(transparent)]
+pub struct Offset(AtomicIsize);
+
 /// Where `struct rseq` is, from the thread pointer; 0 if there is none.
-pub static OFFSET: AtomicIsize = AtomicIsize::new(0);
+pub static OFFSET: Offset = Offset(AtomicIsize::new(0));
 
 /// Finds out where the sequence is registered; false if it is not, as under a C library
 /// before 2.35, with `GLIBC_TUNABLES=glibc.pthread.rseq=0`, or under valgrind.
@@ -40,14 +44,14 @@ pub(super) fn learn() -> bool {
         return false;
     }
     // Relaxed: whoever sees it may use it, and whoever does not counts in the word.
-    OFFSET.store(offset, Relaxed);
+    OFFSET.0.store(offset, Relaxed);
     true
 }
 
 /// The CPU that this thread runs on, if the thread is registered.
 pub(super) fn this_cpu() -> Option<u32> {
     // Relaxed: as in `add`.
-    match OFFSET.load(Relaxed) {
+    match OFFSET.0.load(Relaxed) {
         0 => None,
         offset => cpu_id(offset).try_into().ok(),
     }
@@ -147,9 +151,9 @@ const _: () = assert!(super::cpus::STRIDE_SHIFT == 16, "the sequence has it as a
 /// compiler the assembly reads and writes all memory.
 #[inline(always)]
 pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
-    // Relaxed: set before this copy of the library gave any tag. Another copy may have given this
-    // one to a constructor that runs before ours.
-    let offset = OFFSET.load(Relaxed);
+    // 0 if a constructor runs before ours on another copy's counter: then it counts in the word.
+    // Relaxed: set before this copy of the library gave any tag.
+    let offset = OFFSET.0.load(Relaxed);
     if offset == 0 {
         return false;
     }
