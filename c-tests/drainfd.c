@@ -426,7 +426,8 @@ static void *contend(void *role)
 			wins += (rc = module_ref_drain_finish(&drain)) == 0;
 		else
 			module_ref_put(ref);
-		odd += rc != 0 && rc != -EINVAL && (rc != -EINPROGRESS || role == &lives);
+		odd += rc != 0 && rc != -EINVAL && rc != -EBUSY &&
+		       (rc != -EINPROGRESS || role == &lives);
 		pthread_barrier_wait(&line);
 	}
 	return NULL;
@@ -448,7 +449,7 @@ static void one_wins(void)
 		pthread_barrier_wait(&line);
 		pthread_barrier_wait(&line);
 		close(fd);
-		/* Each may have come while another one just found it held. */
+		/* Each may have come while another one was asking. */
 		if (wins + lives == 0)
 			wins += module_ref_drain_finish(&drain) == 0;
 		wrong += wins + lives != 1 || module_ref_count(ref) != (wins ? -1 : 0);
