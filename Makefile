@@ -225,7 +225,7 @@ test-python: $(WHEEL) ## the stubs, and pytest on each Python present
 test-examples: need-cc build $(VENV_READY) $(WHEEL) ## every example is built, runs, and works
 	@$(MAKE) --no-print-directory -C examples CC="$(CC)" PYTHON="$(abspath $(VENV))/bin/python" check
 
-mutants: need-rust need-cc $(VENV_READY) ## break the code on purpose and see each check fail
+mutants: need-rust need-cc $(VENV_READY) $(WHEEL) ## break the code on purpose and see each check fail
 	ci/mutants
 
 # A day of it is HOURS=24.
