@@ -4,7 +4,7 @@
  *
  *     left, a holder              right, a drainer
  *     data = 1                    as soon as the word is DRAINED:
- *     word -= REF, Release          CAS DRAINED to CLOSED, Acquire
+ *     word -= REF, Release          CAS DRAINED to RELEASED, Acquire
  *                                   look at the data
  *
  * Outcome 0: the drain has succeeded, and the data are the old ones. As shipped: never (I5 of
@@ -15,8 +15,8 @@
 #define _GNU_SOURCE
 #include "litmus.h"
 
-#define CLOSED	2
-#define DRAINED	6
+#define RELEASED	0
+#define DRAINED	4
 #define REF	16
 
 #define LOOKS	10
@@ -58,7 +58,7 @@ static void drain(memory_order order)
 	seen = 2;
 	for (int i = 0; i < LOOKS && seen == 2; i++, drained = DRAINED)
 		if (atomic_load_explicit(&word, memory_order_relaxed) == DRAINED &&
-		    atomic_compare_exchange_strong_explicit(&word, &drained, CLOSED, order,
+		    atomic_compare_exchange_strong_explicit(&word, &drained, RELEASED, order,
 							    memory_order_relaxed))
 			seen = atomic_load_explicit(&data, memory_order_relaxed) ? 1 : 0;
 }
