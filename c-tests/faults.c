@@ -94,8 +94,9 @@ static const struct call {
 	{ SYS_access, "access", { EACCES, ENOENT } },
 #endif
 	{ SYS_fcntl, "fcntl", { EPERM, EBADF, EMFILE } },
-	{ SYS_eventfd2, "eventfd2", { EMFILE, ENFILE, ENOMEM, ENODEV, EPERM, ENOSYS } },
-	{ SYS_close_range, "close_range", { EMFILE, ENOMEM, EPERM, ENOSYS, EINVAL } },
+	{ SYS_timerfd_create, "timerfd_create", { EMFILE, ENFILE, ENOMEM, ENODEV, EPERM, ENOSYS } },
+	{ SYS_timerfd_settime, "timerfd_settime", { EPERM, ENOSYS, EINVAL } },
+	{ SYS_timerfd_gettime, "timerfd_gettime", { EPERM, ENOSYS, EINVAL } },
 	{ SYS_memfd_create, "memfd_create", { EMFILE, ENFILE, ENOMEM, EPERM, ENOSYS, EINVAL } },
 	{ SYS_clone3, "clone3", { EAGAIN, ENOMEM, EPERM, ENOSYS } },
 	{ SYS_clone, "clone", { EAGAIN, ENOMEM, EPERM } },

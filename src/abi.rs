@@ -402,10 +402,11 @@ pub(crate) fn timeout(ns: i64) -> Option<Duration> {
 ///             close(fd);
 ///     }
 ///
-/// The descriptor is an eventfd(2) that is closed on exec, never 0, 1 or 2, and stays
-/// readable: level- and edge-triggered loops can both wait for it, and there is nothing
-/// to read. It is the caller's to close, at any time; the drain can be ended without it.
-/// A thread of the library's sleeps until the drain is over, with all signals blocked.
+/// The descriptor is a timer (timerfd_create(2)) that is closed on exec, never 0, 1 or 2,
+/// and stays readable: level- and edge-triggered loops can both wait for it, and there is
+/// nothing to read. It is the caller's to close, at any time; the drain can be ended
+/// without it. A thread of the library's sleeps until the drain is over, with all signals
+/// blocked. Code that may be unloaded ends its drains first.
 ///
 /// The counter and *drain stay where they are until the drain has ended. After fork(2)
 /// each process ends its own copy of the drain, by its own copy of the counter; the
@@ -416,8 +417,8 @@ pub(crate) fn timeout(ns: i64) -> Option<Duration> {
 /// @retval -EBUSY another thread's release or drain is under way.
 /// @retval -EALREADY it has been released before, which entitles the caller to nothing.
 /// @retval -EINVAL ref or drain is NULL, or ref is destroyed.
-/// @retval -errno that of eventfd(2), pthread_create(3) or close_range(2), or in per-CPU
-///     mode of membarrier(2), if that is refused.
+/// @retval -errno that of timerfd_create(2) or pthread_create(3), or in per-CPU mode of
+///     membarrier(2), if that is refused.
 ///
 /// Memory ordering: none; module_ref_drain_finish() has it. Thread safety: no other thread
 /// may use *drain during the call. Not async-signal-safe: it starts a thread.

@@ -14,6 +14,10 @@
 //! costs every last put a look, and cannot be reached by a put of another copy of the library. The
 //! futex is what all copies share.
 //!
+//! Nor is the descriptor made readable by a write from a table of descriptors that the thread has for
+//! itself. A copy of the program's table holds every file of it open for a moment, and to close the
+//! copies flushes files on a network; a timer with a mark needs no copy (see `sync::watcher`).
+//!
 //! # What becomes of a handle
 //!
 //! | it is                | `of`        | leaves it by                  | the counter then is             |
@@ -26,6 +30,8 @@
 //! |                      |             | `hand_over`, to the host      | closed, and the host's to end   |
 //! | being asked or ended | `TAKEN`     | the thread that does so       | as above                        |
 //!
+//! A handle that is begun again after its end starts from the first row: begin writes all of it.
+//!
 //! After `fork` the child has a copy of the handle and of the counter, and no watcher. It ends its
 //! copy as the parent does; only the descriptor, which both share, is the parent's to make
 //! readable.
@@ -35,11 +41,12 @@
 //! **D1, the watcher decides nothing.** It never changes the counter. Whether the drain has
 //! succeeded is decided by [`Drain::finish`], which looks at the word, and at the clock after it.
 //!
-//! **D2, no lost hint.** The watcher has started before the counter is closed, and it is woken once
-//! after that. If the last put comes before the watcher looks, the watcher finds `DRAINED`; if it
-//! comes after, that put wakes it (I7). A get that is being refused moves the
-//! count once more, for a moment. If `finish` is called in that moment it waits for it: an
-//! edge-triggered event loop would not ask again.
+//! **D2, no lost hint.** The watcher looks at the word from when the counter is closed. If the last put
+//! comes before its look, the watcher finds `DRAINED`; if it comes after, that put wakes it (I7). A
+//! get that is being refused moves the count once more, for a moment. If `finish` is called in that
+//! moment it waits for it: an edge-triggered event loop would not ask again. (If a thread does not run
+//! for so long, or gets without holding a reference, the descriptor is not readable any more, until
+//! the count is zero again.)
 //!
 //! **D3, nothing outlives its memory.** Whoever ends a drain changes the word, sets the stop flag,
 //! wakes the watcher and joins it, before the caller is told. After that no thread reads the
@@ -67,8 +74,7 @@ use std::os::fd::OwnedFd;
 /// What stands in `of` while a thread asks or ends the drain: no counter lies there.
 const TAKEN: *mut Counter = ptr::without_provenance_mut(align_of::<Counter>());
 
-/// How long a get that is being refused is waited for. (If a thread does not run for so long, or
-/// gets without holding a reference, `finish` says that references are held.)
+/// How long a get that is being refused is waited for, at most.
 const SOON: Duration = Duration::from_millis(100);
 
 /// The state of one drain that was begun. It stays where it is, as the counter does, until the
@@ -127,9 +133,8 @@ impl Drain {
         }
         // Release pairs with the Acquire of `take`.
         self.of.store(ptr::from_ref(counter).cast_mut(), Release);
-        // If the last put came before the counter was closed there is nobody left to wake the
-        // watcher (D2).
-        watcher.wake();
+        // From here on the watcher looks (D2). Before, it might have seen another drain end.
+        watcher.watch();
         Ok(descriptor)
     }
 
@@ -143,13 +148,20 @@ impl Drain {
     pub unsafe fn finish(&self, caller: Caller) -> Result<(), FinishError> {
         // SAFETY: the caller's promise.
         let counter = unsafe { self.take() }?;
-        let released = if self.watcher().has_seen_last() {
+        let watcher = self.watcher();
+        let mut released = counter.try_finish();
+        if !released && watcher.has_rung() {
             // What moves the count now are gets that are being refused, for a moment each (D2).
             let mut soon = Deadline::after(Some(SOON));
-            counter.finish_when_drained(|word, seen| wait(word, seen, &mut soon))
-        } else {
-            counter.try_finish()
-        };
+            let wait = |word: &_, seen| !watcher.time_is_up() && wait(word, seen, &mut soon);
+            released = counter.finish_when_drained(wait);
+            if !released {
+                // The count was zero and is not any more. That takes a thread that has not run for
+                // long, or a get without a reference. The descriptor shall not say what is not so.
+                watcher.hush();
+                released = counter.try_finish();
+            }
+        }
         if released {
             self.over();
             return Ok(());
@@ -158,7 +170,7 @@ impl Drain {
         // descriptor readable, too, so that nobody waits for a drain that this leaves under way.
         // Relaxed: a look, which decides nothing.
         let word = counter.word.load(Relaxed);
-        if !pinned(word) && !self.watcher().time_is_up() {
+        if !pinned(word) && !watcher.time_is_up() {
             // Release pairs with the Acquire of the next `take`.
             self.of.store(ptr::from_ref(counter).cast_mut(), Release);
             return Err(FinishError::InUse { held: held(word) });

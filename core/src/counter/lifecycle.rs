@@ -92,6 +92,7 @@ impl Counter {
     /// that were forgotten: then somebody may yet put, and the slots are leaked with them.
     #[cfg(not(any(loom, interleave)))]
     pub(crate) fn give_up_slots(&mut self) {
+        // A drain that was begun cannot be under way: its handle keeps the counter (see `Lasting`).
         // Relaxed: we are alone.
         let word = self.word.load(Relaxed);
         if count(self.total(word)) == 0 {

@@ -133,16 +133,14 @@ mod stderr {
         // SAFETY: the place is ours. If a sandbox refuses it all of time is one second.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
         let second = now.tv_sec as u64 * (MOST + 1);
-        let next = |lines: u64| match lines.checked_sub(second) {
-            Some(MOST) => None,
-            Some(had) if had < MOST => Some(lines + 1),
-            _ => Some(second + 1),
+        // A thread that has not run since it asked for the time counts as of now.
+        let next = |lines: u64| {
+            let lines = lines.max(second);
+            (lines % (MOST + 1) < MOST).then_some(lines + 1)
         };
         // Relaxed, here and below: a number of its own.
-        LINES
-            .fetch_update(Relaxed, Relaxed, next)
-            .ok()
-            .map(|before| next(before).unwrap_or(1) - second)
+        let before = LINES.fetch_update(Relaxed, Relaxed, next).ok()?;
+        next(before).map(|lines| lines % (MOST + 1))
     }
 
     /// The line so far; what does not fit is cut.

@@ -56,7 +56,8 @@ enum NotFolded {
     Surplus,
 }
 
-/// Why a watcher makes the descriptor readable.
+/// Why a watcher makes the descriptor readable. In the first case it may have to do so again, if
+/// the count goes up and down once more; in the second one it ends.
 #[cfg(any(all(feature = "std", target_os = "linux"), loom, interleave))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ring {
@@ -79,7 +80,8 @@ impl Drop for LiveOnPanic<'_> {
     }
 }
 
-/// A count that no put can bring to zero.
+/// A count that no put can bring to zero: who waits for it waits for ever, and is told at once
+/// that it is leaked.
 pub(crate) fn pinned(word: u64) -> bool {
     count(word) >= PINNED_FROM
 }
@@ -208,7 +210,7 @@ impl Counter {
         self.end(Some(OPEN)).map_err(|held| ReleaseError::InUse { held })
     }
 
-    /// Ends an attempt: the counter is released if the word is `empty`, and live again
+    /// Ends an attempt, also one that was begun by another thread: the counter is released if the word is `empty`, and live again
     /// otherwise, where so many references are held. It loops only while other threads move the
     /// count, and each of its rounds fails because one of them has got on.
     fn end(&self, empty: Option<u64>) -> Result<(), u64> {
@@ -242,7 +244,8 @@ impl Counter {
         Ok(released)
     }
 
-    /// The word of a counter that opens, with the count of `word`: live in one word; per CPU still
+    /// The word of a counter that opens, which is the last step of a drain that gives up and the
+    /// first of a reinit, with the count of `word`: live in one word; per CPU still
     /// claimed, and less what the slots hold.
     pub(super) fn unfolded(&self, word: u64) -> u64 {
         if self.slots.exist() {

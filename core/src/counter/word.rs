@@ -5,6 +5,10 @@
 //! references, stands high, so that no misuse of the count can carry or borrow
 //! into the flags.
 //!
+//! The count is signed, so that a surplus put shows as what it is, and 60 bits wide: at a thousand
+//! million gets in a second that nobody gives back it takes eighteen years to wrap, and the pin stops
+//! it before.
+//!
 //! It has to be one word. The releaser's question is "is the count zero, and if so, may nobody get
 //! in any more?", and both halves have to be answered at the same moment. With flag and count in
 //! two words a get could add to the one between the releaser's looks at the two.

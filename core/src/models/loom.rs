@@ -18,8 +18,7 @@
 //!
 //! The kernel's part is written down here from its documentation, and no checker tests that: the
 //! futex ([`wait`]), the restartable sequence and the barrier ([`Slots`]). Of the watcher of a drain
-//! its loop runs in the models. Its own table of descriptors, its eventfd and `pthread_join` do not:
-//! a [`Flag`] stands for each of the last two. The C tests have them as they are.
+//! its loop runs in the models. Its timer and `pthread_join` do not: a [`Flag`] stands for each. The C tests have them as they are.
 
 use crate::counter::word::legal;
 use core::cell::Cell;

@@ -21,8 +21,7 @@ use crate::counter::word::{LIVE, PERCPU, PIN, pack};
 use crate::error::{DrainError, ReleaseError};
 use crate::misuse::Caller;
 use crate::sync::{
-    Data, Deadline, Flag, Setup, Shared, Slots, Tally, WORD_GOES, Word, address, explore, wait,
-    wake_until,
+    Data, Deadline, Flag, Setup, Shared, Slots, Tally, WORD_GOES, Word, explore, wait, wake_until,
 };
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::cell::Cell;
@@ -732,6 +731,8 @@ const HOPELESS: u64 = 2;
 
 /// A drain handle and its watcher, as far as they are not the kernel's.
 struct Handle {
+    /// The counter is closed.
+    watching: Flag,
     /// The watcher shall end.
     stop: Flag,
     /// The descriptor is readable, as an edge-triggered event loop sees it: the watcher has seen
@@ -741,11 +742,11 @@ struct Handle {
     ended: Flag,
 }
 
-/// A model's world with a drain that is begun in it. The watcher watches from the start, as it does
-/// before the counter is closed.
+/// A model's world with a drain that is begun in it.
 fn begun(run: &mut Setup, held: usize, timed: bool) -> Shared<(World, Handle)> {
     let world = World::new(held);
-    let handle = Handle { stop: Flag::new(), readable: Flag::new(), ended: Flag::new() };
+    let flag = Flag::new;
+    let handle = Handle { watching: flag(), stop: flag(), readable: flag(), ended: flag() };
     let world = Shared::try_unwrap(world).unwrap_or_else(|_| unreachable!("it is new"));
     let both = Shared::new((world, handle));
     let watched = both.clone();
@@ -758,6 +759,7 @@ fn begun(run: &mut Setup, held: usize, timed: bool) -> Shared<(World, Handle)> {
                 Ring::GiveUp => HOPELESS,
             });
         };
+        handle.watching.take();
         world.counter.watch(|| handle.stop.is_set(), ring, deadline.clone());
         handle.ended.set(1);
     });
@@ -766,9 +768,9 @@ fn begun(run: &mut Setup, held: usize, timed: bool) -> Shared<(World, Handle)> {
 
 impl World {
     /// As `Drain::begin`.
-    fn begin(&self) {
+    fn begin(&self, handle: &Handle) {
         self.counter.close(NOBODY).expect("nobody else releases it");
-        address(self.word()).wake_all();
+        handle.watching.set(1);
     }
 
     /// As `Drain::finish`, when the descriptor has become readable.
@@ -804,7 +806,7 @@ fn begun_and_finished() {
             let (user, unloader) = (both.clone(), both.clone());
             run.thread(move || user.0.visit());
             run.thread(move || {
-                unloader.0.begin();
+                unloader.0.begin(&unloader.1);
                 unloader.0.finish(&unloader.1);
             });
             move || both.0.end()
@@ -828,7 +830,7 @@ fn begun_and_finished_with_a_holder() {
                 holder.0.hold();
             });
             run.thread(move || {
-                unloader.0.begin();
+                unloader.0.begin(&unloader.1);
                 unloader.0.finish(&unloader.1);
             });
             move || both.0.end()
@@ -849,7 +851,7 @@ fn begun_with_a_deadline() {
             both.0.counter.close(NOBODY).expect("nobody else releases it");
             run.thread(move || holder.0.hold());
             run.thread(move || {
-                address(unloader.0.word()).wake_all();
+                unloader.1.watching.set(1);
                 unloader.0.finish(&unloader.1);
             });
             move || both.0.end()
@@ -867,7 +869,7 @@ fn begun_and_cancelled() {
         run.thread(move || user.0.visit());
         run.thread(move || {
             let (world, handle) = &*unloader;
-            world.begin();
+            world.begin(handle);
             world.counter.live_again();
             world.join(handle);
         });
@@ -905,7 +907,7 @@ fn begun_and_finished_then_freed() {
         run.thread(move || holder.0.hold());
         run.thread(move || {
             let (world, handle) = &*unloader;
-            world.begin();
+            world.begin(handle);
             world.finish(handle);
             // SAFETY: this thread has just won the release.
             unsafe { world.counter.destroy(NOBODY) };

@@ -3,27 +3,28 @@
 //!
 //! # The descriptor
 //!
-//! An eventfd, which the watcher writes to. Its number is the caller's: a program may close
-//! it at any time, by `closefrom(3)` for one, and the number be another file's by then. So the
-//! watcher takes a copy of the table of descriptors (`close_range(2)` with `CLOSE_RANGE_UNSHARE`)
-//! and closes everything in it but the eventfd. What it writes to is therefore the eventfd, whatever
-//! becomes of the number, and it keeps no other file of the program open.
+//! A timer (`timerfd_create(2)`) that is set to expire in decades. It becomes readable by being set to
+//! expire at once, and stays so. Its number is the caller's: a program may close it at any time, by
+//! `closefrom(3)` for one, and the number be another file's by then. So the timer carries a mark, its
+//! interval, which no other timer of the process has. Whoever is about to set it looks at the mark
+//! first (`timerfd_gettime(2)`), which says no to any other file, and changes nothing. The library holds
+//! no second descriptor, so that closing the caller's closes the file.
 
 use super::{Deadline, Word, address, wait};
 use crate::Counter;
 use crate::counter::release::Ring;
 use crate::errno::{checked, kept};
 use core::cell::UnsafeCell;
-use core::ffi::{c_int, c_long, c_uint, c_void};
+use core::ffi::{c_int, c_void};
 use core::mem::{self, MaybeUninit};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use core::time::Duration;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 
-/// The watcher has its own table of descriptors, and watches.
-const READY: u64 = 1;
+/// The counter is closed, and the watcher watches it; or it has been told to stop.
+const WATCHING: u64 = 1;
 
 /// The watcher watches no more.
 const ENDED: u64 = 2;
@@ -35,11 +36,12 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct Watcher {
     counter: *const Counter,
     deadline: Deadline,
-    descriptor: RawFd,
-    /// 0, then an errno, negated; or `READY`, then `ENDED`.
+    timer: Timer,
+    /// 0, then `WATCHING`, then `ENDED`.
     state: Word,
     stop: AtomicBool,
-    seen_last: AtomicBool,
+    /// The timer has expired because the count was zero.
+    rung: AtomicBool,
     thread: UnsafeCell<MaybeUninit<libc::pthread_t>>,
     /// How often this process was forked when the thread was started: a child has no thread.
     forks: u32,
@@ -52,46 +54,27 @@ impl Watcher {
         counter: &Counter,
         deadline: Deadline,
     ) -> Result<(&'a Self, OwnedFd), c_int> {
-        let descriptor = eventfd()?;
-        // SAFETY: a new descriptor, which is ours.
-        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let (timer, owned) = Timer::new()?;
         // From here on it is shared with the thread.
         let watcher: &Self = place.write(Self {
             counter,
             deadline,
-            descriptor,
+            timer,
             state: Word::new(0),
             stop: AtomicBool::new(false),
-            seen_last: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
             thread: UnsafeCell::new(MaybeUninit::uninit()),
             forks: forks(),
         });
         let thread = kept(|| spawn(ptr::from_ref(watcher).cast_mut().cast()))?;
         // SAFETY: the thread itself does not look at this.
         unsafe { (*watcher.thread.get()).write(thread) };
-        watcher.begun().map(|()| (watcher, owned))
+        Ok((watcher, owned))
     }
 
-    /// Waits until the thread watches, or says why it cannot.
-    fn begun(&self) -> Result<(), c_int> {
-        let mut never = Deadline::Never;
-        loop {
-            // Acquire pairs with the Release of `run`.
-            match self.state.load(Acquire) {
-                0 => wait(&self.state, 0, &mut never),
-                READY | ENDED => return Ok(()),
-                refused => {
-                    self.join();
-                    return Err(refused.wrapping_neg() as c_int);
-                }
-            };
-        }
-    }
-
-    /// Has the watcher look again.
-    pub(crate) fn wake(&self) {
-        // SAFETY: the counter is there until the drain is over.
-        address(unsafe { &(*self.counter).word }).wake_all();
+    /// The counter is closed: what the watcher sees from here on is this drain.
+    pub(crate) fn watch(&self) {
+        self.tell(WATCHING);
     }
 
     /// Ends the thread, and returns once it has ended.
@@ -101,19 +84,41 @@ impl Watcher {
         }
         // Release pairs with the Acquire in `run`.
         self.stop.store(true, Release);
+        // Relaxed, here and below: the join orders what it did.
+        if self.state.load(Relaxed) == 0 {
+            self.tell(WATCHING);
+        }
         // Again and again: if the watcher has looked at the flag before we set it, and goes to
-        // sleep after our wake, it sleeps on. Relaxed: the join orders what it did.
-        while self.state.load(Relaxed) == READY {
-            self.wake();
-            wait(&self.state, READY, &mut Deadline::after(Some(AGAIN)));
+        // sleep after our wake, it sleeps on.
+        while self.state.load(Relaxed) == WATCHING {
+            // SAFETY: the counter is there until the drain is over.
+            address(unsafe { &(*self.counter).word }).wake_all();
+            wait(&self.state, WATCHING, &mut Deadline::after(Some(AGAIN)));
         }
         self.join();
     }
 
-    /// Whether the watcher has seen that the last reference was put.
-    pub(crate) fn has_seen_last(&self) -> bool {
+    /// Whether the descriptor is readable because the count was zero.
+    pub(crate) fn has_rung(&self) -> bool {
         // Relaxed: the word decides.
-        self.seen_last.load(Relaxed)
+        self.rung.load(Relaxed)
+    }
+
+    /// After a ring that came to nothing: the descriptor is readable again when the count is zero
+    /// again. If it becomes so before the flag is cleared, the caller finds that in the word; if
+    /// after, the watcher rings.
+    pub(crate) fn hush(&self) {
+        self.timer.expire_in(NEVER);
+        // Relaxed: the caller looks at the word next, and so does the watcher when it wakes.
+        self.rung.store(false, Relaxed);
+    }
+
+    /// Makes the descriptor readable.
+    pub(crate) fn ring(&self, why: Ring) {
+        // Once: to set the timer anew would have it unreadable for a moment.
+        if !self.rung.swap(why == Ring::Drained, Relaxed) || why == Ring::GiveUp {
+            self.timer.expire_in(AT_ONCE);
+        }
     }
 
     pub(crate) fn time_is_up(&self) -> bool {
@@ -134,31 +139,21 @@ impl Watcher {
     fn run(&self) {
         // SAFETY: a constant string.
         unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"module_ref".as_ptr()) };
-        let alone = keep_alone(self.descriptor);
-        self.tell(alone.map_or_else(|errno| -i64::from(errno) as u64, |()| READY));
-        if alone.is_err() {
-            return;
+        let mut never = Deadline::Never;
+        // Acquire pairs with the Release of `tell`.
+        while self.state.load(Acquire) == 0 {
+            wait(&self.state, 0, &mut never);
         }
-        let ring = |why| {
-            if why == Ring::Drained {
-                // Relaxed: whoever finds the descriptor readable sees it.
-                self.seen_last.store(true, Relaxed);
-            }
-            let once = 1u64;
-            // SAFETY: eight bytes to our own copy of the eventfd. It does not block.
-            unsafe {
-                libc::syscall(libc::SYS_write, self.descriptor, &raw const once, size_of::<u64>())
-            };
-        };
         // SAFETY: the counter is there until this thread has ended. Acquire pairs with the Release
         // of `end`.
-        unsafe { &*self.counter }.watch(|| self.stop.load(Acquire), ring, self.deadline);
+        let counter = unsafe { &*self.counter };
+        counter.watch(|| self.stop.load(Acquire), |why| self.ring(why), self.deadline);
         self.tell(ENDED);
     }
 
     fn tell(&self, state: u64) {
         let address = address(&self.state);
-        // Release pairs with the Acquire of `start`.
+        // Release pairs with the Acquire of `run`.
         self.state.store(state, Release);
         address.wake_all();
     }
@@ -181,32 +176,81 @@ fn forks() -> u32 {
     FORKS.load(Relaxed)
 }
 
-/// An eventfd with a number that is none of the standard streams'.
-fn eventfd() -> Result<RawFd, c_int> {
-    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-    // SAFETY: no pointers.
-    let fd = checked(|| unsafe { c_long::from(libc::eventfd(0, flags)) })? as RawFd;
-    if fd > libc::STDERR_FILENO {
-        return Ok(fd);
-    }
-    // SAFETY: no pointers.
-    let higher = checked(|| unsafe {
-        libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1).into()
-    });
-    // SAFETY: a new descriptor, which is ours. The system call: the function is a cancellation point.
-    kept(|| unsafe { libc::syscall(libc::SYS_close, fd) });
-    higher.map(|fd| fd as RawFd)
+/// In nanoseconds.
+const AT_ONCE: libc::itimerspec = in_time(0, 1);
+const NEVER: libc::itimerspec = in_time(DECADES, 0);
+
+/// In seconds; less than what the kernel takes for ever.
+const DECADES: libc::time_t = 1 << 30;
+
+const fn in_time(seconds: libc::time_t, nanoseconds: libc::c_long) -> libc::itimerspec {
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    libc::itimerspec { it_value: time, it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 } }
 }
 
-/// Gives this thread a table of descriptors with `fd` alone.
-fn keep_alone(fd: RawFd) -> Result<(), c_int> {
-    let fd = fd as c_uint;
-    let close = |from: c_uint, to: c_uint, flags: c_uint| {
-        // SAFETY: no pointers; the table is this thread's own from the first call on.
-        checked(|| unsafe { libc::syscall(libc::SYS_close_range, from, to, flags) }).map(drop)
-    };
-    close(fd + 1, c_uint::MAX, libc::CLOSE_RANGE_UNSHARE)?;
-    close(0, fd - 1, 0)
+/// The number of a timer, and its mark.
+struct Timer {
+    number: RawFd,
+    mark: libc::timespec,
+}
+
+impl Timer {
+    /// One that never expires, with a number that is none of the standard streams'.
+    fn new() -> Result<(Self, OwnedFd), c_int> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: no pointers.
+        let fd = checked(|| unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags).into() })?;
+        // SAFETY: a new descriptor, which is ours.
+        let mut owned = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        if owned.as_raw_fd() <= libc::STDERR_FILENO {
+            // SAFETY: no pointers.
+            let higher = checked(|| unsafe {
+                let above = libc::STDERR_FILENO + 1;
+                libc::fcntl(owned.as_raw_fd(), libc::F_DUPFD_CLOEXEC, above).into()
+            });
+            // EINVAL: the limit of open files is below that.
+            let higher = higher.map_err(|e| if e == libc::EINVAL { libc::EMFILE } else { e })?;
+            // SAFETY: as above. The lower one is closed.
+            owned = unsafe { OwnedFd::from_raw_fd(higher as RawFd) };
+        }
+        // Another copy of the library counts for itself, and has its number somewhere else.
+        let made = MADE.fetch_add(1, Relaxed) % (1 << 20);
+        let mark = libc::timespec {
+            tv_sec: DECADES + libc::time_t::from(made as i32),
+            tv_nsec: (MADE.as_ptr().addr() >> 2) as libc::c_long % 1_000_000_000,
+        };
+        let timer = Self { number: owned.as_raw_fd(), mark };
+        timer.set(NEVER)?;
+        // A sandbox that refuses to look would have every ring come to nothing.
+        if timer.is_there()? { Ok((timer, owned)) } else { Err(libc::ENOSYS) }
+    }
+
+    /// Whether the number is still this timer's.
+    fn is_there(&self) -> Result<bool, c_int> {
+        let mut now = in_time(0, 0);
+        // SAFETY: the place is ours.
+        checked(|| unsafe { libc::timerfd_gettime(self.number, &mut now).into() })?;
+        let is = now.it_interval;
+        Ok((is.tv_sec, is.tv_nsec) == (self.mark.tv_sec, self.mark.tv_nsec))
+    }
+
+    fn set(&self, mut time: libc::itimerspec) -> Result<(), c_int> {
+        time.it_interval = self.mark;
+        // SAFETY: the time outlives the call, and nobody asks for the one before.
+        let set = checked(|| unsafe {
+            libc::timerfd_settime(self.number, 0, &time, ptr::null_mut()).into()
+        });
+        set.map(drop)
+    }
+
+    /// Sets it, if it is still there. If a sandbox refuses what it allowed before, the drain can still
+    /// be finished, without the descriptor.
+    fn expire_in(&self, time: libc::itimerspec) {
+        if self.is_there() == Ok(true) {
+            let _ = self.set(time);
+        }
+    }
 }
 
 extern "C" fn run(watcher: *mut c_void) -> *mut c_void {
