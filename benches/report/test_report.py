@@ -498,7 +498,7 @@ class TestPlots:
         assert {file.name for file in written.iterdir()} == {"report.html", "throughput.png"}
         content = (written / "throughput.png").read_bytes()
         assert len(content) > 5000
-        assert size_of(content)[0] == 1800
+        assert size_of(content)[0] == 1500
         assert len(Page((written / "report.html").read_text(encoding="utf-8")).alts) == 1
 
     def test_output_that_is_a_file(self, made, save, capsys):
@@ -512,7 +512,7 @@ class TestPlots:
         drawn = plots.draw(load(save(alone(made, question))))
         assert set(drawn) == PLOTS.get(question, {question})
         for wide, narrow in drawn.values():
-            assert (size_of(wide)[0], size_of(narrow)[0]) == (1800, 720)
+            assert (size_of(wide)[0], size_of(narrow)[0]) == (1500, 720)
             assert (edge_of(wide), edge_of(narrow)) == (255, 255)
 
     @pytest.mark.filterwarnings("error::UserWarning")
