@@ -62,10 +62,7 @@ static bool readable(int file, int ms)
 
 static int threads(void)
 {
-	struct stat tasks;
-
-	need(stat("/proc/self/task", &tasks) == 0);
-	return (int)tasks.st_nlink - 2;
+	return entries("/proc/self/task");
 }
 
 /* A sanitizer may have one of its own, from the first thread on. */
@@ -127,7 +124,6 @@ static void cancel_once_more(int64_t held, const char *after)
 
 static void *get_and_put(void *unused)
 {
-	(void)unused;
 	while (!atomic_load(&stop)) {
 		if (module_ref_try_get(ref))
 			module_ref_put(ref);
@@ -279,7 +275,6 @@ static _Atomic long surplus;
 
 static void *put_surplus(void *unused)
 {
-	(void)unused;
 	for (; !atomic_load(&stop); surplus++)
 		module_ref_put(ref);
 	return NULL;
@@ -314,7 +309,6 @@ static void surplus_puts(void)
 
 static void on_signal(int signal)
 {
-	(void)signal;
 	module_ref_put(ref);
 }
 
@@ -512,7 +506,6 @@ static struct module_ref_drain drains[MANY];
 
 static void *put_many(void *unused)
 {
-	(void)unused;
 	for (int i = 0; i < MANY; i++)
 		module_ref_put(&many[i * 7 % MANY]);
 	return NULL;
@@ -724,21 +717,16 @@ static void nothing_to_be_had(void)
 
 /* ---- modules ------------------------------------------------------------------------------ */
 
-int on_init(struct module *self);
-void on_exit_of(struct module *self);
-
 static int exits;
 static struct module_host *host;
 
 int on_init(struct module *self)
 {
-	(void)self;
 	return 0;
 }
 
 void on_exit_of(struct module *self)
 {
-	(void)self;
 	exits++;
 }
 

@@ -40,8 +40,6 @@
 #include "oracle.h"
 #include "threads.h"
 
-int on_init(struct module *self);
-
 static bool verbose;
 static const char *doing = "";    /* which operation */
 static struct fault fault;        /* which fault */
@@ -129,18 +127,15 @@ static const struct call *call_of(int nr)
 static const char *in_words(const struct fault *f)
 {
 	static char text[128];
-	char times[32] = "";
+	char times[32] = "always";
 
 	if (f->times == 0)
 		return "no fault";
-	if (f->times == INJECT_ALWAYS)
-		snprintf(times, sizeof(times), "%s", "always");
-	else if (f->times > 1)
-		snprintf(times, sizeof(times), "%d times", f->times);
-	else
+	if (f->times == 1)
 		snprintf(times, sizeof(times), "#%d", f->first);
-	snprintf(text, sizeof(text), "%s %s %s", fault_name, times,
-		 inject_how(f->how));
+	else if (f->times != INJECT_ALWAYS)
+		snprintf(times, sizeof(times), "%d times", f->times);
+	snprintf(text, sizeof(text), "%s %s %s", fault_name, times, inject_how(f->how));
 	return text;
 }
 
@@ -181,27 +176,19 @@ static _Atomic int drained;
 
 static void *other(void *unused)
 {
-	(void)unused;
-	for (;;) {
-		switch (atomic_load(&task)) {
-		case REST:
+	for (;; task = REST) {
+		while (task == REST)
 			sleep_ns(100 * MICROSECOND);
+		if (task == DRAIN_REF) {
+			drained = module_ref_drain(&ref, -1);
 			continue;
-		case PUT_REF:
-			sleep_ns(2 * MILLISECOND);
-			atomic_store(&put, true);
-			module_ref_put(&ref);
-			break;
-		case PUT_MODULE:
-			sleep_ns(2 * MILLISECOND);
-			atomic_store(&put, true);
-			module_put(atomic_load(&held_by_other));
-			break;
-		case DRAIN_REF:
-			atomic_store(&drained, module_ref_drain(&ref, -1));
-			break;
 		}
-		atomic_store(&task, REST);
+		sleep_ns(2 * MILLISECOND);
+		put = true;
+		if (task == PUT_MODULE)
+			module_put(held_by_other);
+		else
+			module_ref_put(&ref);
 	}
 	return NULL;
 }
@@ -230,36 +217,16 @@ static struct left {
 /* What is mapped; the heap and the stacks may grow. */
 static void read_maps(char *to, size_t room)
 {
-	static char text[1 << 16];
-	size_t n = 0, used = 0;
-	ssize_t got;
-	char *line, *save;
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	FILE *maps = fopen("/proc/self/maps", "re");
+	size_t used = 0;
 
-	need(fd >= 0);
-	while ((got = read(fd, text + n, sizeof(text) - 1 - n)) > 0)
-		n += (size_t)got;
-	close(fd);
-	need(n < sizeof(text) - 1);
-	text[n] = '\0';
-	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		if (strstr(line, "[heap]") || strstr(line, "[stack]"))
-			continue;
-		used += (size_t)snprintf(to + used, room - used, "%s\n", line);
-		need(used < room);
-	}
-}
-
-static int entries(const char *folder)
-{
-	DIR *dir = opendir(folder);
-	int n = 0;
-
-	need(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
+	need(maps);
+	while (fgets(to + used, (int)(room - used), maps))
+		if (!strstr(to + used, "[heap]") && !strstr(to + used, "[stack]"))
+			used += strlen(to + used);
+	need(used < room - 1);
+	to[used] = '\0';
+	fclose(maps);
 }
 
 static void look(struct left *at)
@@ -267,7 +234,7 @@ static void look(struct left *at)
 	/* The C library keeps the words of its last error until it is asked once more. */
 	dlerror();
 	dlerror();
-	at->files = entries("/proc/self/fd");
+	at->files = open_files();
 	/* One that was joined is there for a moment more. */
 	for (int tries = 0; tries < 1000; tries++) {
 		at->threads = entries("/proc/self/task");
@@ -348,6 +315,8 @@ enum {
 	SOON = 8,   /* held until another thread puts, in a moment */
 	FORCE = 16,
 	JOINS = 32, /* a thread is started, and joined: the C library can end the process */
+	NEW_FILE = 64, /* replaced by another file than its own */
+	LOAD = 256, /* times what is to be loaded with */
 };
 
 struct op {
@@ -361,6 +330,8 @@ struct op {
 };
 
 static const struct op *row; /* the one that is run */
+
+#define RUN(name, call) static int name(void) { return call; }
 
 static bool was_done(void)
 {
@@ -388,12 +359,6 @@ static bool tells(const char *text)
 	return strstr(module_last_error(), text) != NULL;
 }
 
-/* So that the words that are found afterwards are new. */
-static void forget_last_error(void)
-{
-	module_unload(NULL, "forgotten", 0, 0);
-}
-
 /* -- counters -- */
 
 /* A counter that is live and held so often, and can be got and put. */
@@ -415,15 +380,31 @@ static void released_once(void)
 	HOLDS(module_ref_try_release(&ref) == -EALREADY);
 }
 
+static void released_for_good(void)
+{
+	released_once();
+	module_ref_destroy(&ref);
+}
+
 static void get_ref(void)
 {
 	need(module_ref_try_get(&ref));
 }
 
-static int init_percpu(void)
+static void releases_when_put(void)
 {
-	return module_ref_init_percpu(&ref);
+	get_ref();
+	HOLDS(module_ref_try_release(&ref) == -EWOULDBLOCK);
+	module_ref_put(&ref);
+	HOLDS(module_ref_try_release(&ref) == 0);
 }
+
+RUN(init_percpu, module_ref_init_percpu(&ref))
+RUN(try_release, module_ref_try_release(&ref))
+RUN(drain, module_ref_drain(&ref, row->timeout))
+RUN(reinit, module_ref_reinit(&ref))
+RUN(destroy, (module_ref_destroy(&ref), 0))
+RUN(put_ref, (module_ref_put(&ref), 0))
 
 /* The arena's room is used up: the next slots need new memory. Each chunk has slots for 8192
  * counters, and every time but the first the last operation has begun one, and given it back. */
@@ -460,12 +441,8 @@ static void after_init_percpu(int rc)
 	}
 	HOLDS(module_ref_mode(&ref) == (has_per_cpu() ? MODULE_REF_PERCPU : MODULE_REF_ATOMIC));
 	counts(0);
-	get_ref();
-	HOLDS(module_ref_try_release(&ref) == -EWOULDBLOCK);
-	module_ref_put(&ref);
-	HOLDS(module_ref_try_release(&ref) == 0);
-	released_once();
-	module_ref_destroy(&ref);
+	releases_when_put();
+	released_for_good();
 }
 
 static void a_counter(void)
@@ -485,37 +462,15 @@ static void a_released_counter(void)
 
 static int get_and_put(void)
 {
-	bool got = module_ref_try_get(&ref);
 	int64_t count;
 
-	if (!got)
+	if (!module_ref_try_get(&ref))
 		return -1;
 	module_ref_get(&ref);
 	count = module_ref_count(&ref);
 	module_ref_put(&ref);
 	module_ref_put(&ref);
 	return count == 2 ? 0 : -2;
-}
-
-static int try_release(void)
-{
-	return module_ref_try_release(&ref);
-}
-
-static int drain(void)
-{
-	return module_ref_drain(&ref, row->timeout);
-}
-
-static int reinit(void)
-{
-	return module_ref_reinit(&ref);
-}
-
-static int destroy(void)
-{
-	module_ref_destroy(&ref);
-	return 0;
 }
 
 /* As it was: held, and released after the last put. */
@@ -525,8 +480,7 @@ static void held_as_before(void)
 	module_ref_put(&ref);
 	counts(0);
 	HOLDS(module_ref_drain(&ref, SECOND) == 0);
-	released_once();
-	module_ref_destroy(&ref);
+	released_for_good();
 }
 
 /* Whether what another thread has put soon was not taken to be put before. */
@@ -550,10 +504,7 @@ static void after_release(int rc)
 	}
 	if (rc != 0) {
 		counts(0);
-		get_ref();
-		HOLDS(module_ref_try_release(&ref) == -EWOULDBLOCK);
-		module_ref_put(&ref);
-		HOLDS(module_ref_try_release(&ref) == 0);
+		releases_when_put();
 	}
 	released_once();
 	HOLDS(module_ref_reinit(&ref) == 0);
@@ -561,14 +512,7 @@ static void after_release(int rc)
 	module_ref_destroy(&ref);
 }
 
-static void after_get_and_put(int rc)
-{
-	HOLDS(rc == 0);
-	counts(0);
-	module_ref_destroy(&ref);
-}
-
-static void after_reinit(int rc)
+static void after_live(int rc)
 {
 	HOLDS(rc == 0);
 	counts(0);
@@ -600,11 +544,13 @@ static void after_destroy(int rc)
 static struct module_ref_drain draining;
 static int begun = -1;
 
-static int begin(void)
+static int begin_by(int fd)
 {
-	begun = module_ref_drain_begin(&ref, &draining, row->timeout);
-	return begun < 0 ? begun : 0;
+	begun = fd;
+	return fd < 0 ? fd : 0;
 }
+
+RUN(begin, begin_by(module_ref_drain_begin(&ref, &draining, row->timeout)))
 
 static void end_begun(void)
 {
@@ -617,11 +563,9 @@ static int begin_and_finish(void)
 {
 	int rc = begin();
 
-	if (rc)
-		return rc;
-	do {
-		rc = module_ref_drain_finish(&draining);
-	} while (rc == -EINPROGRESS && row->timeout > 0);
+	if (rc == 0)
+		while ((rc = module_ref_drain_finish(&draining)) == -EINPROGRESS && row->timeout > 0)
+			;
 	return rc;
 }
 
@@ -651,17 +595,7 @@ static void a_begun_counter(void)
 	need(begin() == 0);
 }
 
-static int put_ref(void)
-{
-	module_ref_put(&ref);
-	return 0;
-}
-
-static int put_and_finish(void)
-{
-	module_ref_put(&ref);
-	return module_ref_drain_finish(&draining);
-}
+RUN(put_and_finish, (module_ref_put(&ref), module_ref_drain_finish(&draining)))
 
 /* Whatever became of the write to it, the descriptor is readable in the end. */
 static void after_put_begun(int rc)
@@ -672,8 +606,7 @@ static void after_put_begun(int rc)
 		HOLDS(module_ref_drain_finish(&draining) == 0);
 	}
 	end_begun();
-	released_once();
-	module_ref_destroy(&ref);
+	released_for_good();
 }
 
 static void a_drained_counter(void)
@@ -690,26 +623,21 @@ static void a_drained_counter(void)
 
 static void after_the_last_put(int rc)
 {
-	(void)rc;
 	await_other();
 	HOLDS(atomic_load(&drained) == 0);
-	released_once();
-	module_ref_destroy(&ref);
+	released_for_good();
 }
 
 /* -- the host -- */
 
 int on_init(struct module *self)
 {
-	(void)self;
-	return atomic_load(&init_result);
+	return init_result;
 }
 
 static struct module_host *new_host;
 static struct module *handle, *held;
 static const char *loaded_path;
-static unsigned load_flags;
-static long answers;
 
 /* A failure of a load that the fault explains. What the dynamic linker refuses has its words,
  * and ENOENT, unless it says why in words that have an errno. */
@@ -729,24 +657,13 @@ static int new(void)
 	return new_host ? 0 : -1;
 }
 
-static int new_and_free(void)
-{
-	int rc = new();
+RUN(free_host, module_host_free(new_host))
+RUN(new_and_free, new() || free_host())
+RUN(load, module_load_flags(host, loaded_path, "patient", row->flags / LOAD, &handle))
 
-	return rc ? rc : module_host_free(new_host);
-}
-
-/* What every load does, and what is to be looked at when it is over. */
-static int load(void)
-{
-	return module_load_flags(host, loaded_path, "patient", load_flags, &handle);
-}
-
-static void loads(const char *path, unsigned flags, long answer)
+static void loads(const char *path)
 {
 	loaded_path = path;
-	load_flags = flags;
-	answers = answer;
 	handle = NULL;
 }
 
@@ -759,8 +676,7 @@ static void in_service(const char *name, int64_t count, long answer)
 		return;
 	HOLDS(module_state(mod) == MODULE_STATE_LIVE);
 	HOLDS(module_refcount(mod) == count + 1);
-	if (answer)
-		HOLDS(call(mod, "answer") == answer);
+	HOLDS(call(mod, "answer") == answer);
 	module_put(mod);
 }
 
@@ -787,6 +703,12 @@ static void gone(int rc)
 	handle = NULL;
 }
 
+static void unloads_when_in_service(long answer)
+{
+	in_service("patient", 0, answer);
+	gone(module_unload(host, "patient", 0, 0));
+}
+
 /* glibc's dlopen leaves an object that it has no memory for half loaded (2.36), and finds that
  * one when it is asked again. */
 static bool dlopen_is_broken(void)
@@ -808,30 +730,19 @@ static void after_load(int rc)
 		HOLDS(load() == 0);
 	}
 	HOLDS(handle != NULL);
-	in_service("patient", 0, answers);
-	gone(module_unload(host, "patient", 0, 0));
+	unloads_when_in_service(1);
 }
 
 static void a_file(void)
 {
-	loads(plugin("hooked.so"), 0, 1);
-}
-
-static void a_file_atomic(void)
-{
-	loads(plugin("hooked.so"), MODULE_LOAD_ATOMIC, 1);
-}
-
-static void a_copy(void)
-{
-	loads(plugin("hooked.so"), MODULE_LOAD_COPY, 1);
+	loads(plugin("hooked.so"));
 }
 
 /* The file is a module already: what is loaded is a copy. */
 static void a_file_again(void)
 {
 	need(module_load(host, plugin("hooked.so"), "twin", NULL) == 0);
-	loads(plugin("hooked.so"), 0, 1);
+	a_file();
 }
 
 static void after_load_again(int rc)
@@ -844,21 +755,18 @@ static void after_load_again(int rc)
 /* By a name that the dynamic linker finds. */
 static void a_library(void)
 {
-	loads("plain.so", 0, 1);
+	loads("plain.so");
 }
 
 static void with_a_provider(void)
 {
 	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0);
-	loads(plugin("user.so"), 0, 1);
+	loads(plugin("user.so"));
 }
 
 static void after_load_with_a_provider(int rc)
 {
-	if (rc == 0)
-		in_service("provider", 1, 7);
-	else
-		in_service("provider", 0, 7);
+	in_service("provider", rc == 0, 7);
 	after_load(rc);
 	in_service("provider", 0, 7);
 	if (!dlopen_is_broken())
@@ -868,33 +776,28 @@ static void after_load_with_a_provider(int rc)
 static void refused_by_init(void)
 {
 	a_file();
-	atomic_store(&init_result, -EXDEV);
-}
-
-static void after_refused_by_init(int rc)
-{
-	HOLDS(rc == -EXDEV || load_failed_by_the_fault(rc));
-	HOLDS(handle == NULL);
-	not_there("patient");
-	HOLDS(module_host_reap(host) >= 0);
-	atomic_store(&init_result, 0);
-	HOLDS(load() == 0);
-	in_service("patient", 0, 1);
-	gone(module_unload(host, "patient", 0, 0));
+	init_result = -EXDEV;
 }
 
 static void unresolved(void)
 {
-	loads(plugin("unresolved.so"), 0, 0);
+	loads(plugin("unresolved.so"));
 }
 
-static void after_unresolved(int rc)
+/* By the module itself, which only its init function can come to allow. */
+static void after_refused_load(int rc)
 {
-	HOLDS(rc == -ENOENT || load_failed_by_the_fault(rc));
+	HOLDS(rc == row->usual || load_failed_by_the_fault(rc));
 	HOLDS(handle == NULL);
 	not_there("patient");
 	HOLDS(module_host_reap(host) >= 0);
-	HOLDS(load() == -ENOENT && tells("defined_nowhere"));
+	if (init_result == 0) {
+		HOLDS(load() == -ENOENT && tells("defined_nowhere"));
+		return;
+	}
+	init_result = 0;
+	HOLDS(load() == 0);
+	unloads_when_in_service(1);
 }
 
 static void loaded(void)
@@ -902,9 +805,8 @@ static void loaded(void)
 	a_file();
 	need(load() == 0);
 	if (row->flags & (HELD | SOON)) {
-		held = module_find_get(host, "patient");
+		held = held_by_other = module_find_get(host, "patient");
 		need(held);
-		atomic_store(&held_by_other, held);
 	}
 	if (row->flags & SOON)
 		have(PUT_MODULE);
@@ -926,11 +828,9 @@ static int ask(void)
 {
 	char list[4096];
 
-	return module_host_list(host, list, sizeof(list)) > 0 &&
-			       module_host_last_unloaded(host, list, sizeof(list)) >= 0 &&
-			       module_refcount(handle) == 0 ?
-		       0 :
-		       -1;
+	return module_host_list(host, list, sizeof(list)) <= 0 ||
+	       module_host_last_unloaded(host, list, sizeof(list)) < 0 ||
+	       module_refcount(handle) != 0;
 }
 
 static int find_symbols(void)
@@ -945,23 +845,16 @@ static int find_symbols(void)
 
 static int notified(struct module *mod, enum module_state state, void *data)
 {
-	(void)mod;
-	(void)state;
-	(void)data;
 	return 0;
 }
 
-static int register_and_unregister(void)
-{
-	return module_notifier_register(host, notified, NULL, 0) ||
-	       module_notifier_unregister(host, notified, NULL);
-}
+RUN(register_and_unregister, module_notifier_register(host, notified, NULL, 0) ||
+			     module_notifier_unregister(host, notified, NULL))
 
 static void after_looking(int rc)
 {
 	HOLDS(rc == 0);
-	in_service("patient", 0, 1);
-	gone(module_unload(host, "patient", 0, 0));
+	unloads_when_in_service(1);
 }
 
 static int unload(void)
@@ -993,19 +886,13 @@ static void after_unload(int rc)
 		in_service("patient", 1, 1);
 		HOLDS(call(held, "answer") == 1);
 		module_put(held);
-		in_service("patient", 0, 1);
-		gone(module_unload(host, "patient", 0, 0));
+		unloads_when_in_service(1);
 	} else {
 		gone(unloaded_in_the_end(rc));
 	}
 }
 
-/* An unload that is begun. */
-static int unload_begin(void)
-{
-	begun = module_unload_begin(host, "patient", 0);
-	return begun < 0 ? begun : 0;
-}
+RUN(unload_begin, begin_by(module_unload_begin(host, "patient", 0)))
 
 static int unload_begin_and_finish(void)
 {
@@ -1077,10 +964,7 @@ static void left_behind(void)
 	module_put(held);
 }
 
-static int reap(void)
-{
-	return module_host_reap(host);
-}
+RUN(reap, module_host_reap(host))
 
 static void after_reap(int rc)
 {
@@ -1092,30 +976,19 @@ static void after_reap(int rc)
 /* -- replacing -- */
 
 static const char *replacement;
-static long replacement_answers;
 
-static int replace(void)
-{
-	return module_replace(host, "patient", replacement, row->timeout);
-}
+RUN(replace, module_replace(host, "patient", replacement, row->timeout))
 
 static void to_be_replaced(void)
 {
 	loaded();
-	replacement = plugin("hooked2.so");
-	replacement_answers = 2;
-}
-
-static void to_be_replaced_by_itself(void)
-{
-	loaded();
-	replacement = plugin("hooked.so");
-	replacement_answers = 1;
+	replacement = plugin(row->flags & NEW_FILE ? "hooked2.so" : "hooked.so");
 }
 
 /* With the new one in service, the old one left if it is held, or as it was. */
 static void after_replace(int rc)
 {
+	long answer = row->flags & NEW_FILE ? 2 : 1;
 	struct module *old = handle;
 	bool held_still = row->flags & HELD;
 
@@ -1130,7 +1003,7 @@ static void after_replace(int rc)
 		rc = replace();
 		HOLDS(rc == held_still);
 	}
-	in_service("patient", 0, replacement_answers);
+	in_service("patient", 0, answer);
 	HOLDS(module_state(old) == MODULE_STATE_GOING);
 	if (!held_still && rc == 1) {
 		/* It is shut later. */
@@ -1147,7 +1020,7 @@ static void after_replace(int rc)
 	HOLDS(!module_try_get(old) && module_refcount(old) == -1);
 	module_handle_put(old);
 	handle = NULL;
-	gone(module_unload(host, "patient", 0, 0));
+	unloads_when_in_service(answer);
 }
 
 /* -- threads -- */
@@ -1195,8 +1068,7 @@ static void after_thread_create(int rc)
 	HOLDS(pthread_join(thread, &result) == 0 && result == &ran);
 	HOLDS(atomic_load(&ran) == 1);
 	if (!stays_for_a_thread()) {
-		in_service("patient", 0, 1);
-		gone(module_unload(host, "patient", 0, 0));
+		unloads_when_in_service(1);
 	}
 }
 
@@ -1223,11 +1095,6 @@ static void a_host_with_one_left(void)
 	module_put(mod);
 }
 
-static int free_host(void)
-{
-	return module_host_free(new_host);
-}
-
 static void succeeds(int rc)
 {
 	HOLDS(rc == 0);
@@ -1242,7 +1109,7 @@ static void after_refused_free(int rc)
 
 static const struct op ops[] = {
 	{ "init_percpu", fill_arena, init_percpu, after_init_percpu, GROWS, 0, 0 },
-	{ "get and put", a_counter, get_and_put, after_get_and_put, 0, 0, 0 },
+	{ "get and put", a_counter, get_and_put, after_live, 0, 0, 0 },
 	{ "try_release", a_counter, try_release, after_release, 0, 0, 0 },
 	{ "try_release, held", a_counter, try_release, after_release, HELD, 0, -EWOULDBLOCK },
 	{ "drain", a_counter, drain, after_release, 0, -1, 0 },
@@ -1258,7 +1125,7 @@ static const struct op ops[] = {
 	{ "drain_begin, put", a_begun_counter, put_ref, after_put_begun, JOINS, -1, 0 },
 	{ "drain_finish", a_begun_counter, put_and_finish, after_put_begun, JOINS, -1, 0 },
 	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0, 0, 0 },
-	{ "reinit", a_released_counter, reinit, after_reinit, 0, 0, 0 },
+	{ "reinit", a_released_counter, reinit, after_live, 0, 0, 0 },
 	{ "destroy", a_counter, destroy, after_destroy, 0, 0, 0 },
 	{ "destroy, released", a_released_counter, destroy, after_destroy, 0, 0, 0 },
 	{ "atomic: try_release", a_counter, try_release, after_release, ATOMIC, 0, 0 },
@@ -1267,13 +1134,13 @@ static const struct op ops[] = {
 	{ "atomic: drain, put soon", a_counter, drain, after_release, ATOMIC | SOON, -1, 0 },
 	{ "host_new, host_free", NULL, new_and_free, succeeds, 0, 0, 0 },
 	{ "load", a_file, load, after_load, 0, 0, 0 },
-	{ "load, atomic", a_file_atomic, load, after_load, 0, 0, 0 },
-	{ "load, a copy", a_copy, load, after_load, 0, 0, 0 },
+	{ "load, atomic", a_file, load, after_load, LOAD * MODULE_LOAD_ATOMIC, 0, 0 },
+	{ "load, a copy", a_file, load, after_load, LOAD * MODULE_LOAD_COPY, 0, 0 },
 	{ "load, a file twice", a_file_again, load, after_load_again, 0, 0, 0 },
 	{ "load, a library", a_library, load, after_load, 0, 0, 0 },
 	{ "load, a provider", with_a_provider, load, after_load_with_a_provider, 0, 0, 0 },
-	{ "load, init refuses", refused_by_init, load, after_refused_by_init, 0, 0, -EXDEV },
-	{ "load, unresolved", unresolved, load, after_unresolved, 0, 0, -ENOENT },
+	{ "load, init refuses", refused_by_init, load, after_refused_load, 0, 0, -EXDEV },
+	{ "load, unresolved", unresolved, load, after_refused_load, 0, 0, -ENOENT },
 	{ "find_get and put", loaded, find_get_and_put, after_looking, 0, 0, 0 },
 	{ "list, refcount", loaded, ask, after_looking, 0, 0, 0 },
 	{ "symbols", loaded, find_symbols, after_looking, 0, 0, 0 },
@@ -1292,10 +1159,10 @@ static const struct op ops[] = {
 	{ "unload, force, 2 ms, held", loaded, unload, after_forced, FORCE | HELD, 2 * MILLISECOND, 1 },
 	{ "unload, resident", loaded_and_open, unload, after_resident, 0, 0, 1 },
 	{ "reap", left_behind, reap, after_reap, 0, 0, 1 },
-	{ "replace", to_be_replaced, replace, after_replace, 0, 0, 0 },
-	{ "replace, same file", to_be_replaced_by_itself, replace, after_replace, 0, 0, 0 },
-	{ "replace, held", to_be_replaced, replace, after_replace, HELD, 0, 1 },
-	{ "replace, put soon", to_be_replaced, replace, after_replace, SOON, -1, 0 },
+	{ "replace", to_be_replaced, replace, after_replace, NEW_FILE, 0, 0 },
+	{ "replace, same file", to_be_replaced, replace, after_replace, 0, 0, 0 },
+	{ "replace, held", to_be_replaced, replace, after_replace, NEW_FILE | HELD, 0, 1 },
+	{ "replace, put soon", to_be_replaced, replace, after_replace, NEW_FILE | SOON, -1, 0 },
 	{ "thread_create", loaded, thread_create, after_thread_create, JOINS, 0, 0 },
 	{ "host_free", a_host, free_host, succeeds, 0, 0, 0 },
 	{ "host_free, one left", a_host_with_one_left, free_host, succeeds, 0, 0, 0 },
@@ -1314,7 +1181,8 @@ static bool run(const struct op *op, int nr, int first, int times, int how)
 	fault = (struct fault){ nr, first, times, how };
 	if (op->before)
 		op->before();
-	forget_last_error();
+	/* So that the words that are found afterwards are new. */
+	module_unload(NULL, "forgotten", 0, 0);
 	if (nr == ALLOCATION)
 		heap_fail(first, times);
 	else
@@ -1399,10 +1267,10 @@ static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
 	inject_disarm();
 	if (WIFEXITED(status) && WEXITSTATUS(status) < OUT_OF_MEMORY)
 		return WEXITSTATUS(status);
-	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && nr == ALLOCATION &&
-	    (strncmp(said, "memory allocation of ", 21) == 0 || strstr(said, "out of memory")))
-		return OUT_OF_MEMORY;
-	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && c_library_aborts(op, nr))
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT &&
+	    (nr == ALLOCATION ? strncmp(said, "memory allocation of ", 21) == 0 ||
+					strstr(said, "out of memory") :
+				c_library_aborts(op, nr)))
 		return OUT_OF_MEMORY;
 	fault = (struct fault){ nr, first, times, how };
 	printf("# %s: %s: NOT SO: status %#x\n# %s\n", op->name, in_words(&fault), status, said);
@@ -1523,8 +1391,7 @@ static void after_first_use(int rc)
 	}
 	pthread_join(thread, NULL);
 	if (!stays_for_a_thread()) {
-		in_service("patient", 0, 1);
-		gone(module_unload(host, "patient", 0, 0));
+		unloads_when_in_service(1);
 		HOLDS(module_host_free(host) == 0);
 	}
 }

@@ -45,16 +45,21 @@ static inline int mapped(const char *text)
 	return n;
 }
 
-static inline int open_files(void)
+static inline int entries(const char *folder)
 {
-	DIR *fds = opendir("/proc/self/fd");
+	DIR *dir = opendir(folder);
 	int n = 0;
 
-	need(fds);
-	while (readdir(fds))
+	need(dir);
+	while (readdir(dir))
 		n++;
-	closedir(fds);
+	closedir(dir);
 	return n;
+}
+
+static inline int open_files(void)
+{
+	return entries("/proc/self/fd");
 }
 
 /* The last error contains this. */
