@@ -20,18 +20,14 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "heap.h"
 #include "host.h"
@@ -72,6 +68,8 @@ static const struct call {
 	{ SYS_madvise, "madvise", { EINVAL, ENOMEM, EPERM, ENOSYS, EAGAIN } },
 #ifdef SYS_open
 	{ SYS_open, "open", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
+	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },
+	{ SYS_access, "access", { EACCES, ENOENT } },
 #endif
 	{ SYS_openat, "openat", { EACCES, EMFILE, ENFILE, ENOMEM, EIO, EPERM, ENOENT, EINTR } },
 	{ SYS_read, "read", { EIO, EAGAIN, ENOMEM, EINTR, INJECT_ONE, INJECT_HALF, INJECT_NOTHING } },
@@ -84,13 +82,7 @@ static const struct call {
 	{ SYS_newfstatat, "newfstatat", { EIO, EACCES, ENOMEM, ENOENT, EPERM } },
 #endif
 	{ SYS_fstat, "fstat", { EIO, ENOMEM, EPERM } },
-#ifdef SYS_readlink
-	{ SYS_readlink, "readlink", { EIO, EACCES, ENOMEM, EPERM } },
-#endif
 	{ SYS_getcwd, "getcwd", { ENOENT, ENOMEM, EPERM } },
-#ifdef SYS_access
-	{ SYS_access, "access", { EACCES, ENOENT } },
-#endif
 	{ SYS_fcntl, "fcntl", { EPERM, EBADF, EMFILE } },
 	{ SYS_timerfd_create, "timerfd_create", { EMFILE, ENFILE, ENOMEM, ENODEV, EPERM, ENOSYS } },
 	{ SYS_timerfd_settime, "timerfd_settime", { EPERM, ENOSYS, EINVAL } },
@@ -193,12 +185,6 @@ static void *other(void *unused)
 	return NULL;
 }
 
-static void have(enum task what)
-{
-	atomic_store(&put, false);
-	atomic_store(&task, what);
-}
-
 /* Without a system call that could be made to fail. */
 static void await_other(void)
 {
@@ -249,16 +235,13 @@ static void look(struct left *at)
 /* The first line that differs. */
 static void show_difference(const char *a, const char *b)
 {
-	while (*a && *b) {
-		size_t n = strcspn(a, "\n"), m = strcspn(b, "\n");
+	size_t line = 0;
 
-		if (n != m || memcmp(a, b, n) != 0)
-			break;
-		a += n + 1;
-		b += m + 1;
-	}
-	printf("#   before: %.*s\n#   after:  %.*s\n", (int)strcspn(a, "\n"), a,
-	       (int)strcspn(b, "\n"), b);
+	for (size_t n = 0; a[n] && a[n] == b[n]; n++)
+		if (a[n] == '\n')
+			line = n + 1;
+	printf("#   before: %.*s\n", (int)strcspn(a + line, "\n"), a + line);
+	printf("#   after:  %.*s\n", (int)strcspn(b + line, "\n"), b + line);
 }
 
 /* What the C library's dlopen leaves mapped of a file when it cannot map all of it: that is not
@@ -272,13 +255,11 @@ static bool unmap_rest(void)
 
 	for (line = strtok_r(now.maps, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		unsigned long from, to;
-		void *at;
 
 		if (!strstr(line, ".so") || strstr(usual.maps, line) ||
 		    sscanf(line, "%lx-%lx", &from, &to) != 2)
 			continue;
-		memcpy(&at, &from, sizeof(at));
-		munmap(at, to - from);
+		munmap((void *)from, to - from);
 		any = true;
 	}
 	look(&now);
@@ -316,6 +297,7 @@ enum {
 	FORCE = 16,
 	JOINS = 32, /* a thread is started, and joined: the C library can end the process */
 	NEW_FILE = 64, /* replaced by another file than its own */
+	RELEASED = 128, /* a counter that is released already */
 	LOAD = 256, /* times what is to be loaded with */
 };
 
@@ -332,6 +314,7 @@ struct op {
 static const struct op *row; /* the one that is run */
 
 #define RUN(name, call) static int name(void) { return call; }
+#define BEFORE(name, call) static void name(void) { call; }
 
 static bool was_done(void)
 {
@@ -386,10 +369,7 @@ static void released_for_good(void)
 	module_ref_destroy(&ref);
 }
 
-static void get_ref(void)
-{
-	need(module_ref_try_get(&ref));
-}
+BEFORE(get_ref, need(module_ref_try_get(&ref)))
 
 static void releases_when_put(void)
 {
@@ -451,13 +431,9 @@ static void a_counter(void)
 	if (row->flags & (HELD | SOON))
 		get_ref();
 	if (row->flags & SOON)
-		have(PUT_REF);
-}
-
-static void a_released_counter(void)
-{
-	a_counter();
-	need(module_ref_try_release(&ref) == 0);
+		task = PUT_REF;
+	if (row->flags & RELEASED)
+		need(module_ref_try_release(&ref) == 0);
 }
 
 static int get_and_put(void)
@@ -486,11 +462,8 @@ static void held_as_before(void)
 /* Whether what another thread has put soon was not taken to be put before. */
 static void put_before(bool released)
 {
-	bool was_put = atomic_load(&put);
-
+	HOLDS(put || !released || !(row->flags & SOON));
 	await_other();
-	if (released && row->flags & SOON)
-		HOLDS(was_put);
 }
 
 /* Released, if it was not held; or with the fault's errno as it was. */
@@ -542,7 +515,7 @@ static void after_destroy(int rc)
 
 /* A drain that is begun, with whatever can be done to it. */
 static struct module_ref_drain draining;
-static int begun = -1;
+static int begun;
 
 static int begin_by(int fd)
 {
@@ -556,7 +529,6 @@ static void end_begun(void)
 {
 	if (begun >= 0)
 		close(begun);
-	begun = -1;
 }
 
 static int begin_and_finish(void)
@@ -569,12 +541,7 @@ static int begin_and_finish(void)
 	return rc;
 }
 
-static int begin_and_cancel(void)
-{
-	int rc = begin();
-
-	return rc ? rc : module_ref_drain_cancel(&draining);
-}
+RUN(begin_and_cancel, begin() ? begun : module_ref_drain_cancel(&draining))
 
 static void after_begun(int rc)
 {
@@ -613,7 +580,7 @@ static void a_drained_counter(void)
 {
 	a_counter();
 	get_ref();
-	have(DRAIN_REF);
+	task = DRAIN_REF;
 	while (module_ref_try_get(&ref)) {
 		module_ref_put(&ref);
 		sched_yield();
@@ -651,21 +618,10 @@ static bool load_failed_by_the_fault(int rc)
 	       (rc == -ENOENT && (tells(strerror(fault.how)) || tells("cannot open shared object")));
 }
 
-static int new(void)
-{
-	new_host = module_host_new();
-	return new_host ? 0 : -1;
-}
-
+RUN(new, (new_host = module_host_new()) ? 0 : -1)
 RUN(free_host, module_host_free(new_host))
 RUN(new_and_free, new() || free_host())
 RUN(load, module_load_flags(host, loaded_path, "patient", row->flags / LOAD, &handle))
-
-static void loads(const char *path)
-{
-	loaded_path = path;
-	handle = NULL;
-}
 
 /* The module is live, held so often, and works. */
 static void in_service(const char *name, int64_t count, long answer)
@@ -733,10 +689,10 @@ static void after_load(int rc)
 	unloads_when_in_service(1);
 }
 
-static void a_file(void)
-{
-	loads(plugin("hooked.so"));
-}
+BEFORE(a_file, loaded_path = plugin("hooked.so"))
+BEFORE(unresolved, loaded_path = plugin("unresolved.so"))
+/* By a name that the dynamic linker finds. */
+BEFORE(a_library, loaded_path = "plain.so")
 
 /* The file is a module already: what is loaded is a copy. */
 static void a_file_again(void)
@@ -752,16 +708,10 @@ static void after_load_again(int rc)
 	HOLDS(module_unload(host, "twin", 0, 0) == 0);
 }
 
-/* By a name that the dynamic linker finds. */
-static void a_library(void)
-{
-	loads("plain.so");
-}
-
 static void with_a_provider(void)
 {
 	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0);
-	loads(plugin("user.so"));
+	loaded_path = plugin("user.so");
 }
 
 static void after_load_with_a_provider(int rc)
@@ -777,11 +727,6 @@ static void refused_by_init(void)
 {
 	a_file();
 	init_result = -EXDEV;
-}
-
-static void unresolved(void)
-{
-	loads(plugin("unresolved.so"));
 }
 
 /* By the module itself, which only its init function can come to allow. */
@@ -809,7 +754,7 @@ static void loaded(void)
 		need(held);
 	}
 	if (row->flags & SOON)
-		have(PUT_MODULE);
+		task = PUT_MODULE;
 }
 
 static int find_get_and_put(void)
@@ -893,20 +838,8 @@ static void after_unload(int rc)
 }
 
 RUN(unload_begin, begin_by(module_unload_begin(host, "patient", 0)))
-
-static int unload_begin_and_finish(void)
-{
-	int rc = unload_begin();
-
-	return rc ? rc : module_unload_finish(host, "patient", 0);
-}
-
-static int unload_begin_and_cancel(void)
-{
-	int rc = unload_begin();
-
-	return rc ? rc : module_unload_cancel(host, "patient");
-}
+RUN(unload_begin_and_finish, unload_begin() ? begun : module_unload_finish(host, "patient", 0))
+RUN(unload_begin_and_cancel, unload_begin() ? begun : module_unload_cancel(host, "patient"))
 
 static void after_unload_begun(int rc)
 {
@@ -1074,10 +1007,7 @@ static void after_thread_create(int rc)
 
 /* -- the host's end -- */
 
-static void a_host(void)
-{
-	need(new() == 0);
-}
+BEFORE(a_host, need(new() == 0))
 
 static void a_host_with_a_module(void)
 {
@@ -1125,9 +1055,9 @@ static const struct op ops[] = {
 	{ "drain_begin, put", a_begun_counter, put_ref, after_put_begun, JOINS, -1, 0 },
 	{ "drain_finish", a_begun_counter, put_and_finish, after_put_begun, JOINS, -1, 0 },
 	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0, 0, 0 },
-	{ "reinit", a_released_counter, reinit, after_live, 0, 0, 0 },
+	{ "reinit", a_counter, reinit, after_live, RELEASED, 0, 0 },
 	{ "destroy", a_counter, destroy, after_destroy, 0, 0, 0 },
-	{ "destroy, released", a_released_counter, destroy, after_destroy, 0, 0, 0 },
+	{ "destroy, released", a_counter, destroy, after_destroy, RELEASED, 0, 0 },
 	{ "atomic: try_release", a_counter, try_release, after_release, ATOMIC, 0, 0 },
 	{ "atomic: drain, held", a_counter, drain, after_release, ATOMIC | HELD, 2 * MILLISECOND,
 	  -ETIMEDOUT },
@@ -1169,6 +1099,43 @@ static const struct op ops[] = {
 	{ "host_free, refused", a_host_with_a_module, free_host, after_refused_free, 0, 0, -EBUSY },
 };
 
+/* -- what is done once in a process: each time in another one -- */
+
+static int first_use(void)
+{
+	int rc;
+
+	host = module_host_new();
+	rc = load();
+	if (rc == 0)
+		rc = find_get_and_put();
+	if (rc == 0)
+		rc = thread_create();
+	return rc;
+}
+
+static void after_first_use(int rc)
+{
+	if (rc < 0) {
+		HOLDS(load_failed_by_the_fault(rc) || by_the_fault(rc));
+		if (handle) {
+			in_service("patient", 0, 1);
+			HOLDS(module_unload(host, "patient", 0, 0) == 0);
+			module_handle_put(handle);
+		}
+		HOLDS(load() == 0);
+		HOLDS(thread_create() == 0);
+	}
+	pthread_join(thread, NULL);
+	if (!stays_for_a_thread()) {
+		unloads_when_in_service(1);
+		HOLDS(module_host_free(host) == 0);
+	}
+}
+
+static const struct op first_op = { "first use in a process", a_file, first_use, after_first_use,
+				    JOINS, 0, 0 };
+
 /* ---- the runs ------------------------------------------------------------------------------ */
 
 /* An operation with this fault; false if it was not done, because there is no such call. */
@@ -1178,6 +1145,7 @@ static bool run(const struct op *op, int nr, int first, int times, int how)
 	int rc;
 
 	row = op;
+	put = false;
 	fault = (struct fault){ nr, first, times, how };
 	if (op->before)
 		op->before();
@@ -1281,18 +1249,18 @@ static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
 /* Here, or in a child if that may be its end. */
 static bool faulty(const struct op *op, int nr, int first, int times, int how)
 {
-	if (c_library_aborts(op, nr))
+	if (op == &first_op || c_library_aborts(op, nr))
 		return run_in_child(op, nr, first, times, how) != NOT_DONE && broken < 5;
 	return run_and_look(op, nr, first, times, how);
 }
 
 static int points;
 
-/* Whether a call that failed like this may be tried again until it does not. */
-static bool passes(int nr, int how)
+/* How often a call fails in the end: one that is tried again when it fails like this, in a row. */
+static int often(int nr, int how)
 {
 	return how == EINTR || how == INJECT_ONE || how == ETIMEDOUT ||
-	       (how == EAGAIN && nr != SYS_clone3 && nr != SYS_clone);
+	       (how == EAGAIN && nr != SYS_clone3 && nr != SYS_clone) ? IN_A_ROW : INJECT_ALWAYS;
 }
 
 static void try_allocations(const struct op *op)
@@ -1329,7 +1297,7 @@ static void try_op(const struct op *op)
 	broken = 0;
 	/* Twice: what is done once in a process is done then. */
 	for (int i = 0; i < 3; i++)
-		run_and_look(op, -1, 1, 0, 0);
+		faulty(op, -1, 1, 0, 0);
 	for (int nr = 0; nr < INJECT_CALLS; nr++)
 		made[nr] = inject_calls(nr);
 	for (int nr = 0; nr < INJECT_CALLS; nr++) {
@@ -1346,7 +1314,7 @@ static void try_op(const struct op *op)
 			while (faulty(op, nr, first, 1, how))
 				first++;
 			n += first - 1;
-			n += faulty(op, nr, 1, passes(nr, how) ? IN_A_ROW : INJECT_ALWAYS, how);
+			n += faulty(op, nr, 1, often(nr, how), how);
 		}
 		if (call->how[0])
 			ok(broken == 0, "%-26s %-16s %3u calls, %4d faults", op->name, call->name,
@@ -1362,77 +1330,13 @@ static void try_op(const struct op *op)
 		ok(broken == 0, "%-26s makes no system call", op->name);
 }
 
-/* -- what is done once in a process: each time in another one -- */
-
-static int first_use(void)
-{
-	int rc;
-
-	host = module_host_new();
-	rc = load();
-	if (rc == 0)
-		rc = find_get_and_put();
-	if (rc == 0)
-		rc = thread_create();
-	return rc;
-}
-
-static void after_first_use(int rc)
-{
-	if (rc < 0) {
-		HOLDS(load_failed_by_the_fault(rc) || by_the_fault(rc));
-		if (handle) {
-			in_service("patient", 0, 1);
-			HOLDS(module_unload(host, "patient", 0, 0) == 0);
-			module_handle_put(handle);
-		}
-		HOLDS(load() == 0);
-		HOLDS(thread_create() == 0);
-	}
-	pthread_join(thread, NULL);
-	if (!stays_for_a_thread()) {
-		unloads_when_in_service(1);
-		HOLDS(module_host_free(host) == 0);
-	}
-}
-
-static const struct op first_op = { "first use in a process", a_file, first_use, after_first_use,
-				    JOINS, 0, 0 };
-
-static void try_first_use(void)
-{
-	doing = first_op.name;
-	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-		const struct call *call = &calls[i];
-		int n = 0;
-
-		broken = 0;
-		fault_name = call->name;
-		for (int j = 0; j < 10 && call->how[j]; j++) {
-			int how = call->how[j], first = 1;
-
-			/* Of a child's descriptors and mappings only it can say what is left. */
-			while (run_in_child(&first_op, call->nr, first, 1, how) != NOT_DONE && broken < 5)
-				first++;
-			if (first == 1)
-				break;
-			run_in_child(&first_op, call->nr, 1, passes(call->nr, how) ? IN_A_ROW : INJECT_ALWAYS,
-				     how);
-			n += first;
-		}
-		if (n > 0)
-			ok(broken == 0, "%-26s %-16s            %4d faults", first_op.name, call->name, n);
-		points += n;
-	}
-}
-
 static bool chosen(const struct op *op, char **words)
 {
-	bool is = !*words;
+	char **word = words;
 
-	for (; *words; words++)
-		is |= strstr(op->name, *words) != NULL;
-	return is;
+	while (*word && !strstr(op->name, *word))
+		word++;
+	return *word || !*words;
 }
 
 int main(int argc, char **argv)
@@ -1463,11 +1367,8 @@ int main(int argc, char **argv)
 	sigaction(SIGSEGV, &action, NULL);
 	sigaction(SIGBUS, &action, NULL);
 	/* So many that a thread has to allocate for another one's value. */
-	for (int i = 0; i < 40; i++) {
-		pthread_key_t key;
-
-		need(pthread_key_create(&key, NULL) == 0);
-	}
+	for (int i = 0; i < 40; i++)
+		need(pthread_key_create(&(pthread_key_t){ 0 }, NULL) == 0);
 	module_ref_set_misuse_handler(on_misuse);
 	start_thread(other, NULL);
 
@@ -1487,13 +1388,12 @@ int main(int argc, char **argv)
 	}
 	try_dlopen();
 	if (chosen(&first_op, argv))
-		try_first_use();
+		try_op(&first_op);
 	host = module_host_new();
 	/* Its lists have room for one from here on. */
 	row = &first_op;
 	left_behind();
-	need(module_host_reap(host) == 1);
-	module_handle_put(handle);
+	after_reap(reap());
 	for (op = ops; op < end; op++)
 		if (op->flags & GROWS && why_not_per_cpu())
 			ok(1, "%s # SKIP %s", op->name, why_not_per_cpu());
