@@ -162,7 +162,7 @@ static struct module_ref ref, filler[1 << 19];
 
 enum task { REST, PUT_REF, PUT_MODULE, DRAIN_REF };
 static _Atomic enum task task;
-static struct module *_Atomic held_by_other;
+static struct module *_Atomic held;
 static _Atomic bool put; /* it is about to put */
 static _Atomic int drained;
 
@@ -178,7 +178,7 @@ static void *other(void *unused)
 		sleep_ns(2 * MILLISECOND);
 		put = true;
 		if (task == PUT_MODULE)
-			module_put(held_by_other);
+			module_put(held);
 		else
 			module_ref_put(&ref);
 	}
@@ -449,6 +449,14 @@ static int get_and_put(void)
 	return count == 2 ? 0 : -2;
 }
 
+static void after_live(int rc)
+{
+	HOLDS(rc == 0);
+	counts(0);
+	HOLDS(module_ref_try_release(&ref) == 0);
+	module_ref_destroy(&ref);
+}
+
 /* As it was: held, and released after the last put. */
 static void held_as_before(void)
 {
@@ -480,17 +488,7 @@ static void after_release(int rc)
 		releases_when_put();
 	}
 	released_once();
-	HOLDS(module_ref_reinit(&ref) == 0);
-	counts(0);
-	module_ref_destroy(&ref);
-}
-
-static void after_live(int rc)
-{
-	HOLDS(rc == 0);
-	counts(0);
-	HOLDS(module_ref_try_release(&ref) == 0);
-	module_ref_destroy(&ref);
+	after_live(module_ref_reinit(&ref));
 }
 
 /* Whether a live one could be destroyed the misuse handler knows. */
@@ -558,7 +556,6 @@ static void after_begun(int rc)
 static void a_begun_counter(void)
 {
 	a_counter();
-	get_ref();
 	need(begin() == 0);
 }
 
@@ -579,7 +576,6 @@ static void after_put_begun(int rc)
 static void a_drained_counter(void)
 {
 	a_counter();
-	get_ref();
 	task = DRAIN_REF;
 	while (module_ref_try_get(&ref)) {
 		module_ref_put(&ref);
@@ -603,7 +599,7 @@ int on_init(struct module *self)
 }
 
 static struct module_host *new_host;
-static struct module *handle, *held;
+static struct module *handle;
 static const char *loaded_path;
 
 /* A failure of a load that the fault explains. What the dynamic linker refuses has its words,
@@ -750,7 +746,7 @@ static void loaded(void)
 	a_file();
 	need(load() == 0);
 	if (row->flags & (HELD | SOON)) {
-		held = held_by_other = module_find_get(host, "patient");
+		held = module_find_get(host, "patient");
 		need(held);
 	}
 	if (row->flags & SOON)
@@ -802,11 +798,12 @@ static void after_looking(int rc)
 	unloads_when_in_service(1);
 }
 
-static int unload(void)
+static int unload_within(int64_t timeout)
 {
-	return module_unload(host, "patient", row->flags & FORCE ? MODULE_UNLOAD_FORCE : 0,
-			     row->timeout);
+	return module_unload(host, "patient", row->flags & FORCE ? MODULE_UNLOAD_FORCE : 0, timeout);
 }
+
+RUN(unload, unload_within(row->timeout))
 
 /* Unloaded, or with the fault's errno in service as before. */
 static int unloaded_in_the_end(int rc)
@@ -817,7 +814,7 @@ static int unloaded_in_the_end(int rc)
 	HOLDS(by_the_fault(rc));
 	HOLDS(tells("'patient'") && tells(strerror(-rc)));
 	in_service("patient", (row->flags & HELD) != 0, 1);
-	return module_unload(host, "patient", row->flags & FORCE ? MODULE_UNLOAD_FORCE : 0, 0);
+	return unload_within(0);
 }
 
 /* Unloaded; or if it is held, or with the fault's errno, in service as before. */
@@ -1000,9 +997,8 @@ static void after_thread_create(int rc)
 	}
 	HOLDS(pthread_join(thread, &result) == 0 && result == &ran);
 	HOLDS(atomic_load(&ran) == 1);
-	if (!stays_for_a_thread()) {
+	if (!stays_for_a_thread())
 		unloads_when_in_service(1);
-	}
 }
 
 /* -- the host's end -- */
@@ -1017,12 +1013,10 @@ static void a_host_with_a_module(void)
 
 static void a_host_with_one_left(void)
 {
-	struct module *mod;
-
 	a_host_with_a_module();
-	mod = module_find_get(new_host, "left");
+	held = module_find_get(new_host, "left");
 	need(module_unload(new_host, "left", MODULE_UNLOAD_FORCE, 0) == 1);
-	module_put(mod);
+	module_put(held);
 }
 
 static void succeeds(int rc)
@@ -1052,9 +1046,9 @@ static const struct op ops[] = {
 	  2 * MILLISECOND, -ETIMEDOUT },
 	{ "drain_begin, held", a_counter, begin, after_begun, HELD | JOINS, -1, 0 },
 	{ "drain_begin, cancel", a_counter, begin_and_cancel, after_begun, HELD | JOINS, -1, 0 },
-	{ "drain_begin, put", a_begun_counter, put_ref, after_put_begun, JOINS, -1, 0 },
-	{ "drain_finish", a_begun_counter, put_and_finish, after_put_begun, JOINS, -1, 0 },
-	{ "the last put", a_drained_counter, put_ref, after_the_last_put, 0, 0, 0 },
+	{ "drain_begin, put", a_begun_counter, put_ref, after_put_begun, HELD | JOINS, -1, 0 },
+	{ "drain_finish", a_begun_counter, put_and_finish, after_put_begun, HELD | JOINS, -1, 0 },
+	{ "the last put", a_drained_counter, put_ref, after_the_last_put, HELD, 0, 0 },
 	{ "reinit", a_counter, reinit, after_live, RELEASED, 0, 0 },
 	{ "destroy", a_counter, destroy, after_destroy, 0, 0, 0 },
 	{ "destroy, released", a_counter, destroy, after_destroy, RELEASED, 0, 0 },
@@ -1106,10 +1100,7 @@ static int first_use(void)
 	int rc;
 
 	host = module_host_new();
-	rc = load();
-	if (rc == 0)
-		rc = find_get_and_put();
-	if (rc == 0)
+	if ((rc = load()) == 0 && (rc = find_get_and_put()) == 0)
 		rc = thread_create();
 	return rc;
 }
@@ -1352,11 +1343,8 @@ int main(int argc, char **argv)
 		setenv("FAULTS_AGAIN", "yes", 1);
 		need(execv("/proc/self/exe", argv) == 0);
 	}
-	argv++;
-	if (argc > 1 && strcmp(*argv, "-v") == 0) {
-		verbose = true;
-		argv++;
-	}
+	verbose = argc > 1 && strcmp(argv[1], "-v") == 0;
+	argv += 1 + verbose;
 	/* The heap is there already, and all of it: what is mapped is not for malloc. */
 	mallopt(M_MMAP_MAX, 0);
 	mallopt(M_ARENA_MAX, 1);
