@@ -1,20 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * faults.c - every system call that the library makes fails: each operation is done again and
- * again, with its first call of a kind failing, its second, and so on until there is no such
- * call; and with all of them failing. Each time
+ * faults.c - every system call that the library makes fails: the first of a kind in an operation,
+ * then the second, and so on, and all of them. Every allocation fails, too, in a child: Rust's own
+ * end the process with a word. Each time otherwise
  *
  *   - nothing was released that is held, and every reference can be put;
- *   - it either succeeded, or failed with an errno that the header names, in words that name
- *     what was tried, and everything is as it was;
+ *   - the operation either succeeded, or failed with an errno that the header names, in words that
+ *     name what was tried, and everything is as it was;
  *   - without the fault it succeeds;
  *   - no descriptor, mapping, thread or memory is left.
  *
  *	faults [-v] [WORD]...    operations whose names contain one; -v: what each fault led to
- *
- * And every allocation fails, each in a child: most of the host's are Rust's own, which end the
- * process with a word. What must not be is anything else than that or the above. Counters
- * allocate nothing.
  *
  * The library's own start is in atload.c.
  */
@@ -884,8 +880,6 @@ static void after_resident(int rc)
 	HOLDS(!dlopen(plugin("hooked.so"), RTLD_NOW | RTLD_NOLOAD));
 }
 
-/* -- a module that is left to its holders -- */
-
 static void left_behind(void)
 {
 	loaded();
@@ -902,8 +896,6 @@ static void after_reap(int rc)
 	HOLDS(module_host_reap(host) == 0);
 	gone(0);
 }
-
-/* -- replacing -- */
 
 static const char *replacement;
 
@@ -953,8 +945,6 @@ static void after_replace(int rc)
 	unloads_when_in_service(answer);
 }
 
-/* -- threads -- */
-
 static pthread_t thread;
 static _Atomic int ran;
 
@@ -1000,8 +990,6 @@ static void after_thread_create(int rc)
 	if (!stays_for_a_thread())
 		unloads_when_in_service(1);
 }
-
-/* -- the host's end -- */
 
 BEFORE(a_host, need(new() == 0))
 
@@ -1093,8 +1081,7 @@ static const struct op ops[] = {
 	{ "host_free, refused", a_host_with_a_module, free_host, after_refused_free, 0, 0, -EBUSY },
 };
 
-/* -- what is done once in a process: each time in another one -- */
-
+/* What is done once in a process: each time in another one. */
 static int first_use(void)
 {
 	int rc;
@@ -1129,48 +1116,46 @@ static const struct op first_op = { "first use in a process", a_file, first_use,
 
 /* ---- the runs ------------------------------------------------------------------------------ */
 
-/* An operation with this fault; false if it was not done, because there is no such call. */
-static bool run(const struct op *op, int nr, int first, int times, int how)
+/* The operation with the fault; false if it was not done, because there is no such call. */
+static bool run(void)
 {
 	bool done;
 	int rc;
 
-	row = op;
 	put = false;
-	fault = (struct fault){ nr, first, times, how };
-	if (op->before)
-		op->before();
+	if (row->before)
+		row->before();
 	/* So that the words that are found afterwards are new. */
 	module_unload(NULL, "forgotten", 0, 0);
-	if (nr == ALLOCATION)
-		heap_fail(first, times);
+	if (fault.nr == ALLOCATION)
+		heap_fail(fault.first, fault.times);
 	else
 		inject_arm(&fault, 1);
-	rc = op->run();
+	rc = row->run();
 	inject_disarm();
 	heap_stop();
 	done = was_done();
 	if (verbose && done)
-		printf("# %s: %s: %d %s\n", op->name, in_words(&fault), rc,
+		printf("# %s: %s: %d %s\n", row->name, in_words(&fault), rc,
 		       rc != 0 ? module_last_error() : "");
 	inject_clean_up();
-	if (nr < 0)
-		HOLDS(rc == op->usual);
-	op->after(rc);
+	if (fault.nr < 0)
+		HOLDS(rc == row->usual);
+	row->after(rc);
 	return done;
 }
 
 /* The same, and what is left when all is as it was. */
-static bool run_and_look(const struct op *op, int nr, int first, int times, int how)
+static bool run_and_look(void)
 {
 	bool done;
 
 	for (int tries = 0;; tries++) {
-		done = run(op, nr, first, times, how);
+		done = run();
 		look(&now);
-		if (done && nr == SYS_mmap && dlopen_leaves)
+		if (done && fault.nr == SYS_mmap && dlopen_leaves)
 			unmap_rest();
-		if (nr < 0 || op->flags & GROWS)
+		if (fault.nr < 0 || row->flags & GROWS)
 			usual = now;
 		if (now.blocks == usual.blocks || tries == 1)
 			break;
@@ -1188,14 +1173,13 @@ static bool run_and_look(const struct op *op, int nr, int first, int times, int 
 }
 
 /* The C library's pthread_join(3) aborts if a stack cannot be unmapped, or if it cannot sleep. */
-static bool c_library_aborts(const struct op *op, int nr)
+static bool c_library_aborts(void)
 {
-	return op->flags & JOINS && (nr == SYS_munmap || nr == SYS_futex);
+	return row->flags & JOINS && (fault.nr == SYS_munmap || fault.nr == SYS_futex);
 }
 
 /* What became of a child. */
-static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
-	const struct op *op, int nr, int first, int times, int how)
+static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(void)
 {
 	int words = memfd_create("words", MFD_CLOEXEC), status;
 	char said[4096];
@@ -1215,7 +1199,7 @@ static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
 		atomic_store(&task, REST);
 		start_thread(other, NULL);
 		broken = 0;
-		done = run(op, nr, first, times, how);
+		done = run();
 		fflush(stdout);
 		_exit(broken ? BROKEN : done ? AS_IT_SHOULD : NOT_DONE);
 	}
@@ -1227,22 +1211,22 @@ static enum end { AS_IT_SHOULD, NOT_DONE, OUT_OF_MEMORY, BROKEN } run_in_child(
 	if (WIFEXITED(status) && WEXITSTATUS(status) < OUT_OF_MEMORY)
 		return WEXITSTATUS(status);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT &&
-	    (nr == ALLOCATION ? strncmp(said, "memory allocation of ", 21) == 0 ||
-					strstr(said, "out of memory") :
-				c_library_aborts(op, nr)))
+	    (fault.nr == ALLOCATION ? strncmp(said, "memory allocation of ", 21) == 0 ||
+					      strstr(said, "out of memory") :
+				      c_library_aborts()))
 		return OUT_OF_MEMORY;
-	fault = (struct fault){ nr, first, times, how };
-	printf("# %s: %s: NOT SO: status %#x\n# %s\n", op->name, in_words(&fault), status, said);
+	printf("# %s: %s: NOT SO: status %#x\n# %s\n", row->name, in_words(&fault), status, said);
 	broken++;
 	return BROKEN;
 }
 
 /* Here, or in a child if that may be its end. */
-static bool faulty(const struct op *op, int nr, int first, int times, int how)
+static bool faulty(int nr, int first, int times, int how)
 {
-	if (op == &first_op || c_library_aborts(op, nr))
-		return run_in_child(op, nr, first, times, how) != NOT_DONE && broken < 5;
-	return run_and_look(op, nr, first, times, how);
+	fault = (struct fault){ nr, first, times, how };
+	if (row == &first_op || c_library_aborts())
+		return run_in_child() != NOT_DONE && broken < 5;
+	return run_and_look();
 }
 
 static int points;
@@ -1254,15 +1238,22 @@ static int often(int nr, int how)
 	       (how == EAGAIN && nr != SYS_clone3 && nr != SYS_clone) ? IN_A_ROW : INJECT_ALWAYS;
 }
 
+static void begin_op(const struct op *op, const char *name)
+{
+	row = op;
+	doing = op->name;
+	fault_name = name;
+	broken = 0;
+}
+
 static void try_allocations(const struct op *op)
 {
 	int n = 0, ended = 0;
 	enum end end;
 
-	broken = 0;
-	doing = op->name;
-	fault_name = "malloc";
-	for (int first = 1; (end = run_in_child(op, ALLOCATION, first, 1, ENOMEM)) != NOT_DONE; first++) {
+	begin_op(op, "malloc");
+	fault = (struct fault){ ALLOCATION, 1, 1, ENOMEM };
+	for (; (end = run_in_child()) != NOT_DONE; fault.first++) {
 		n++;
 		ended += end == OUT_OF_MEMORY;
 		if (end == BROKEN && broken > 5)
@@ -1272,7 +1263,8 @@ static void try_allocations(const struct op *op)
 		ok(broken == 0, "%-26s allocates nothing", op->name);
 		return;
 	}
-	ended += run_in_child(op, ALLOCATION, 1, INJECT_ALWAYS, ENOMEM) == OUT_OF_MEMORY;
+	fault = (struct fault){ ALLOCATION, 1, INJECT_ALWAYS, ENOMEM };
+	ended += run_in_child() == OUT_OF_MEMORY;
 	ok(broken == 0, "%-26s %-16s %3d calls, %4d faults, %d of which end the process", op->name,
 	   "malloc", n, n + 1, ended);
 	points += n + 1;
@@ -1283,12 +1275,10 @@ static void try_op(const struct op *op)
 	unsigned made[INJECT_CALLS];
 	int kinds = 0;
 
-	doing = op->name;
-	fault_name = "nothing";
-	broken = 0;
+	begin_op(op, "nothing");
 	/* Twice: what is done once in a process is done then. */
 	for (int i = 0; i < 3; i++)
-		faulty(op, -1, 1, 0, 0);
+		faulty(-1, 1, 0, 0);
 	for (int nr = 0; nr < INJECT_CALLS; nr++)
 		made[nr] = inject_calls(nr);
 	for (int nr = 0; nr < INJECT_CALLS; nr++) {
@@ -1302,10 +1292,10 @@ static void try_op(const struct op *op)
 		for (int i = 0; i < 10 && call->how[i]; i++) {
 			int how = call->how[i], first = 1;
 
-			while (faulty(op, nr, first, 1, how))
+			while (faulty(nr, first, 1, how))
 				first++;
 			n += first - 1;
-			n += faulty(op, nr, 1, often(nr, how), how);
+			n += faulty(nr, 1, often(nr, how), how);
 		}
 		if (call->how[0])
 			ok(broken == 0, "%-26s %-16s %3u calls, %4d faults", op->name, call->name,
