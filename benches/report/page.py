@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import re
 import struct
 import typing
 from collections import abc
+from html import escape as _e
 
 from data import SIZES, Candidate, Cell, Figure, Ratio, Run
 from words import count, duration, in_words, plain, ratio_row, title
@@ -26,12 +26,11 @@ a { color: var(--blue); }
 nav ul { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
 dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 1rem 0 0; }
+figure { margin: 1rem 0 0; } figure .narrow { display: none; }
 figure img { display: block; width: 100%; height: auto; }
-figure .narrow { display: none; }
 figcaption { margin-top: .5rem; font-size: .95rem; }
 .scroll { overflow-x: auto; margin-bottom: 1.5rem; border: 1px solid var(--line); }
-.scroll:focus-visible { outline: 2px solid var(--blue); }
+.scroll:focus-visible { outline: 2px solid var(--blue); } summary { cursor: pointer; padding: .5rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .5rem; text-align: left; vertical-align: top;
@@ -40,17 +39,13 @@ thead th { vertical-align: bottom; background: #f3f4f6; }
 th[scope=colgroup] { border-left: 1px solid var(--line); }
 tbody th { font-weight: normal; min-width: 11rem; position: sticky; left: 0; background: #fff; }
 tbody th[scope=rowgroup] { font-weight: 600; background: #f3f4f6; }
-td.number { text-align: right; white-space: nowrap; }
-th.number { text-align: right; }
-td small { display: block; color: var(--dim); }
-summary { cursor: pointer; padding: .5rem 0; }
-td.text { min-width: 10rem; }
+td.number { white-space: nowrap; } td.number, th.number { text-align: right; }
+td small { display: block; color: var(--dim); } td.text { min-width: 10rem; }
 .ours th { font-weight: 600; color: var(--blue); }
 .met { color: #00604a; } .missed { color: #a33000; font-weight: 600; }
 .missing { border-left: 4px solid #a33000; padding-left: .75rem; }
 @media screen and (max-width: 56.25rem) {
-  figure .wide { display: none; }
-  figure .narrow { display: block; max-width: 36rem; }
+  figure .wide { display: none; } figure .narrow { display: block; max-width: 36rem; }
 }
 @media screen and (max-width: 40rem) {
   tbody th { min-width: 8.5rem; max-width: 8.5rem; overflow-wrap: break-word; }
@@ -59,18 +54,11 @@ td.text { min-width: 10rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; }
-  figure, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  nav { display: none; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; border: 0; }
-  table { font-size: 7pt; }
-  tbody th, td.text { min-width: 0; }
+  table { font-size: 7pt; } tbody th, td.text { min-width: 0; }
 }
 """
-
-
-def _e(text: str) -> str:
-    return html.escape(text)
 
 
 # ---- what a plot says -----------------------------------------------------------
@@ -105,11 +93,8 @@ def _say_throughput(run: Run) -> str:
     cells = run.select("pairs", counters="one") or run.select("pairs", counters="own")
     cells = _last(cells, "threads")
     pairs = 1000 * min(cells[0].parameters["threads"], run.cpus)
-    return _sides(
-        in_words(cells[0].parameters),
-        cells,
-        lambda ns: f"{plain(pairs / ns)} million pairs a second",
-    )
+    where = in_words(cells[0].parameters)
+    return _sides(where, cells, lambda ns: f"{plain(pairs / ns)} million pairs a second")
 
 
 def _say_bars(run: Run, question: str) -> str:
@@ -138,11 +123,9 @@ def _say_growth(run: Run) -> str:
     for sweep, size in SIZES.items():
         cells = run.select("growth", sweep=sweep)
         for first in [cell for cell in cells if cell.candidate.ours][:1]:
+            like = first.candidate, {**first.parameters, size: 0}
             same = [
-                cell
-                for cell in cells
-                if cell.candidate == first.candidate
-                and {**cell.parameters, size: 0} == {**first.parameters, size: 0}
+                each for each in cells if (each.candidate, {**each.parameters, size: 0}) == like
             ]
             same.sort(key=lambda cell: cell.parameters[size])
             ends = [
@@ -282,10 +265,8 @@ def _ratios(run: Run) -> str:
     others = [ratio for ratio in run.ratios if ratio.goal is None]
     said = _ratio_table(run, goals) if goals else ""
     if others:
-        said += (
-            f"<details><summary>{count(len(others), 'ratio')} without a goal</summary>\n"
-            f"{_ratio_table(run, others)}</details>"
-        )
+        summary = f"<summary>{count(len(others), 'ratio')} without a goal</summary>"
+        said += f"<details>{summary}\n{_ratio_table(run, others)}</details>"
     return said
 
 
@@ -319,10 +300,10 @@ def _candidates(cells: abc.Iterable[Cell]) -> list[Candidate]:
 
 def _pairs_table(run: Run) -> str:
     cells = run.select("pairs")
-    by = {
-        (cell.candidate, cell.parameters["counters"], cell.parameters["threads"]): cell.figure
-        for cell in cells
-    }
+    by = {}
+    for cell in cells:
+        where = cell.parameters["counters"], cell.parameters["threads"]
+        by[(cell.candidate, *where)] = cell.figure
     columns = sorted({key[1:] for key in by}, key=lambda column: (column[0] != "one", column[1]))
     instructions = {cell.candidate.key: cell.figure for cell in run.select("instructions")}
     groups = ""
@@ -361,15 +342,10 @@ def _unload_table(run: Run) -> str:
         rows = [_rowgroup(in_words(where), 8)]
         for candidate, measures in found.items():
             latency, stalled = measures.get("latency"), measures.get("stalled")
-            rows.append(
-                _row(
-                    candidate,
-                    _unloads(latency),
-                    *(_quantile(latency, part) for part in (0.5, 0.99, 1)),
-                    *(_quantile(stalled, part) for part in (0.5, 0.99)),
-                    _quantile(measures.get("stall"), 0.5),
-                )
-            )
+            times = [_quantile(latency, part) for part in (0.5, 0.99, 1)]
+            stalls = [_quantile(stalled, part) for part in (0.5, 0.99)]
+            longest = _quantile(measures.get("stall"), 0.5)
+            rows.append(_row(candidate, _unloads(latency), *times, *stalls, longest))
         bodies.append(rows)
     heads = (
         f"<tr>{_th('Way to unload', more=_TWO_ROWS)}{_th('Unloads', 'number', _TWO_ROWS)}"
@@ -403,27 +379,17 @@ def _unloads(latency: Cell | None) -> str:
 
 
 def _plain_table(run: Run, question: str) -> str:
-    rows = [
-        _row(
-            cell.candidate,
-            f"<td>{_e(in_words(cell.parameters)) or '–'}</td>",
-            _number(cell.figure),
-            f"<td>{_e(cell.unit)}</td>",
-        )
-        for cell in run.select(question)
-    ]
+    rows = []
+    for cell in run.select(question):
+        where, unit = _e(in_words(cell.parameters)) or "–", _e(cell.unit)
+        cells = f"<td>{where}</td>", _number(cell.figure), f"<td>{unit}</td>"
+        rows.append(_row(cell.candidate, *cells))
     heads = _th("Candidate") + _th("Where") + _th("Figure", "number") + _th("Unit")
     return _table(_TITLES[question], heads, rows)
 
 
-_TITLES = {
-    "pairs": "A get and a put",
-    "unload": "Unloads",
-    "growth": "Growth",
-    "rust": "Rust",
-    "python": "Python",
-    "instructions": "Instructions",
-}
+_TITLES = {"pairs": "A get and a put", "unload": "Unloads"}
+_TITLES |= {name: name.title() for name in ("growth", "rust", "python", "instructions")}
 
 
 def _figures(run: Run, question: str) -> str:
@@ -443,15 +409,13 @@ def _plot(section: _Section, run: Run, pictures: abc.Mapping[str, tuple[bytes, b
     if section.name not in pictures:
         return _missing("Not in this run.")
     # Both are there, and the style sheet shows one: on paper as well.
-    images = "\n".join(
-        '<img class="{}" alt="{}" width="{}" height="{}" src="data:image/png;base64,{}">'.format(
-            kind,
-            _e(f"Plot. {section.say(run)}"),
-            *struct.unpack(">II", png[16:24]),
-            base64.b64encode(png).decode(),
-        )
-        for kind, png in zip(("wide", "narrow"), pictures[section.name])
-    )
+    alt, images = _e(f"Plot. {section.say(run)}"), []
+    for kind, png in zip(("wide", "narrow"), pictures[section.name]):
+        width, height = struct.unpack(">II", png[16:24])
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        size = f'width="{width}" height="{height}"'
+        images.append(f'<img class="{kind}" alt="{alt}" {size} src="{source}">')
+    images = "\n".join(images)
     return f"<figure>{images}\n<figcaption>{section.caption}</figcaption></figure>"
 
 
@@ -472,15 +436,9 @@ def page(run: Run, pictures: abc.Mapping[str, tuple[bytes, bytes]]) -> str:
         f"{_plot(section, run, pictures)}</section>\n"
         for section in _SECTIONS
     ]
-    links = "".join(
-        f'<li><a href="#{name}">{text}</a></li>'
-        for name, text in [
-            ("ratios", "Ratios"),
-            *((section.name, section.title) for section in _SECTIONS),
-            ("figures", "All figures"),
-            ("skipped", "What was left out"),
-        ]
-    )
+    contents = {"ratios": "Ratios", **{section.name: section.title for section in _SECTIONS}}
+    contents |= {"figures": "All figures", "skipped": "What was left out"}
+    links = "".join(f'<li><a href="#{name}">{text}</a></li>' for name, text in contents.items())
     tables = "".join(
         f"<h3>{name}</h3>\n{_figures(run, question)}\n"
         for question, name in _TITLES.items()

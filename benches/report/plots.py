@@ -26,6 +26,7 @@ _PEERS = ("#6b7280", "#94703f", "#4f8a7c", "#8d6a9c", "#7b8794")
 _DASHES = ((4, 1.5), (1.2, 1.2), (6, 1.5, 1, 1.5), (9, 2.5))
 _MARKERS = "osD^vP*"
 _INK, _DIM, _GRID, _GREY = "#1a1a1a", "#555555", "#e3e3e3", "#b4b9c1"
+_POINTER = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
 _PIXELS = 100  # in an inch
 _WIDE, _NARROW = 1200, 360
 
@@ -45,11 +46,8 @@ class _Style(typing.NamedTuple):
     @classmethod
     def of(cls, run: Run, candidate: Candidate, variant: int = 0) -> _Style:
         """The look of a candidate, from its place among those of its question."""
-        among = [
-            other
-            for other in run.candidates.values()
-            if (other.question, other.ours) == (candidate.question, candidate.ours)
-        ]
+        side = candidate.question, candidate.ours
+        among = [each for each in run.candidates.values() if (each.question, each.ours) == side]
         place = among.index(candidate)
         if candidate.ours:
             dash = ((), *_DASHES)[variant % (len(_DASHES) + 1)]
@@ -59,12 +57,8 @@ class _Style(typing.NamedTuple):
         return cls(_PEERS[place % len(_PEERS)], dash, ".", 1.5, False)
 
     def line(self) -> dict[str, typing.Any]:
-        return {
-            "color": self.colour,
-            "linewidth": self.width,
-            "dashes": self.dash or (None, None),
-            "zorder": 3 if self.ours else 2,
-        }
+        dashes, order = self.dash or (None, None), 3 if self.ours else 2
+        return {"color": self.colour, "linewidth": self.width, "dashes": dashes, "zorder": order}
 
 
 # It measures text.
@@ -73,20 +67,15 @@ _RENDERER = backend_agg.RendererAgg(1, 1, _PIXELS)
 
 def _wrap(text: str, width: float, size: float, bold: bool = False) -> str:
     """Text broken into lines of a width, between words and after colons."""
-    font = font_manager.FontProperties(
-        family="DejaVu Sans", size=size, weight="bold" if bold else "normal"
-    )
+    weight = "bold" if bold else "normal"
+    font = font_manager.FontProperties(family="DejaVu Sans", size=size, weight=weight)
     lines = [""]
     for word in re.findall(r"[^ ]+?::|[^ ]+ *| +", text):
-        longer = lines[-1] + word
-        if (
-            lines[-1]
-            and _RENDERER.get_text_width_height_descent(longer.rstrip(), font, ismath=False)[0]
-            > width
-        ):
+        longer = (lines[-1] + word).rstrip()
+        takes = _RENDERER.get_text_width_height_descent(longer, font, ismath=False)[0]
+        if lines[-1] and takes > width:
             lines.append("")
-            longer = word
-        lines[-1] = longer
+        lines[-1] += word
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -153,17 +142,7 @@ class _Sheet:
     """A picture with panels of one size, in places of a grid: one below the other if narrow."""
 
     def __init__(
-        self,
-        run: Run,
-        wide: bool,
-        places: abc.Sequence[tuple[int, int]],
-        height: float,
-        *,
-        left: float,
-        right: float = 38,
-        top: float = 52,
-        bottom: float = 46,
-        above: float = 0,
+        self, run: Run, wide: bool, places, height, *, left, right=38, top=52, bottom=46, above=0
     ) -> None:
         self.wide, self.width = wide, _WIDE if wide else _NARROW
         self.size, self.small = _sizes(wide)
@@ -181,28 +160,17 @@ class _Sheet:
         self.inner = each - left - right, height - top - bottom
         self.panels = []
         for row, column in places:
-            axes = self.picture.add_axes(
-                (
-                    (column * each + left) / self.width,
-                    1 - (above + (row + 1) * height - bottom) / self.height,
-                    self.inner[0] / self.width,
-                    self.inner[1] / self.height,
-                )
-            )
+            corner = (column * each + left, self.height - above - (row + 1) * height + bottom)
+            scale = (self.width, self.height) * 2
+            axes = self.picture.add_axes([a / b for a, b in zip((*corner, *self.inner), scale)])
             axes.spines[["top", "right"]].set_visible(False)
             axes.spines[["left", "bottom"]].set_color(_DIM)
             axes.tick_params(labelsize=self.small, colors=_DIM, length=3)
             axes.grid(color=_GRID, linewidth=0.8)
             axes.set_axisbelow(True)
             self.panels.append(axes)
-        self.picture.text(
-            10 / self.width,
-            8 / self.height,
-            said,
-            size=self.small,
-            color=_DIM,
-            linespacing=1.15,
-        )
+        at = 10 / self.width, 8 / self.height
+        self.picture.text(*at, said, size=self.small, color=_DIM, linespacing=1.15)
 
     def name(self, axes, title: str, x: str, y: str) -> None:
         """The title, the horizontal axis, and above its end the vertical one."""
@@ -219,8 +187,10 @@ class _Sheet:
         drawn, small = io.BytesIO(), io.BytesIO()
         self.picture.savefig(drawn, format="png", dpi=125 if self.wide else 200)
         # A third of the size, and the same to the eye.
-        few = Image.open(drawn).convert("RGB").quantize(
-            64, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+        few = (
+            Image.open(drawn)
+            .convert("RGB")
+            .quantize(64, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         )
         few.save(small, format="PNG", optimize=True)
         return small.getvalue()
@@ -291,14 +261,7 @@ def _lines(sheet: _Sheet, axes, lines: list[_Line], said: _Said) -> None:
             linespacing=1.1,
             color=line.style.colour if line.style.ours else _INK,
             weight="bold" if line.style.ours else "normal",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": line.style.colour,
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 3,
-                "relpos": (0, 0.5),
-            },
+            arrowprops={**_POINTER, "color": line.style.colour},
             annotation_clip=False,
         )
 
@@ -327,14 +290,8 @@ def _throughput(run: Run, wide: bool) -> _Sheet | None:
     if not drawn:
         return None
     labels = max(sum(_height(line.label, _sizes(wide)[1]) for line in lines) for lines in drawn)
-    sheet = _Sheet(
-        run,
-        wide,
-        [(0, index) for index in range(len(panels))],
-        max(420, labels + 70),
-        left=56 if wide else 46,
-        right=_room(wide),
-    )
+    places, left = [(0, index) for index in range(len(panels))], 56 if wide else 46
+    sheet = _Sheet(run, wide, places, max(420, labels + 70), left=left, right=_room(wide))
     for axes, (kind, _), lines_of in zip(sheet.panels, panels, drawn):
         _lines(sheet, axes, lines_of, _tick)
         threads_on = f"threads, on {count(run.cpus, 'CPU')}"
@@ -349,25 +306,21 @@ def _growth(run: Run, wide: bool) -> _Sheet | None:
         ("cpus", "A release", "possible CPUs", "time of a release", _time),
         ("modules", "Modules beside others", "modules in the host", "time", _time),
     ]
-    sweeps = [
-        sweep
-        for sweep in sweeps
-        if len({cell.parameters[SIZES[sweep[0]]] for cell in run.select("growth", sweep=sweep[0])})
-        > 1
-    ]
+    drawn = {sweep[0]: run.select("growth", sweep=sweep[0]) for sweep in sweeps}
+    sizes = {name: {cell.parameters[SIZES[name]] for cell in drawn[name]} for name in drawn}
+    sweeps = [sweep for sweep in sweeps if len(sizes[sweep[0]]) > 1]
     if not sweeps:
         return None
     places = [divmod(index, 2) for index in range(len(sweeps))]
     left = 68 if wide else 56
     sheet = _Sheet(run, wide, places, 340, left=left, right=_room(wide))
     for axes, (sweep, title, x, y, said) in zip(sheet.panels, sweeps):
-        cells = run.select("growth", sweep=sweep)
+        cells = drawn[sweep]
         # Besides the candidate's name, a line's name has the parameters that differ.
-        varies = [
-            name
-            for name in ("measure", "threads")
-            if len({cell.parameters.get(name) for cell in cells}) > 1
-        ]
+        of = {
+            name: {cell.parameters.get(name) for cell in cells} for name in ("measure", "threads")
+        }
+        varies = [name for name, values in of.items() if len(values) > 1]
         lines: dict[tuple[str, ...], _Line] = {}
         for cell in sorted(cells, key=lambda cell: cell.parameters[SIZES[sweep]]):
             words = tuple(
@@ -422,18 +375,9 @@ def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
             named[name] = matplotlib.patches.Patch(color=_GRID)
     above = 10 + 1.05 * sum(_height(name, small) for name in named) / columns
     sheet = _Sheet(run, wide, places, 310 if wide else 290, left=64, above=above)
-    sheet.picture.legend(
-        list(named.values()),
-        list(named),
-        loc="upper left",
-        bbox_to_anchor=(0, 1),
-        ncols=columns,
-        frameon=False,
-        fontsize=small,
-        labelcolor=_INK,
-        handlelength=2.8,
-        labelspacing=0.35,
-    )
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "ncols": columns, "frameon": False}
+    look = {"fontsize": small, "labelcolor": _INK, "handlelength": 2.8, "labelspacing": 0.35}
+    sheet.picture.legend(list(named.values()), list(named), **place, **look)
     curves = {
         key: [(cell.candidate, _CURVES[measure](cell)) for cell in cells]
         for key, cells in panels.items()
@@ -503,15 +447,15 @@ def _bars(run: Run, wide: bool, question: str) -> _Sheet | None:
     threads = {int(cell.parameters.get("threads", 1)) for cell in cells}
     row, gap, small = 20, 10, _sizes(wide)[1]
     left, right = (300, 120) if wide else (142, 104)
+    ours = [group[0].candidate.ours for group in order]
     names = [
-        _wrap(group[0].candidate.name, left - 14, small, group[0].candidate.ours) for group in order
+        _wrap(group[0].candidate.name, left - 14, small, bold) for group, bold in zip(order, ours)
     ]
     heights = [
         max(row * len(group), _height(name, small)) + gap for group, name in zip(order, names)
     ]
-    sheet = _Sheet(
-        run, wide, [(0, 0)], 32 + 26 + sum(heights), left=left, right=right, top=32, bottom=26
-    )
+    margins = {"left": left, "right": right, "top": 32, "bottom": 26}
+    sheet = _Sheet(run, wide, [(0, 0)], 32 + 26 + sum(heights), **margins)
     (axes,) = sheet.panels
     middles = [sum(heights[:index]) + height / 2 for index, height in enumerate(heights)]
     for group, centre in zip(order, middles):
@@ -527,16 +471,14 @@ def _bars(run: Run, wide: bool, question: str) -> _Sheet | None:
             said = plain(figure.median)
             if len(threads) > 1:
                 said += f", {count(cell.parameters['threads'], 'thread')}"
-            at, away = (figure.high, middle), (5, 0)
-            axes.annotate(
-                said, at, away, textcoords="offset points", va="center", size=small, color=_INK
-            )
+            at, look = (figure.high, middle), {"va": "center", "size": small, "color": _INK}
+            axes.annotate(said, at, (5, 0), textcoords="offset points", **look)
     axes.set_ylim(sum(heights), 0)
     axes.set_xlim(0, max(cell.figure.high for cell in cells))
     axes.set_yticks(middles, names)
     axes.tick_params(axis="y", length=0, labelcolor=_INK)
-    for label, group in zip(axes.get_yticklabels(), order):
-        label.set_fontweight("bold" if group[0].candidate.ours else "normal")
+    for label, bold in zip(axes.get_yticklabels(), ours):
+        label.set_fontweight("bold" if bold else "normal")
     axes.grid(visible=False, axis="y")
     axes.locator_params(axis="x", nbins=8 if wide else 3)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _at: _tick(value)))
