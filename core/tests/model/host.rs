@@ -131,7 +131,6 @@ int call(void) { return nowhere(); }
 ";
 
 const INIT: i32 = 1;
-const EXIT: i32 = 2;
 
 /// An object of that kind whose `answer()` is that number.
 fn template(kind: Kind, answer: usize) -> PathBuf {
@@ -197,13 +196,11 @@ impl Wait {
     }
 }
 
-/// What an init function does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Plan {
-    Return(i32),
-    /// Waits for another step, which says what it returns.
-    Block,
-}
+/// What an init function returns; or another step says it, for which the function waits.
+type Plan = Option<i32>;
+
+/// What is loaded: name, slot, mode, and whether as a copy.
+type What = (usize, usize, Mode, bool);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
@@ -280,14 +277,16 @@ type Old = Option<(usize, Wait)>;
 
 #[derive(Clone, Debug)]
 enum Waiting {
-    /// For its init function.
-    Init {
-        load: usize,
-        old: Old,
-    },
+    /// For the init function of a load.
+    Init(usize, Old),
     /// For the last reference.
-    Unload(usize),
-    Replaced(usize),
+    Left(usize),
+}
+
+impl Waiting {
+    fn is_init(&self) -> bool {
+        matches!(self, Self::Init(..))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -403,26 +402,9 @@ impl Model {
         held
     }
 
-    /// The end of a load that has failed.
-    fn clear_away(&mut self, thread: usize, load: usize, errno: i32) -> i32 {
-        self.loads[load].state = State::Going;
-        if self.shut(thread, load) && self.references(load) == 0 {
-            self.end(load, false);
-        } else {
-            self.loads[load].at = At::Zombie;
-            self.zombies.push(Zombie { load, exit: false, record: false });
-        }
-        errno
-    }
-
     /// From a file that can be read to the end of its init function.
-    fn bring_up(
-        &mut self,
-        thread: usize,
-        (name, slot, mode, copied): (usize, usize, Mode, bool),
-        old: Old,
-        plan: Plan,
-    ) -> Option<Answer> {
+    fn bring_up(&mut self, thread: usize, what: What, old: Old, plan: Plan) -> Option<Answer> {
+        let (name, slot, mode, copied) = what;
         let (kind, file) = self.files[slot];
         let load = self.loads.len();
         let has_it = |l: &Loaded| l.file == file && !l.copy && l.at != At::Gone;
@@ -470,18 +452,22 @@ impl Model {
         if kind.has("-DINIT") {
             self.calls.push(Call::Init);
         }
-        match plan {
-            Plan::Return(result) => self.after_init(thread, load, old, result),
-            Plan::Block if kind.has("-DINIT") => {
-                self.waiting.push((thread, Waiting::Init { load, old }));
-                None
-            }
-            Plan::Block => self.after_init(thread, load, old, 0),
+        if plan.is_none() && kind.has("-DINIT") {
+            self.waiting.push((thread, Waiting::Init(load, old)));
+            return None;
         }
+        self.after_init(thread, load, old, plan.unwrap_or(0))
     }
 
+    /// The end of a load that has failed.
     fn failed(&mut self, thread: usize, load: usize, old: Old, errno: i32) -> Answer {
-        let errno = self.clear_away(thread, load, errno);
+        self.loads[load].state = State::Going;
+        if self.shut(thread, load) && self.references(load) == 0 {
+            self.end(load, false);
+        } else {
+            self.loads[load].at = At::Zombie;
+            self.zombies.push(Zombie { load, exit: false, record: false });
+        }
         if old.is_some() { Answer::Unloaded(Err(errno)) } else { Answer::Done(Err(errno)) }
     }
 
@@ -509,14 +495,14 @@ impl Model {
         (self.loads[load].state, self.loads[load].at) = (State::Live, At::Table);
         (self.loads[old].state, self.loads[old].at) = (State::Going, At::Old);
         self.tell(load, State::Live);
-        Some(Answer::Unloaded(Ok(if !self.shut(thread, old) {
-            self.leave_to_holders(thread, old, true)
-        } else if self.references(old) == 0 {
+        let (shut, held) = (self.shut(thread, old), self.references(old) > 0);
+        if shut && held && wait == Wait::Forever {
+            self.waiting.push((thread, Waiting::Left(old)));
+            return None;
+        }
+        Some(Answer::Unloaded(Ok(if shut && !held {
             self.farewell(old);
             self.end(old, true)
-        } else if wait == Wait::Forever {
-            self.waiting.push((thread, Waiting::Replaced(old)));
-            return None;
         } else {
             self.leave_to_holders(thread, old, true)
         })))
@@ -537,25 +523,15 @@ impl Model {
         })
     }
 
-    fn load(
-        &mut self,
-        thread: usize,
-        what: (usize, usize, Mode, bool),
-        plan: Plan,
-    ) -> Option<Answer> {
+    fn load(&mut self, thread: usize, what: What, plan: Plan) -> Option<Answer> {
         match self.check_load(thread, what.0, what.1) {
             Ok(()) => self.bring_up(thread, what, None, plan),
             Err(errno) => Some(Answer::Done(Err(errno))),
         }
     }
 
-    fn replace(
-        &mut self,
-        thread: usize,
-        (name, slot): (usize, usize),
-        wait: Wait,
-        plan: Plan,
-    ) -> Option<Answer> {
+    fn replace(&mut self, thread: usize, at: [usize; 2], wait: Wait, plan: Plan) -> Option<Answer> {
+        let [name, slot] = at;
         self.reap(thread);
         let old = self.check_free(name, false);
         match old.and_then(|old| self.files[slot].0.refusal().map(|()| old)) {
@@ -584,7 +560,7 @@ impl Model {
 
     fn end_init(&mut self, thread: usize, result: i32) {
         let at = self.waiting.iter().position(|(there, _)| *there == thread).expect("it waits");
-        let (_, Waiting::Init { load, old }) = self.waiting.remove(at) else { unreachable!() };
+        let (_, Waiting::Init(load, old)) = self.waiting.remove(at) else { unreachable!() };
         self.ended = self.after_init(thread, load, old, result).map(|answer| (thread, answer));
     }
 
@@ -663,20 +639,16 @@ impl Model {
         if refused && (wait != Wait::No || held == 0 || force) {
             return Err(REFUSAL);
         }
-        let permanent = self.loads[load].kind == Kind::Permanent;
-        let by_force = permanent || held > 0 && wait != Wait::Forever;
-        if held > 0 && wait == Wait::Forever {
-            self.loads[load].state = State::Going;
-            self.loads[load].shut = true;
-            self.waiting.push((thread, Waiting::Unload(load)));
-            return Ok(None);
-        }
-        if held > 0 && !force {
+        let waits = held > 0 && wait == Wait::Forever;
+        if held > 0 && !waits && !force {
             return Err(if wait == Wait::No { libc::EWOULDBLOCK } else { libc::ETIMEDOUT });
         }
-        self.loads[load].state = State::Going;
-        self.loads[load].shut = true;
-        self.tainted |= by_force;
+        (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+        if waits {
+            self.waiting.push((thread, Waiting::Left(load)));
+            return Ok(None);
+        }
+        self.tainted |= held > 0 || self.loads[load].kind == Kind::Permanent;
         self.farewell(load);
         Ok(Some(match held {
             0 => self.end(load, true),
@@ -704,13 +676,12 @@ impl Model {
     /// What no waiting thread waits for any more.
     fn settle(&mut self) {
         self.loads.iter_mut().filter(|l| l.at == At::Table).for_each(|l| l.seen = true);
-        let is_free = |(_, waiting): &(usize, Waiting)| match *waiting {
-            Waiting::Init { .. } => false,
-            Waiting::Unload(load) | Waiting::Replaced(load) => self.references(load) == 0,
+        let is_free = |(_, why): &(usize, Waiting)| match *why {
+            Waiting::Init(..) => false,
+            Waiting::Left(load) => self.references(load) == 0,
         };
         let Some(at) = self.waiting.iter().position(is_free) else { return };
-        let (thread, waiting) = self.waiting.remove(at);
-        let (Waiting::Unload(load) | Waiting::Replaced(load)) = waiting else { unreachable!() };
+        let (thread, Waiting::Left(load)) = self.waiting.remove(at) else { unreachable!() };
         self.tainted |= self.loads[load].kind == Kind::Permanent;
         self.farewell(load);
         let outcome = self.end(load, true);
@@ -789,19 +760,15 @@ pub trait Face: 'static {
     fn find_get(host: &Host, name: &str) -> Option<Reference> {
         host.find_get(name)
     }
-
     fn try_get(module: &Module) -> Option<Reference> {
         module.try_get()
     }
-
     fn get(reference: &Reference) -> Reference {
         reference.clone()
     }
-
     fn put(reference: Reference) {
         drop(reference);
     }
-
     fn symbol(reference: &Reference, symbol: &CStr) -> Option<*mut c_void> {
         // SAFETY: nothing is done with it here.
         unsafe { reference.symbol::<*mut c_void>(symbol.to_str().unwrap()) }
@@ -825,23 +792,18 @@ pub trait Face: 'static {
     fn unregister(host: &Host, which: usize) -> Result<(), i32> {
         host.remove_notifier(NotifierId::Key(which, 0)).map_err(|error| error.errno())
     }
-
     fn symbol_get(host: &Host, symbol: &CStr) -> Option<*mut c_void> {
         host.symbol_get(symbol.to_str().unwrap())
     }
-
     fn symbol_put(host: &Host, symbol: &CStr) -> Result<(), i32> {
         host.symbol_put(symbol.to_str().unwrap()).map_err(|error| error.errno())
     }
-
     fn reap(host: &Host) -> usize {
         host.reap()
     }
-
     fn close(host: Host) -> Result<(), (Host, i32)> {
         host.close().map_err(|(host, error)| (host, error.errno()))
     }
-
     fn state(module: &Module) -> (String, State, Option<u64>) {
         (module.name().to_owned(), module.state(), module.refcount())
     }
@@ -860,12 +822,6 @@ impl Face for Rust {
     const THREADS: usize = THREADS;
 }
 
-/// What the init function that this thread is about to call does.
-enum Init {
-    Return(i32),
-    Block(Receiver<i32>),
-}
-
 /// What plugins and notifiers share with a case.
 #[derive(Default)]
 struct Shared {
@@ -877,7 +833,8 @@ struct Shared {
 
 thread_local! {
     static SHARED: RefCell<Arc<Shared>> = RefCell::default();
-    static PLAN: RefCell<Init> = const { RefCell::new(Init::Return(0)) };
+    /// What the init function that this thread is about to call returns, once it is said.
+    static PLAN: RefCell<Option<Receiver<i32>>> = const { RefCell::new(None) };
 }
 
 fn log(call: Call) {
@@ -886,19 +843,10 @@ fn log(call: Call) {
 
 /// What plugins call.
 extern "C" fn note(what: i32) -> i32 {
-    log(match what {
-        INIT => Call::Init,
-        EXIT => Call::Exit,
-        _ => Call::Unmapped,
-    });
-    if what != INIT {
-        return 0;
-    }
-    match PLAN.replace(Init::Return(0)) {
-        Init::Return(result) => result,
-        // Nobody says anything any more if the case has failed.
-        Init::Block(order) => order.recv().unwrap_or(0),
-    }
+    log([Call::Init, Call::Exit, Call::Unmapped][what as usize - 1].clone());
+    // Nobody says anything any more if the case has failed.
+    let said = (what == INIT).then(|| PLAN.take().and_then(|order| order.recv().ok()));
+    said.flatten().unwrap_or(0)
 }
 
 type Note = extern "C" fn(i32) -> i32;
@@ -961,6 +909,19 @@ type Job = Box<dyn FnOnce() -> Answer + Send>;
 
 fn job(job: impl FnOnce() -> Answer + Send + 'static) -> Job {
     Box::new(job)
+}
+
+/// A step that answers whether it was done, with what the model answers.
+fn done(
+    expected: Result<(), i32>,
+    step: impl FnOnce() -> Result<(), i32> + Send + 'static,
+) -> (Option<Answer>, Job) {
+    (Some(Answer::Done(expected)), job(move || Answer::Done(step())))
+}
+
+/// A step that answers nothing.
+fn quiet(step: impl FnOnce() + Send + 'static) -> (Option<Answer>, Job) {
+    (Some(Answer::Nothing), job(move || (step(), Answer::Nothing).1))
 }
 
 struct Case<F: Face> {
@@ -1036,15 +997,13 @@ impl<F: Face> Case<F> {
     }
 
     /// What the init function does that `thread` is about to call.
-    fn init(&mut self, thread: usize, plan: Plan) -> Init {
+    fn init(&mut self, thread: usize, plan: Plan) -> Option<Receiver<i32>> {
+        let (order, orders) = channel();
         match plan {
-            Plan::Return(result) => Init::Return(result),
-            Plan::Block => {
-                let (order, orders) = channel();
-                self.orders.insert(thread, order);
-                Init::Block(orders)
-            }
+            Some(result) => order.send(result).expect("the other end is here"),
+            None => drop(self.orders.insert(thread, order)),
         }
+        Some(orders)
     }
 
     /// What a word has the model answer, and what it is for the host. What makes no sense in
@@ -1059,7 +1018,7 @@ impl<F: Face> Case<F> {
         let mode = |n| if n % 3 == 0 { Mode::Atomic } else { per_cpu };
         let waits = [Wait::Short, Wait::Forever, Wait::No, Wait::No, Wait::Short, Wait::Forever];
         let result = |n| [0, 0, 0, 0, -libc::EIO, 0, 0, 0, 0, 0, -libc::EIO, 3][n % 12];
-        let plan = |n, m| if n % 6 == 5 { Plan::Block } else { Plan::Return(result(m)) };
+        let plan = |n, m| (n % 6 != 5).then(|| result(m));
         let first = word.digit();
         let mut digit = || word.digit();
         let host = self.host.clone();
@@ -1068,20 +1027,20 @@ impl<F: Face> Case<F> {
         let seen: Vec<_> = (0..model.loads.len()).filter(|&load| model.loads[load].seen).collect();
         let one_of = |all: &[usize], n: usize| all.get(n % all.len().max(1)).copied();
         let held = (!model.held.is_empty()).then(|| first % model.held.len());
-        let (nothing, may_wait) = (Some(Answer::Nothing), thread > 0);
+        let may_wait = thread > 0;
         Some(match letter {
             // Puts another file in the place of one, by renaming, or takes it away.
             b'w' => {
                 model.write(slot, KINDS[digit()]);
                 self.write(slot);
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             b'l' => {
                 let (slot, how, plan) = (digit() % SLOTS, digit(), plan(digit(), digit()));
                 let (mode, copied) = (mode(how), how > 12);
                 let coming =
                     model.is_coming(model.find(name)) || model.cannot_foresee(thread, slot);
-                if coming || plan == Plan::Block && !may_wait {
+                if coming || plan.is_none() && !may_wait {
                     return None;
                 }
                 let expected = model.load(thread, (name, slot, mode, copied), plan);
@@ -1124,11 +1083,11 @@ impl<F: Face> Case<F> {
             b'r' => {
                 let (slot, wait) = (digit() % SLOTS, waits[digit() % 2]);
                 let plan = plan(digit(), digit());
-                let waits = wait == Wait::Forever || plan == Plan::Block;
+                let waits = wait == Wait::Forever || plan.is_none();
                 if waits && !may_wait || model.cannot_foresee(thread, slot) {
                     return None;
                 }
-                let expected = model.replace(thread, (name, slot), wait, plan);
+                let expected = model.replace(thread, [name, slot], wait, plan);
                 let (path, init) = (self.path(slot), self.init(thread, plan));
                 let replace = move || {
                     PLAN.set(init);
@@ -1156,13 +1115,12 @@ impl<F: Face> Case<F> {
             }
             // Has a blocked init function return.
             b'i' => {
-                let is_blocked = |(_, why): &&(usize, Waiting)| matches!(why, Waiting::Init { .. });
-                let blocked = model.waiting.iter().filter(is_blocked);
+                let blocked = model.waiting.iter().filter(|(_, why)| why.is_init());
                 let of = one_of(&blocked.map(|(thread, _)| *thread).collect::<Vec<_>>(), first)?;
                 let result = result(digit());
                 model.end_init(of, result);
                 self.orders[&of].send(result).expect("an init function that waits");
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             b'g' => {
                 let expected = model.get(model.find(name));
@@ -1177,7 +1135,7 @@ impl<F: Face> Case<F> {
             b'c' => {
                 model.held.push(model.held[held?]);
                 self.held.push(F::get(&self.held[held?]));
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             b'p' => {
                 let load = model.held.swap_remove(held?);
@@ -1185,11 +1143,7 @@ impl<F: Face> Case<F> {
                 let function = F::symbol(&reference, c"answer").expect("every plugin has it");
                 assert_eq!(answer(function), model.loads[load].answer, "what it answers");
                 assert_eq!(F::symbol(&reference, c"no such symbol"), None);
-                let put = move || {
-                    F::put(reference);
-                    Answer::Nothing
-                };
-                (nothing, job(put))
+                quiet(move || F::put(reference))
             }
             // Gives a handle back.
             b'h' => {
@@ -1199,44 +1153,36 @@ impl<F: Face> Case<F> {
                 }
                 model.loads[load].seen = false;
                 self.handles.remove(&load);
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             b'd' => {
                 let (user, provider) = (one_of(&seen, first)?, one_of(&seen, digit())?);
-                let expected = Answer::Done(model.depend(user, provider));
-                let [user, provider] = [user, provider].map(|load| self.handles[&load].clone());
-                (Some(expected), job(move || Answer::Done(F::depend(&user, &provider))))
+                let handles = [user, provider].map(|load| self.handles[&load].clone());
+                done(model.depend(user, provider), move || F::depend(&handles[0], &handles[1]))
             }
             b'n' => {
                 let priority = digit() as i32 - 8;
-                let expected = Answer::Done(model.register(which, priority));
-                (Some(expected), job(move || Answer::Done(F::register(&host, which, priority))))
+                done(model.register(which, priority), move || F::register(&host, which, priority))
             }
-            b'q' => {
-                let expected = Answer::Done(model.unregister(which));
-                (Some(expected), job(move || Answer::Done(F::unregister(&host, which))))
-            }
+            b'q' => done(model.unregister(which), move || F::unregister(&host, which)),
             // Has a notifier refuse what is coming, by an error or a panic, or not.
             b'v' => {
                 let errno = [None, None, Some(libc::EPERM), Some(libc::ECANCELED)][digit() % 4];
                 model.vetoes[which] = errno;
                 self.shared.vetoes.lock().unwrap()[which] = errno;
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             // Has the first one keep a reference on what is coming, or not.
             b'x' => {
                 model.keep = first % 3 == 1;
                 self.shared.keep.store(model.keep, SeqCst);
-                (nothing, job(|| Answer::Nothing))
+                quiet(|| ())
             }
             b'y' => {
                 let get = move || Answer::Symbol(F::symbol_get(&host, c"answer").map(answer));
                 (Some(model.symbol_get()), job(get))
             }
-            b'z' => {
-                let expected = Answer::Done(model.symbol_put());
-                (Some(expected), job(move || Answer::Done(F::symbol_put(&host, c"answer"))))
-            }
+            b'z' => done(model.symbol_put(), move || F::symbol_put(&host, c"answer")),
             b'a' => {
                 let expected = Answer::Reaped(model.reap(thread));
                 (Some(expected), job(move || Answer::Reaped(F::reap(&host))))
@@ -1246,7 +1192,7 @@ impl<F: Face> Case<F> {
                 if !model.waiting.is_empty() {
                     return None;
                 }
-                let expected = Answer::Done(model.close(thread));
+                let expected = model.close(thread);
                 drop(host);
                 let old = Arc::into_inner(std::mem::replace(&mut self.host, new_host()));
                 let old = old.expect("no thread is in it");
@@ -1255,15 +1201,9 @@ impl<F: Face> Case<F> {
                     self.host = Arc::new(old);
                     errno
                 });
-                (Some(expected), job(move || Answer::Done(closed)))
+                done(expected, move || closed)
             }
-            b'm' => {
-                let run = move || {
-                    run_on(first);
-                    Answer::Nothing
-                };
-                (nothing, job(run))
-            }
+            b'm' => quiet(move || run_on(first)),
             _ => return None,
         })
     }
@@ -1296,8 +1236,8 @@ impl<F: Face> Case<F> {
         let (shared, handles) = (&self.shared, &self.handles);
         // Whether the last thread that waits is where the model has it waiting.
         let waits = || match last.expect("somebody waits").1 {
-            Waiting::Init { .. } => shared.calls.lock().unwrap().contains(&Call::Init),
-            Waiting::Unload(load) | Waiting::Replaced(load) => handles[&load].try_get().is_none(),
+            Waiting::Init(..) => shared.calls.lock().unwrap().contains(&Call::Init),
+            Waiting::Left(load) => handles[&load].try_get().is_none(),
         };
         self.crew.expect(word, thread, job, expected.map(told), waits);
         match self.model.ended.take() {
@@ -1382,8 +1322,7 @@ impl<F: Face> Case<F> {
 
     /// Lets everything go, and sees that nothing is left.
     fn end(mut self) {
-        let is_blocked = |(_, why): &(usize, Waiting)| matches!(why, Waiting::Init { .. });
-        while self.model.waiting.iter().any(is_blocked) {
+        while self.model.waiting.iter().any(|(_, why)| why.is_init()) {
             self.step(&Word(b"i000"));
         }
         let (held, given) = (self.held.len(), self.model.given.len());
