@@ -181,10 +181,10 @@ const AT_ONCE: libc::itimerspec = in_time(0, 1);
 const NEVER: libc::itimerspec = in_time(DECADES, 0);
 
 /// In seconds; less than what the kernel takes for ever.
-const DECADES: libc::time_t = 1 << 30;
+const DECADES: i32 = 1 << 30;
 
-const fn in_time(seconds: libc::time_t, nanoseconds: libc::c_long) -> libc::itimerspec {
-    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+const fn in_time(seconds: i32, nanoseconds: i32) -> libc::itimerspec {
+    let time = libc::timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ };
     libc::itimerspec { it_value: time, it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 } }
 }
 
@@ -216,10 +216,8 @@ impl Timer {
         }
         // Another copy of the library counts for itself, and has its number somewhere else.
         let made = MADE.fetch_add(1, Relaxed) % (1 << 20);
-        let mark = libc::timespec {
-            tv_sec: DECADES + libc::time_t::from(made as i32),
-            tv_nsec: (MADE.as_ptr().addr() >> 2) as libc::c_long % 1_000_000_000,
-        };
+        let place = (MADE.as_ptr().addr() >> 2) % 1_000_000_000;
+        let mark = in_time(DECADES + made as i32, place as i32).it_value;
         let timer = Self { number: owned.as_raw_fd(), mark };
         timer.set(NEVER)?;
         // A sandbox that refuses to look would have every ring come to nothing.
