@@ -127,8 +127,6 @@ static void cancel_once_more(int64_t held, const char *after)
 	over(held, after);
 }
 
-/* ---- one drain --------------------------------------------------------------------------- */
-
 static void *get_and_put(void *unused)
 {
 	while (!atomic_load(&stop)) {
@@ -239,12 +237,10 @@ static void wakes(void)
 		for (int i = 0; i < ROUNDS; i++) {
 			uint64_t before = now_ns();
 
-			begin(-1);
-			need(readable(fd, LONG));
+			need(readable(begin(-1), LONG));
 			late += now_ns() - before > 50 * MILLISECOND;
 			need(module_ref_drain_finish(&drain) == 0 && module_ref_reinit(ref) == 0);
-			close(fd);
-			need(module_ref_try_get(ref));
+			need(close(fd) == 0 && module_ref_try_get(ref));
 			begin(-1);
 			before = now_ns();
 			need(module_ref_drain_cancel(&drain) == 0);
@@ -449,8 +445,7 @@ static void one_wins(void)
 			wins += module_ref_drain_finish(&drain) == 0;
 		wrong += wins + lives != 1 || module_ref_count(ref) != (wins ? -1 : 0);
 		released += wins;
-		if (wins)
-			need(module_ref_reinit(ref) == 0);
+		need(!wins || module_ref_reinit(ref) == 0);
 	}
 	stop_all(contenders, 4);
 	is(wrong + odd, 0, "contended: one outcome, and the counter is as it says");
@@ -476,31 +471,26 @@ static int next_of(int epoll)
 /* A loop that asks when the descriptor is readable, or when it becomes so, and not otherwise. */
 static void event_loops(void)
 {
-	static const struct { const char *name; uint32_t events; } kinds[] = {
-		{ "level-triggered", EPOLLIN }, { "edge-triggered", EPOLLIN | EPOLLET },
-	};
 	pthread_t traffic[4];
 
 	fresh(0);
 	start_all(traffic, 4, get_and_put);
-	for (int kind = 0; kind < 2; kind++) {
+	for (int edge = 0; edge < 2; edge++) {
 		int epoll = epoll_create1(0), round, asked_again = 0;
 
 		for (round = 0; round < ROUNDS; round++) {
 			int rc = -EINPROGRESS;
 
 			begin(-1);
-			watch(epoll, fd, kinds[kind].events, 0);
+			watch(epoll, fd, edge ? EPOLLIN | EPOLLET : EPOLLIN, 0);
 			while (rc == -EINPROGRESS && next_of(epoll) == 0) {
 				rc = module_ref_drain_finish(&drain);
 				asked_again += rc == -EINPROGRESS;
 			}
-			if (rc != 0)
+			if (rc != 0 || close(fd) != 0 || module_ref_reinit(ref) != 0)
 				break;
-			close(fd);
-			need(module_ref_reinit(ref) == 0);
 		}
-		is(round, ROUNDS, "%s: every drain ends", kinds[kind].name);
+		is(round, ROUNDS, "%s-triggered: every drain ends", edge ? "edge" : "level");
 		printf("# %d were readable too early\n", asked_again);
 		close(epoll);
 	}
@@ -564,8 +554,6 @@ static void many_at_once(void)
 	close(epoll);
 }
 
-/* ---- the program's files ------------------------------------------------------------------ */
-
 static void finish_copy(void)
 {
 	module_ref_put(ref);
@@ -619,8 +607,7 @@ static void close_all(void)
 
 static void low_numbers(void)
 {
-	for (int low = 0; low <= 2; low++)
-		close(low);
+	need(syscall(SYS_close_range, 0u, 2u, 0u) == 0);
 	fd = module_ref_drain_begin(ref, &drain, -1);
 	must(fd > 2 && module_ref_drain_cancel(&drain) == 0);
 	for (int low = 0; low <= 2; low++)
@@ -664,21 +651,19 @@ static void files(void)
 	is(open_files(), before, "files: none is left");
 }
 
-/* ---- what is not to be had --------------------------------------------------------------- */
-
 enum { NO_FILTER = 77 };
 
-static int no_call[2];
+static const unsigned *no_call;
 
 static void without_a_call(void)
 {
-	int before = open_files(), errno_before = EXDEV;
+	int before = open_files();
 
-	if (refuse_call((unsigned)no_call[0], 0) != 0 || refuse_call((unsigned)no_call[1], 0) != 0)
+	if (refuse_call(no_call[0], 0) != 0 || refuse_call(no_call[1], 0) != 0)
 		_exit(NO_FILTER);
-	errno = errno_before;
+	errno = EXDEV;
 	must(module_ref_drain_begin(ref, &drain, -1) == -EPERM);
-	must(errno == errno_before && module_ref_count(ref) == 1);
+	must(errno == EXDEV && module_ref_count(ref) == 1);
 	must(module_ref_drain_finish(&drain) == -EINVAL);
 	must(module_ref_try_get(ref) && module_ref_count(ref) == 2);
 	must(open_files() == before && threads_left() == 0);
@@ -686,19 +671,18 @@ static void without_a_call(void)
 
 static void nothing_to_be_had(void)
 {
-	static const struct { const char *name; int nr, other; } calls[] = {
-		{ "timerfd_create", SYS_timerfd_create, SYS_timerfd_create },
-		{ "timerfd_settime or timerfd_gettime", SYS_timerfd_settime, SYS_timerfd_gettime },
-		{ "clone", SYS_clone3, SYS_clone },
-		{ "membarrier", SYS_membarrier, SYS_membarrier },
+	static const struct { const char *name; unsigned nr[2]; } calls[] = {
+		{ "timerfd_create", { SYS_timerfd_create, SYS_timerfd_create } },
+		{ "timerfd_settime or timerfd_gettime", { SYS_timerfd_settime, SYS_timerfd_gettime } },
+		{ "clone", { SYS_clone3, SYS_clone } },
+		{ "membarrier", { SYS_membarrier, SYS_membarrier } },
 	};
 	int lowest = dup(0), before = open_files(), status;
 	struct rlimit usual;
 
 	fresh(1);
 	for (int i = 0; i < (per_cpu ? 4 : 3); i++) {
-		no_call[0] = calls[i].nr;
-		no_call[1] = calls[i].other;
+		no_call = calls[i].nr;
 		status = in_child(without_a_call);
 		if (status == NO_FILTER << 8)
 			ok(1, "no %s # SKIP a thread cannot filter its calls here", calls[i].name);
@@ -718,11 +702,6 @@ static void nothing_to_be_had(void)
 
 static int exits;
 static struct module_host *host;
-
-int on_init(struct module *self)
-{
-	return 0;
-}
 
 void on_exit_of(struct module *self)
 {
@@ -880,9 +859,9 @@ int main(void)
 	stop_all(&first, 1);
 	sleep_ns(50 * MILLISECOND);
 	usual_threads = threads();
-	need(getrlimit(RLIMIT_NOFILE, &room) == 0);
+	need(getrlimit(RLIMIT_NOFILE, &room) == 0 && room.rlim_max > 2 * MANY);
 	room.rlim_cur = room.rlim_max;
-	need(room.rlim_max > 2 * MANY && setrlimit(RLIMIT_NOFILE, &room) == 0);
+	need(setrlimit(RLIMIT_NOFILE, &room) == 0);
 	module_ref_set_misuse_handler(on_misuse);
 	pthread_barrier_init(&line, NULL, 5);
 	for (int mode = 0; mode < (has_per_cpu() ? 2 : 1); mode++) {
