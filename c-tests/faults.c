@@ -311,6 +311,7 @@ static const struct op *row; /* the one that is run */
 
 #define RUN(name, call) static int name(void) { return call; }
 #define BEFORE(name, call) static void name(void) { call; }
+#define AFTER(name, call) static void name(int rc) { call; }
 
 static bool was_done(void)
 {
@@ -549,12 +550,7 @@ static void after_begun(int rc)
 	after_release(rc);
 }
 
-static void a_begun_counter(void)
-{
-	a_counter();
-	need(begin() == 0);
-}
-
+BEFORE(a_begun_counter, a_counter(); need(begin() == 0))
 RUN(put_and_finish, (module_ref_put(&ref), module_ref_drain_finish(&draining)))
 
 /* Whatever became of the write to it, the descriptor is readable in the end. */
@@ -580,12 +576,7 @@ static void a_drained_counter(void)
 	sleep_ns(2 * MILLISECOND); /* it sleeps by now */
 }
 
-static void after_the_last_put(int rc)
-{
-	await_other();
-	HOLDS(atomic_load(&drained) == 0);
-	released_for_good();
-}
+AFTER(after_the_last_put, await_other(); HOLDS(drained == 0); released_for_good())
 
 /* -- the host -- */
 
@@ -687,11 +678,7 @@ BEFORE(unresolved, loaded_path = plugin("unresolved.so"))
 BEFORE(a_library, loaded_path = "plain.so")
 
 /* The file is a module already: what is loaded is a copy. */
-static void a_file_again(void)
-{
-	need(module_load(host, plugin("hooked.so"), "twin", NULL) == 0);
-	a_file();
-}
+BEFORE(a_file_again, need(module_load(host, plugin("hooked.so"), "twin", NULL) == 0); a_file())
 
 static void after_load_again(int rc)
 {
@@ -700,11 +687,8 @@ static void after_load_again(int rc)
 	HOLDS(module_unload(host, "twin", 0, 0) == 0);
 }
 
-static void with_a_provider(void)
-{
-	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0);
-	loaded_path = plugin("user.so");
-}
+BEFORE(with_a_provider, loaded_path = plugin("user.so");
+	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0))
 
 static void after_load_with_a_provider(int rc)
 {
@@ -715,11 +699,7 @@ static void after_load_with_a_provider(int rc)
 		HOLDS(module_unload(host, "provider", 0, 0) == 0);
 }
 
-static void refused_by_init(void)
-{
-	a_file();
-	init_result = -EXDEV;
-}
+BEFORE(refused_by_init, a_file(); init_result = -EXDEV)
 
 /* By the module itself, which only its init function can come to allow. */
 static void after_refused_load(int rc)
@@ -788,11 +768,7 @@ static int notified(struct module *mod, enum module_state state, void *data)
 RUN(register_and_unregister, module_notifier_register(host, notified, NULL, 0) ||
 			     module_notifier_unregister(host, notified, NULL))
 
-static void after_looking(int rc)
-{
-	HOLDS(rc == 0);
-	unloads_when_in_service(1);
-}
+AFTER(after_looking, HOLDS(rc == 0); unloads_when_in_service(1))
 
 static int unload_within(int64_t timeout)
 {
@@ -890,12 +866,7 @@ static void left_behind(void)
 
 RUN(reap, module_host_reap(host))
 
-static void after_reap(int rc)
-{
-	HOLDS(rc == 1);
-	HOLDS(module_host_reap(host) == 0);
-	gone(0);
-}
+AFTER(after_reap, HOLDS(rc == 1); HOLDS(module_host_reap(host) == 0); gone(0))
 
 static const char *replacement;
 
@@ -992,12 +963,8 @@ static void after_thread_create(int rc)
 }
 
 BEFORE(a_host, need(new() == 0))
-
-static void a_host_with_a_module(void)
-{
-	a_host();
-	need(module_load(new_host, plugin("hooked.so"), "left", NULL) == 0);
-}
+BEFORE(a_host_with_a_module,
+       a_host(); need(module_load(new_host, plugin("hooked.so"), "left", NULL) == 0))
 
 static void a_host_with_one_left(void)
 {
@@ -1007,10 +974,7 @@ static void a_host_with_one_left(void)
 	module_put(held);
 }
 
-static void succeeds(int rc)
-{
-	HOLDS(rc == 0);
-}
+AFTER(succeeds, HOLDS(rc == 0))
 
 static void after_refused_free(int rc)
 {
