@@ -360,12 +360,7 @@ static void released_once(void)
 	HOLDS(module_ref_try_release(&ref) == -EALREADY);
 }
 
-static void released_for_good(void)
-{
-	released_once();
-	module_ref_destroy(&ref);
-}
-
+BEFORE(released_for_good, released_once(); module_ref_destroy(&ref))
 BEFORE(get_ref, need(module_ref_try_get(&ref)))
 
 static void releases_when_put(void)
@@ -520,11 +515,7 @@ static int begin_by(int fd)
 
 RUN(begin, begin_by(module_ref_drain_begin(&ref, &draining, row->timeout)))
 
-static void end_begun(void)
-{
-	if (begun >= 0)
-		close(begun);
-}
+BEFORE(end_begun, if (begun >= 0) close(begun))
 
 static int begin_and_finish(void)
 {
@@ -680,12 +671,8 @@ BEFORE(a_library, loaded_path = "plain.so")
 /* The file is a module already: what is loaded is a copy. */
 BEFORE(a_file_again, need(module_load(host, plugin("hooked.so"), "twin", NULL) == 0); a_file())
 
-static void after_load_again(int rc)
-{
-	after_load(rc);
-	in_service("twin", 0, 1);
-	HOLDS(module_unload(host, "twin", 0, 0) == 0);
-}
+AFTER(after_load_again, after_load(rc); in_service("twin", 0, 1);
+	HOLDS(module_unload(host, "twin", 0, 0) == 0))
 
 BEFORE(with_a_provider, loaded_path = plugin("user.so");
 	need(module_load(host, plugin("libprovider.so"), "provider", NULL) == 0))
@@ -840,12 +827,7 @@ static void after_forced(int rc)
 /* Somebody else has it open: it is unloaded and stays. */
 static void *others_handle;
 
-static void loaded_and_open(void)
-{
-	others_handle = dlopen(plugin("hooked.so"), RTLD_NOW);
-	need(others_handle);
-	loaded();
-}
+BEFORE(loaded_and_open, need((others_handle = dlopen(plugin("hooked.so"), RTLD_NOW))); loaded())
 
 static void after_resident(int rc)
 {
@@ -872,11 +854,8 @@ static const char *replacement;
 
 RUN(replace, module_replace(host, "patient", replacement, row->timeout))
 
-static void to_be_replaced(void)
-{
-	loaded();
-	replacement = plugin(row->flags & NEW_FILE ? "hooked2.so" : "hooked.so");
-}
+BEFORE(to_be_replaced, loaded();
+	replacement = plugin(row->flags & NEW_FILE ? "hooked2.so" : "hooked.so"))
 
 /* With the new one in service, the old one left if it is held, or as it was. */
 static void after_replace(int rc)
@@ -976,12 +955,8 @@ static void a_host_with_one_left(void)
 
 AFTER(succeeds, HOLDS(rc == 0))
 
-static void after_refused_free(int rc)
-{
-	HOLDS(rc == -EBUSY && tells("'left'"));
-	HOLDS(module_unload(new_host, "left", 0, 0) == 0);
-	HOLDS(module_host_free(new_host) == 0);
-}
+AFTER(after_refused_free, HOLDS(rc == -EBUSY && tells("'left'"));
+	HOLDS(module_unload(new_host, "left", 0, 0) == 0); HOLDS(module_host_free(new_host) == 0))
 
 static const struct op ops[] = {
 	{ "init_percpu", fill_arena, init_percpu, after_init_percpu, GROWS, 0, 0 },
