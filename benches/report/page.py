@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import struct
 import typing
@@ -20,9 +21,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 77rem; color: var(-
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 .5rem; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
-p, figcaption, dl { max-width: 46rem; }
-.lead { font-size: 1.1rem; }
-a { color: var(--blue); }
+p, figcaption, dl { max-width: 46rem; } .lead { font-size: 1.1rem; } a { color: var(--blue); }
 nav ul { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
 dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -49,8 +48,7 @@ td small { display: block; color: var(--dim); } td.text { min-width: 10rem; }
 }
 @media screen and (max-width: 40rem) {
   tbody th { min-width: 8.5rem; max-width: 8.5rem; overflow-wrap: break-word; }
-  th, td { padding: .35rem .4rem; }
-  .ratios td.number { white-space: normal; }
+  th, td { padding: .35rem .4rem; } .ratios td.number { white-space: normal; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
@@ -392,10 +390,8 @@ _TITLES = {"pairs": "A get and a put", "unload": "Unloads"}
 _TITLES |= {name: name.title() for name in ("growth", "rust", "python", "instructions")}
 
 
-def _figures(run: Run, question: str) -> str:
-    if question == "pairs":
-        return _pairs_table(run)
-    return _unload_table(run) if question == "unload" else _plain_table(run, question)
+_TABLES = {name: functools.partial(_plain_table, question=name) for name in _TITLES}
+_TABLES |= {"pairs": _pairs_table, "unload": _unload_table}
 
 
 # ---- the page -------------------------------------------------------------------
@@ -440,7 +436,7 @@ def page(run: Run, pictures: abc.Mapping[str, tuple[bytes, bytes]]) -> str:
     contents |= {"figures": "All figures", "skipped": "What was left out"}
     links = "".join(f'<li><a href="#{name}">{text}</a></li>' for name, text in contents.items())
     tables = "".join(
-        f"<h3>{name}</h3>\n{_figures(run, question)}\n"
+        f"<h3>{name}</h3>\n{_TABLES[question](run)}\n"
         for question, name in _TITLES.items()
         if run.select(question) and question != "instructions"  # which are among the pairs
     )

@@ -6,10 +6,12 @@ Each is drawn twice, for a wide and for a narrow window. Lengths are in pixels o
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import typing
 from collections import abc
+from statistics import fmean
 
 import matplotlib.figure
 import matplotlib.lines
@@ -91,15 +93,11 @@ def _apart(
     blocks: list[list[float]] = []  # of what touches: where each wants the block to begin
     for middle, offset in zip(wanted, before):
         blocks.append([middle - offset])
-        while len(blocks) > 1 and _mean(blocks[-2]) >= _mean(blocks[-1]):
+        while len(blocks) > 1 and fmean(blocks[-2]) >= fmean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
-    begins = [_mean(block) for block in blocks for _ in block]
+    begins = [fmean(block) for block in blocks for _ in block]
     room = max(low, high - sum(heights))
     return [min(max(begin, low), room) + offset for begin, offset in zip(begins, before)]
-
-
-def _mean(values: abc.Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _tick(value: float) -> str:
@@ -227,9 +225,8 @@ def _lines(sheet: _Sheet, axes, lines: list[_Line], said: _Said) -> None:
         ys = [figure.median for _, figure in line.points]
         axes.plot(xs, ys, marker=line.style.marker, markersize=5, **line.style.line())
         if line.style.ours:
-            lows = [figure.low for _, figure in line.points]
-            highs = [figure.high for _, figure in line.points]
-            axes.fill_between(xs, lows, highs, color=line.style.colour, alpha=0.15, linewidth=0)
+            ends = zip(*((figure.low, figure.high) for _, figure in line.points))
+            axes.fill_between(xs, *ends, color=line.style.colour, alpha=0.15, linewidth=0)
     low, high = axes.get_ylim()
     axes.set_ylim(low / 1.1, high * 1.1)
     _fixed(axes.xaxis, (x for line in lines for x, _ in line.points), sheet.inner[0])
@@ -348,9 +345,7 @@ _NOTHING = 1e-9  # on a logarithmic axis: below all that is seen
 def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
     """A panel for each load and number of workers, with the same axes in all of them."""
     panels: dict[tuple[str, int], list[Cell]] = {}
-    for cell in run.select("unload", measure=measure):
-        if not cell.values:
-            continue
+    for cell in [cell for cell in run.select("unload", measure=measure) if cell.values]:
         key = (cell.parameters["load"], cell.parameters["workers"])
         panels.setdefault(key, []).append(cell)
     if not panels:
@@ -362,11 +357,8 @@ def _times(run: Run, wide: bool, measure: str) -> _Sheet | None:
     # The names, in two columns or one.
     small, columns = _sizes(wide)[1], 2 if wide else 1
     nobody = _Style(_GREY, (), ".", 4, False)
-    styles = {
-        cell.candidate: nobody if cell.candidate.key == "nobody" else _Style.of(run, cell.candidate)
-        for cells in panels.values()
-        for cell in cells
-    }
+    styles = {cell.candidate: _Style.of(run, cell.candidate) for cell in sum(panels.values(), [])}
+    styles |= {candidate: nobody for candidate in styles if candidate.key == "nobody"}
     named = {}
     for candidate, style in styles.items():
         name = _wrap(candidate.name, 480 if wide else 290, small)
@@ -417,10 +409,7 @@ def _quantiles(cell: Cell) -> tuple[list[float], list[float]]:
 def _stalls(cell: Cell) -> tuple[list[float], list[float]]:
     """How many turns in a second took at least so long, over all runs."""
     seconds = cell.total("seconds")
-    counts = [0.0] * (max(map(len, cell.values)) + 1)
-    for values in cell.values:
-        for index, value in enumerate(values):
-            counts[index] += value
+    counts = [*map(sum, itertools.zip_longest(*cell.values, fillvalue=0)), 0]
     while len(counts) > 2 and counts[-2] == 0:
         counts.pop()
     # The first also has what is shorter; the last is 0, and takes the line down to the axis.

@@ -30,26 +30,15 @@ def draw(run: Run) -> dict[str, tuple[bytes, bytes]]:
     return plots.draw(run)
 
 
-def write(run: Run, folder: Path) -> Path:
-    """Writes the page and the plots into a folder, and returns the page's path."""
+def write(run: Run, folder: Path, quoted: bool) -> Path:
+    """Writes the page, or what documents quote, and the plots; returns the file's path."""
     pictures = draw(run)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (wide, _narrow) in pictures.items():
-        (folder / f"{name}.png").write_bytes(wide)
-    path = folder / "report.html"
-    path.write_text(page.page(run, pictures), encoding="utf-8")
-    return path
-
-
-def quote(run: Run, folder: Path) -> Path:
-    """Writes what documents quote into a folder, and returns the file's path."""
-    pictures = draw(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in QUOTED_PLOTS:
-        if name in pictures:
-            (folder / f"{name}.png").write_bytes(pictures[name][0])
-    path = folder / "run.json"
-    path.write_text(run.quote(), encoding="utf-8")
+        if not quoted or name in QUOTED_PLOTS:
+            (folder / f"{name}.png").write_bytes(wide)
+    path = folder / ("run.json" if quoted else "report.html")
+    path.write_text(run.quote() if quoted else page.page(run, pictures), encoding="utf-8")
     return path
 
 
@@ -69,10 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         run = load(options.file)
         if options.table:
             print(table(run), end="")
-        elif options.quote:
-            print(quote(run, options.output or QUOTED))
         else:
-            print(write(run, options.output or options.file.parent / "report"))
+            folder = QUOTED if options.quote else options.file.parent / "report"
+            print(write(run, options.output or folder, options.quote))
     except ReportError as error:
         print(error, file=sys.stderr)
         return 2

@@ -177,13 +177,11 @@ class TestQuote:
 
     def test_nothing_but_figures(self, made, save):
         text = load(save(made)).quote()
+        assert table(load(QUOTED)) == table(load(save(made)))
         assert text == QUOTED.read_text()
         assert '"values"' not in text
         entries = sum(len(json.loads(text)[kind]) for kind in ("candidates", "cells", "ratios"))
         assert text.count("\n") == entries + 1
-
-    def test_the_same_table(self, made, save):
-        assert table(load(QUOTED)) == table(load(save(made)))
 
     def test_its_page(self):
         # Figures alone make no curve, nor another quantile than the middle.

@@ -199,6 +199,9 @@ impl Wait {
 /// What an init function returns; or another step says it, for which the function waits.
 type Plan = Option<i32>;
 
+/// How an unload ended, or that it waits.
+type Ended = Result<Option<Outcome>, i32>;
+
 /// What is loaded: name, slot, mode, and whether as a copy.
 type What = (usize, usize, Mode, bool);
 
@@ -424,18 +427,12 @@ impl Model {
             noted: false,
         });
         let failed = |model: &mut Self, errno| Some(model.failed(thread, load, old, errno));
-        if kind == Kind::Unresolved {
+        // A user's provider is there to be bound to, and must not be going.
+        let provider = self.provider().filter(|&there| self.loads[there].state == State::Live);
+        if kind == Kind::Unresolved || kind == Kind::User && provider.is_none() {
             return failed(self, libc::ENOENT);
         }
-        if kind == Kind::User {
-            match self.provider() {
-                // It is there to be bound to, and must not be going.
-                Some(provider) if self.loads[provider].state == State::Live => {
-                    self.links.push((load, provider));
-                }
-                _ => return failed(self, libc::ENOENT),
-            }
-        }
+        self.links.extend(provider.filter(|_| kind == Kind::User).map(|there| (load, there)));
         self.loads[load].state = State::Coming;
         let veto = self.notifiers.iter().position(|&(_, which)| self.vetoes[which].is_some());
         self.tell_some(load, State::Coming, veto.map_or(self.notifiers.len(), |at| at + 1));
@@ -625,13 +622,7 @@ impl Model {
         Ok(load)
     }
 
-    fn unload(
-        &mut self,
-        thread: usize,
-        name: usize,
-        force: bool,
-        wait: Wait,
-    ) -> Result<Option<Outcome>, i32> {
+    fn unload(&mut self, thread: usize, name: usize, force: bool, wait: Wait) -> Ended {
         self.reap(thread);
         let load = self.check_free(name, force)?;
         let (held, refused) = (self.references(load), self.is_refused(thread, load));
@@ -657,19 +648,15 @@ impl Model {
     }
 
     fn depend(&mut self, user: usize, provider: usize) -> Result<(), i32> {
-        if self.loads[user].state == State::Going {
-            return Err(libc::ENOENT);
-        }
-        if self.links.contains(&(user, provider)) {
-            return Ok(());
-        }
-        if self.reaches(provider, user) {
+        let is_going = |load: usize| self.loads[load].state == State::Going;
+        let known = self.links.contains(&(user, provider));
+        if !is_going(user) && !known && self.reaches(provider, user) {
             return Err(libc::EDEADLK);
         }
-        if self.loads[provider].state == State::Going {
+        if is_going(user) || !known && is_going(provider) {
             return Err(libc::ENOENT);
         }
-        self.links.push((user, provider));
+        self.links.extend((!known).then_some((user, provider)));
         Ok(())
     }
 
@@ -907,20 +894,23 @@ fn new_folder() -> PathBuf {
 
 type Job = Box<dyn FnOnce() -> Answer + Send>;
 
+/// The answer of the model, and what it is for the host.
+type Step = (Option<Answer>, Job);
+
 fn job(job: impl FnOnce() -> Answer + Send + 'static) -> Job {
     Box::new(job)
 }
 
 /// A step that answers whether it was done, with what the model answers.
-fn done(
-    expected: Result<(), i32>,
-    step: impl FnOnce() -> Result<(), i32> + Send + 'static,
-) -> (Option<Answer>, Job) {
+fn done<S>(expected: Result<(), i32>, step: S) -> Step
+where
+    S: FnOnce() -> Result<(), i32> + Send + 'static,
+{
     (Some(Answer::Done(expected)), job(move || Answer::Done(step())))
 }
 
 /// A step that answers nothing.
-fn quiet(step: impl FnOnce() + Send + 'static) -> (Option<Answer>, Job) {
+fn quiet(step: impl FnOnce() + Send + 'static) -> Step {
     (Some(Answer::Nothing), job(move || (step(), Answer::Nothing).1))
 }
 
@@ -1008,12 +998,7 @@ impl<F: Face> Case<F> {
 
     /// What a word has the model answer, and what it is for the host. What makes no sense in
     /// this state is left out, and so is what would have the first thread wait.
-    fn read(
-        &mut self,
-        letter: u8,
-        thread: usize,
-        word: &mut Word<'_>,
-    ) -> Option<(Option<Answer>, Job)> {
+    fn read(&mut self, letter: u8, thread: usize, word: &mut Word<'_>) -> Option<Step> {
         let per_cpu = if *PER_CPU { Mode::PerCpu } else { Mode::Atomic };
         let mode = |n| if n % 3 == 0 { Mode::Atomic } else { per_cpu };
         let waits = [Wait::Short, Wait::Forever, Wait::No, Wait::No, Wait::Short, Wait::Forever];
