@@ -174,7 +174,6 @@ byte done;			/* threads that have ended */
 
 /* `legal` of core/src/counter/word.rs, without misuse: from `was` to `word`. */
 #define MOVED(from, to)	(flags(was) == (from) && flags(word) == (to))
-#define ENDED(to)	(MOVED(OPEN, to) || MOVED(DRAINING, to))
 inline legal()
 {
 #if INVARIANT
@@ -182,16 +181,19 @@ inline legal()
 	/* Sums of slots come and go, and surplus is mended. */
 	:: MOVED(OPEN | PERCPU, OPEN) || MOVED(DRAINING | PERCPU, DRAINING) ||
 	   MOVED(RELEASED, OPEN | PERCPU) || (SURPLUS && MOVED(OPEN | PERCPU, OPEN | PERCPU))
-	:: ENDED(OPEN | PERCPU) -> MUST(count(was) != 0, refused_at_zero)
+	:: MOVED(DRAINING, OPEN | PERCPU)
+	:: MOVED(OPEN, OPEN | PERCPU) -> MUST(count(was) != 0, refused_at_zero)
 	:: flags(was) == flags(word) && !(SURPLUS && flags(was) == (OPEN | PERCPU)) ->
 		MUST(count(word) - count(was) <= 1 && count(word) - count(was) >= -1,
 		     no_such_transition)
 	:: else ->
 		MUST(count(was) == count(word), no_such_transition);
 		if
-		:: ENDED(RELEASED) -> MUST(count(was) == 0, released_above_zero)
-		:: ENDED(LIVE_FLAGS) -> MUST(count(was) != 0, refused_at_zero)
+		:: MOVED(OPEN, RELEASED) || MOVED(DRAINING, RELEASED) ->
+			MUST(count(was) == 0, released_above_zero)
+		:: MOVED(OPEN, LIVE_FLAGS) -> MUST(count(was) != 0, refused_at_zero)
 		:: else -> MUST(MOVED(LIVE_FLAGS, OPEN) || MOVED(OPEN, DRAINING) ||
+				MOVED(DRAINING, LIVE_FLAGS) ||
 				MOVED(RELEASED, LIVE_FLAGS) || MOVED(RELEASED, DESTROYED) ||
 				MOVED(LIVE_FLAGS | PERCPU, OPEN | PERCPU) ||
 				MOVED(OPEN | PERCPU, LIVE_FLAGS | PERCPU) ||
@@ -560,13 +562,14 @@ inline open(to)
 /* Closes the counter, or undoes that. */
 #define close(too)	WHEN(kind != TRY && (too), d_step { rmw(word ^ CLOSING) })
 
-/* The way back, of a refused attempt and of a reinit: what the word becomes before `open`. */
+/* `unfolded`, on the way back of an attempt and of a reinit: what the word becomes before `open`. */
 #define OPENED	((word & ~FLAGS) + (SLOTS -> OPEN | PERCPU : LIVE_FLAGS) + \
 		 (SLOTS && IS(BASE_EARLY) -> BASE : 0) - \
-		 (IS(SUM_STAYS) -> 0 : sum) * REF)
+		 (IS(SUM_STAYS) -> 0 : slot[0] + slot[1]) * REF)
 
-/* Whether an attempt succeeds: nobody holds a reference. Zero wins. */
-#define WINS	(word == (kind == TRY -> OPEN : DRAINED) && (look || !IS(DEADLINE_WINS)))
+/* Whether an attempt succeeds: nobody holds a reference. Zero wins, but against a cancel. */
+#define WINS	(word == (kind == TRY -> OPEN : DRAINED) && (look || !IS(DEADLINE_WINS)) && \
+		 (kind != CANCEL || IS(CANCEL_LEAVES_RELEASED)))
 
 #define BEGUN	(kind == BEGIN || kind == BEGIN_TIMED)
 
@@ -693,8 +696,7 @@ take:		if
 		:: d_step { under_way && !IS(TAKE_BY_LOOKING) -> under_way = 0 }
 		:: !under_way -> begun = 0; goto refused
 		fi;
-		d_step { begun = 1; look = (kind != CANCEL -> 1 : 0) };
-		add_slots()
+		d_step { begun = 1; look = (kind != CANCEL -> 1 : 0) }
 	:: else
 	fi;
 	/* finish_when_drained, and `end` */
@@ -713,7 +715,10 @@ take:		if
 		:: !PATIENT && kind == BEGIN_TIMED -> d_step { time_up = 1; look = 0 }
 		fi
 	:: d_step { !WINS && !look && !on && IS(ON_BEFORE_UNFOLD) -> on = 1 }
-	:: d_step { !WINS && !look && (on || !IS(ON_BEFORE_UNFOLD)) -> rmw(OPENED) } -> break
+	:: d_step { !WINS && !look && (on || !IS(ON_BEFORE_UNFOLD)) ->
+		MUST(count(word) != 0 || kind == CANCEL || !INVARIANT, refused_at_zero);
+		WHEN(word == DRAINED && kind == CANCEL, SAW(29));
+		rmw(OPENED) } -> break
 	od;
 	open(1);
 	d_step {
@@ -739,20 +744,19 @@ won:
 		WHEN(IS(SETTLE_IN_TWO_STEPS) || IS(WAKE_DECIDES), win());
 		if
 		:: kind == TRY -> SAW(0)
-		:: kind == CANCEL -> cancelled = 1; SAW(29)
+		:: kind == CANCEL -> cancelled = 1
 		:: late -> SAW(8)
 		:: else -> SAW(5)
 		fi
 	};
-#if AFTER == BACK || SECOND == CANCEL
+#if AFTER == BACK
 	/* reinit */
 	if
-	:: back && (AFTER == BACK || (kind == CANCEL && !IS(CANCEL_LEAVES_RELEASED))) ->
+	:: back ->
 		back = 0;
-		add_slots();
 		d_step { gone = 0;
 #if IS(REINIT_STORES)
-			touch(); locked(); word = (SLOTS -> OPEN + PERCPU - sum * REF : LIVE_FLAGS) };
+			touch(); locked(); word = LIVE_FLAGS };
 #else
 			rmw(OPENED) };
 #endif
