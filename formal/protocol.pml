@@ -22,6 +22,7 @@
  * TRIES	attempts of each releaser; 255: the second goes on for ever
  * AFTER	what winners do
  * ASKS		1: the event loop may ask without being rung
+ * SOON		1: `finish` may give up waiting for a get that is being refused
  * FAILS	1: a barrier may fail
  * SPURIOUS	1: sleeps may end for no reason
  * WORK		1: holders write what the winner has to see
@@ -140,8 +141,8 @@ byte worked;			/* one bit per user: it has done its work, as memory has it */
 
 /* The handle of a drain that was begun. */
 bit under_way;			/* the drain is under way, and nobody is ending it */
-bit rung;			/* the descriptor is readable, to a loop that is told once */
-bit seen_last, time_up;		/* why; time may also be up before the watcher says so */
+bit readable;			/* the descriptor, to a loop that is told once */
+bit rung, time_up;		/* why; time may also be up before the watcher says so */
 bit stop, ended;		/* the watcher */
 
 /* What the word was before a read-modify-write; used within its step alone. */
@@ -470,10 +471,11 @@ over:
 
 /* ---- the watcher of a drain that was begun -------------------------------------------- */
 
-/* Decides nothing (D1): it rings. */
+/* Decides nothing (D1): it rings. It looks from when the counter is closed. */
 proctype watcher(byte me; bit timed)
 {
 	short seen;
+	bit had;
 
 	do
 	:: d_step { touch(); seen = word };
@@ -481,9 +483,13 @@ proctype watcher(byte me; bit timed)
 		:: stop -> break
 		:: else
 		fi;
-		WHEN(seen == DRAINED, d_step { seen_last = 1; rung = 1 });
 		if
-		:: d_step { timed -> time_up = 1; rung = 1 } -> break
+		:: d_step { seen == DRAINED -> had = rung; rung = 1 };
+			WHEN(!had, readable = 1)
+		:: else
+		fi;
+		if
+		:: timed -> time_up = 1; rung = 0; readable = 1; break
 		:: !time_up -> sleep(timed, time_up)
 		fi
 	od;
@@ -573,8 +579,12 @@ inline open(to)
 
 #define BEGUN	(kind == BEGIN || kind == BEGIN_TIMED)
 
-/* Whether to sleep. (`finish` does so only for gets that are being refused, see D2.) */
-#define PATIENT	(!BEGUN || (seen_last && !IS(FINISH_DOES_NOT_WAIT)))
+/* What `finish` does when it does not succeed at once. If the watcher has rung, gets are being
+ * refused: it waits for them (D2), and then looks once more. */
+#define FIRST_LOOK	0
+#define WAITING		1
+#define LAST_LOOK	2
+#define HAS_RUNG	(rung && !IS(FINISH_DOES_NOT_WAIT))
 
 /* A compare-and-swap; `seen` is what the word was. */
 #define SWAPPED		(word == seen)
@@ -599,6 +609,7 @@ proctype releaser(byte me; byte kind)
 {
 	byte tries = (TRIES == 255 && me == USERS -> 1 : TRIES);
 	short seen, sum;
+	byte stage;
 	bit look, late, failed, begun, back = 1;
 
 again:
@@ -629,13 +640,7 @@ again:
 	:: else
 	fi;
 #endif
-	if
-	:: kind == CANCEL -> goto take
-	:: BEGUN -> atomic {
-		begun = 1; stop = 0; ended = 0; rung = 0; seen_last = 0; time_up = 0;
-		run watcher(USERS + 2, kind == BEGIN_TIMED) }
-	:: else
-	fi;
+	WHEN(kind == CANCEL, goto take);
 	/* claim */
 	d_step { touch(); seen = word };
 	WHEN(!(seen & BASE), goto unclaimed);
@@ -684,10 +689,13 @@ not_folded:
 	if
 	:: BEGUN ->
 		under_way = 1;
-		asleep = (IS(BEGIN_DOES_NOT_WAKE) -> asleep : 0);
+		atomic {
+			begun = 1; stop = 0; ended = 0; readable = 0; rung = 0; time_up = 0;
+			WHEN(!IS(BEGIN_DOES_NOT_TELL), run watcher(USERS + 2, kind == BEGIN_TIMED))
+		};
 asks:		/* The event loop asks when it is rung, or learns that another thread has ended it. */
 		if
-		:: d_step { rung -> rung = 0 }
+		:: d_step { readable -> readable = 0 }
 		:: !under_way
 		:: ASKS
 		fi;
@@ -696,7 +704,7 @@ take:		if
 		:: d_step { under_way && !IS(TAKE_BY_LOOKING) -> under_way = 0 }
 		:: !under_way -> begun = 0; goto refused
 		fi;
-		d_step { begun = 1; look = (kind != CANCEL -> 1 : 0) }
+		d_step { begun = 1; stage = FIRST_LOOK; look = (kind != CANCEL -> 1 : 0) }
 	:: else
 	fi;
 	/* finish_when_drained, and `end` */
@@ -706,13 +714,19 @@ take:		if
 	:: d_step { !WINS && look -> touch(); seen = word };
 		if
 		:: kind == TIMED -> d_step { late = 1; look = 0 }
-		:: PATIENT && !late -> sleep(kind == TIMED, late);
+		:: BEGUN && stage == FIRST_LOOK && HAS_RUNG -> stage = WAITING
+		:: BEGUN && stage == WAITING && (SOON || time_up) ->
+			readable = 0; rung = 0; stage = LAST_LOOK
+		:: BEGUN && (stage == LAST_LOOK || (stage == FIRST_LOOK && !HAS_RUNG)) ->
+			if
+			:: !time_up -> under_way = 1; SAW(26); goto asks
+			:: kind == BEGIN_TIMED -> d_step { time_up = 1; look = 0 }
+			fi
+		:: (!BEGUN || (stage == WAITING && !time_up)) && !late -> sleep(kind == TIMED, late);
 #if IS(WAKE_DECIDES)
 			d_step { rmw(RELEASED | (word & ~FLAGS)) };
 			goto won
 #endif
-		:: !PATIENT && !time_up -> under_way = 1; SAW(26); goto asks
-		:: !PATIENT && kind == BEGIN_TIMED -> d_step { time_up = 1; look = 0 }
 		fi
 	:: d_step { !WINS && !look && !on && IS(ON_BEFORE_UNFOLD) -> on = 1 }
 	:: d_step { !WINS && !look && (on || !IS(ON_BEFORE_UNFOLD)) ->
@@ -774,7 +788,7 @@ won:
 #endif
 refused:
 	end_watcher();
-	atomic { seen = 0; sum = 0; look = 0; late = 0; reason = reason | BIT };
+	atomic { seen = 0; sum = 0; look = 0; stage = 0; late = 0; reason = reason | BIT };
 	goto again;
 over:
 	atomic { done++; WHEN(me == USERS, drained = 1) }
