@@ -40,7 +40,7 @@ pub(crate) struct Watcher {
     /// 0, then `WATCHING`, then `ENDED`.
     state: Word,
     stop: AtomicBool,
-    /// The timer has expired because the count was zero.
+    /// The timer has been set to expire.
     rung: AtomicBool,
     thread: UnsafeCell<MaybeUninit<libc::pthread_t>>,
     /// How often this process was forked when the thread was started: a child has no thread.
@@ -98,7 +98,7 @@ impl Watcher {
         self.join();
     }
 
-    /// Whether the descriptor is readable because the count was zero.
+    /// Whether the descriptor has been made readable.
     pub(crate) fn has_rung(&self) -> bool {
         // Relaxed: the word decides.
         self.rung.load(Relaxed)
@@ -113,11 +113,18 @@ impl Watcher {
         self.rung.store(false, Relaxed);
     }
 
-    /// Makes the descriptor readable.
+    /// Makes the descriptor readable. If that is refused it is tried again: at the next look at the
+    /// counter, or here if there is none.
     pub(crate) fn ring(&self, why: Ring) {
         // Once: to set the timer anew would have it unreadable for a moment.
-        if !self.rung.swap(why == Ring::Drained, Relaxed) || why == Ring::GiveUp {
-            self.timer.expire_in(AT_ONCE);
+        while !self.rung.load(Relaxed) {
+            if self.timer.expire_in(AT_ONCE) {
+                self.rung.store(true, Relaxed);
+            } else if why == Ring::Drained || self.stop.load(Acquire) {
+                return;
+            } else {
+                wait(&self.state, WATCHING, &mut Deadline::after(Some(AGAIN)));
+            }
         }
     }
 
@@ -242,11 +249,11 @@ impl Timer {
         set.map(drop)
     }
 
-    /// Sets it, if it is still there. If a sandbox refuses what it allowed before, the drain can still
-    /// be finished, without the descriptor.
-    fn expire_in(&self, time: libc::itimerspec) {
-        if self.is_there() == Ok(true) {
-            let _ = self.set(time);
+    /// Sets it, if it is still there; false if a sandbox refuses what it allowed before.
+    fn expire_in(&self, time: libc::itimerspec) -> bool {
+        match self.is_there() {
+            Ok(true) => self.set(time).is_ok(),
+            is_there => matches!(is_there, Ok(false) | Err(libc::EBADF)),
         }
     }
 }
