@@ -317,16 +317,14 @@ impl Object {
     /// Nobody uses it any more, and this is called once.
     pub(crate) unsafe fn close(&self) -> Unloaded {
         let source = std::mem::replace(&mut *lock(&self.source), Source::Unknown);
-        let overwritten = matches!(&source, Source::File(file) if file.is_overwritten());
-        let stays = if let Source::File(file) = &source
-            && overwritten
-        {
-            // SAFETY: it is loaded, and stays; the caller's promise.
-            unsafe { file.section.disarm(&self.place) };
-            Some(Residency::Overwritten)
-        } else {
+        let (overwritten, stays) = match &source {
+            Source::File(file) if file.is_overwritten() => {
+                // SAFETY: it is loaded, and stays; the caller's promise.
+                unsafe { file.section.disarm(&self.place) };
+                (true, Some(Residency::Overwritten))
+            }
             // SAFETY: the caller's promise.
-            unsafe { self.close_handle() }
+            _ => (false, unsafe { self.close_handle() }),
         };
         match source {
             // What others had loaded before us may be shared again; and what asks never to be
