@@ -569,6 +569,11 @@ static void cancel_copy(void)
 	must(module_ref_drain_cancel(&drain) == -EINVAL);
 }
 
+static void time_out_copy(void)
+{
+	must(module_ref_drain_finish(&drain) == -ETIMEDOUT && module_ref_count(ref) == 1);
+}
+
 static void forks(void)
 {
 	fresh(1);
@@ -579,6 +584,14 @@ static void forks(void)
 	is(module_ref_drain_finish(&drain), -EINPROGRESS, "fork: the parent's is still held");
 	module_ref_put(ref);
 	released("fork");
+
+	fresh(1);
+	begin(MILLISECOND);
+	need(readable(fd, LONG));
+	is(in_child(time_out_copy), 0, "fork: the child's copy has timed out");
+	ok(readable(fd, 0), "fork: and the parent's descriptor still says so of its own");
+	is(module_ref_drain_finish(&drain), -ETIMEDOUT, "fork: the parent's has timed out");
+	over(1, "fork");
 }
 
 /* All descriptors are closed, and their numbers are other files' when the last put comes. */

@@ -155,28 +155,26 @@ impl Drain {
             let mut soon = Deadline::after(Some(SOON));
             let wait = |word: &_, seen| !watcher.time_is_up() && wait(word, seen, &mut soon);
             released = counter.finish_when_drained(wait);
-            if !released {
+        }
+        // The clock is asked after the word. If the time is up by then, the watcher makes the
+        // descriptor readable, too, so that nobody waits for a drain that this leaves under way.
+        // Relaxed: a look, which decides nothing.
+        if !released && !pinned(counter.word.load(Relaxed)) && !watcher.time_is_up() {
+            if watcher.has_rung() {
                 // The count was zero and is not any more. That takes a thread that has not run for
                 // long, or a get without a reference. The descriptor shall not say what is not so.
                 watcher.hush();
                 released = counter.try_finish();
             }
+            if !released {
+                let held = held(counter.word.load(Relaxed));
+                // Release pairs with the Acquire of the next `take`.
+                self.of.store(ptr::from_ref(counter).cast_mut(), Release);
+                return Err(FinishError::InUse { held });
+            }
         }
-        if released {
-            self.over();
-            return Ok(());
-        }
-        // The clock is asked after the word. If the time is up by then, the watcher makes the
-        // descriptor readable, too, so that nobody waits for a drain that this leaves under way.
-        // Relaxed: a look, which decides nothing.
-        let word = counter.word.load(Relaxed);
-        if !pinned(word) && !watcher.time_is_up() {
-            // Release pairs with the Acquire of the next `take`.
-            self.of.store(ptr::from_ref(counter).cast_mut(), Release);
-            return Err(FinishError::InUse { held: held(word) });
-        }
-        // The last reference may have gone since: zero wins.
-        let outcome = counter.open_again(caller);
+        // If not, the last reference may have gone since: zero wins.
+        let outcome = if released { Ok(()) } else { counter.open_again(caller) };
         self.over();
         outcome.map_err(|held| FinishError::TimedOut { held })
     }

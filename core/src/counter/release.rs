@@ -27,9 +27,10 @@
 //!
 //! # A drain
 //!
-//! A drain closes the counter between steps 2 and 3. It ends by one compare-and-swap of the word: [`try_finish`](Counter::try_finish) releases the counter if the last
-//! reference has been put, and leaves it closed otherwise;
-//! [`open_again`](Counter::open_again) releases it in that case too, and makes it live otherwise.
+//! A drain closes the counter between steps 2 and 3. It ends by one compare-and-swap of the word:
+//! [`try_finish`](Counter::try_finish) releases the counter if the last reference has been put, and
+//! leaves it closed otherwise; [`open_again`](Counter::open_again) releases it in that case too, and
+//! makes it live otherwise.
 //! Between closing and ending, [`finish_when_drained`](Counter::finish_when_drained) waits. Who waits,
 //! for how long, and where, differs: [`drain`](Counter::drain) sleeps right there, a
 //! [handle](super::drain) has a thread of its own for that, and the host leaves a module closed for
@@ -68,8 +69,8 @@ pub(crate) enum Ring {
 }
 
 /// Ends a drain whose `wait` has panicked: the counter is live again. Otherwise it would stay
-/// closed for ever, with an owner who is gone. (Not in the
-/// models: a checker unwinds a thread to suspend it, or because the model has failed.)
+/// closed for ever, with an owner who is gone. (Not in the models: a checker unwinds a thread to
+/// suspend it, or because the model has failed.)
 #[cfg_attr(any(loom, interleave), allow(dead_code))]
 struct LiveOnPanic<'a>(&'a Counter);
 

@@ -108,7 +108,10 @@ impl Watcher {
     /// again. If it becomes so before the flag is cleared, the caller finds that in the word; if
     /// after, the watcher rings.
     pub(crate) fn hush(&self) {
-        self.timer.expire_in(NEVER);
+        if self.is_here() {
+            // In a child the timer is still the parent's.
+            self.timer.expire_in(NEVER);
+        }
         // Relaxed: the caller looks at the word next, and so does the watcher when it wakes.
         self.rung.store(false, Relaxed);
     }
