@@ -17,9 +17,15 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         // A thread may be anywhere in this library when somebody lets go of it, and
         // nothing counts references to the library itself: it stays.
-        // The soname is cargo-c's business (Cargo.toml): with one, what is linked against
-        // target/release would look there for a versioned name that only an installation has.
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        // Of the library that is installed, which has its links. With a soname, what is linked against
+        // target/release would look there for a versioned name that only an installation has.
+        // The first number alone, because functions are added to the interface, and none is taken
+        // away or changed, in 0.x either (ci/abi): a program that was linked with 0.2 runs with 0.3.
+        if env::var_os("CARGO_FEATURE_CAPI").is_some() {
+            let major = env::var("CARGO_PKG_VERSION_MAJOR").expect("cargo sets it");
+            println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libmodule_ref.so.{major}");
+        }
     }
     if let Err(why) = header().and_then(|()| cmake()) {
         println!("cargo::error={why}");

@@ -21,10 +21,12 @@ extern struct module_ref of_struct_module_ref;
 extern enum module_ref_mode of_enum_module_ref_mode;
 extern enum module_ref_misuse of_enum_module_ref_misuse;
 extern enum module_state of_enum_module_state;
+extern struct module_saved of_struct_module_saved;
 struct module_ref of_struct_module_ref = MODULE_REF_INIT;
 enum module_ref_mode of_enum_module_ref_mode;
 enum module_ref_misuse of_enum_module_ref_misuse;
 enum module_state of_enum_module_state;
+struct module_saved of_struct_module_saved;
 
 #define NUMBER(name) NUMBER_##name = name
 extern enum numbers {

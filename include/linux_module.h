@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * linux_module.h - the Linux kernel's names over module_ref.h, for driver-style code in
- * userspace: what <linux/module.h>, <linux/init.h>, <linux/export.h> and the notifiers of
- * <linux/notifier.h> offer to a driver and to the subsystem that uses it.
+ * userspace: what <linux/module.h>, <linux/init.h>, <linux/moduleparam.h>, <linux/kmod.h>,
+ * <linux/export.h>, <linux/printk.h> and the notifiers of <linux/notifier.h> offer to a driver and
+ * to the subsystem that uses it.
  *
  * A driver is a shared object that a host loads with module_load(). It is compiled with
  * MODULE defined, as the kernel's build does:
  *
  *     cc -DMODULE -shared -fPIC -Iinclude driver.c -o driver.so
+ *
+ * An ordinary driver's own lines, #include <linux/module.h> and so on, find this by one more
+ * -I: that of the folder module_ref/linux-compat beside this file, which
+ * `pkg-config --variable=linux_compat module_ref` names.
  *
  * It finds the library's functions in the program that loads it, which is linked with
  * -lmodule_ref. If the program has the library in an archive, link the program with
@@ -25,21 +30,25 @@
  * - A pointer to a module is valid while its owner has a reference or a handle, as module_ref.h
  *   says; in the kernel the module's own memory ends with it. try_module_get() on a pointer
  *   that a handle keeps is false for ever once the module is unloaded, and needs no lock.
- * - There is no find_module(): it returns a pointer that nothing keeps, under the kernel's
- *   module_mutex. module_find_get() returns it with a reference.
+ * - There is no module_mutex. What find_module() returns is good until the thread has called it
+ *   eight times more; module_find_get() returns it with a reference.
+ * - THIS_MODULE->name is a pointer, not an array; "" in constructors.
  * - delete_module() is no system call, but returns as one: 0, or -1 with errno. It waits if it
  *   is not told not to, as Linux did before 3.13. By force it unmaps no code under a holder.
  * - module_refcount() returns int64_t.
- * - A module's own code may not put the module's last reference, in the kernel neither: whoever
- *   calls a driver's functions holds a reference meanwhile, and a thread of the driver ends with
+ * - A module's own code must not put the module's last reference, as in the kernel. Whoever calls a
+ *   driver's functions holds a reference meanwhile, and a thread of the driver ends with
  *   module_put_and_kthread_exit().
  * - Every function may be called from any thread. The counting ones (try_module_get(),
- *   __module_get(), module_put(), module_refcount(), module_is_live()) are also
+ *   __module_get(), module_put(), module_refcount(), module_is_live()) and within_module() are also
  *   async-signal-safe, which is what interrupt context is in the kernel; the others take locks.
- * - A notifier cannot keep others from being told, but by refusing a module that is coming.
+ * - A notifier cannot keep others from being told, except by refusing a module that is coming.
  * - What init and exit functions occupy is not given back after use: __init and __exit are
  *   empty. MODULE_LICENSE() and EXPORT_SYMBOL_GPL() mean nothing to the host.
- * - There are no module parameters, no request_module(), and no other part of the kernel.
+ * - Parameters are set by module_load_args() alone. request_module() looks where
+ *   module_host_search() says, and runs no program.
+ * - printk() writes to standard error.
+ * - There is no other part of the kernel.
  *
  * Documented in module_ref.h: module_put(), module_refcount(), module_name(), enum
  * module_state. For C11, C++11 and later, by gcc and clang, on ELF systems.
@@ -49,10 +58,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h> /* has a member called __init, which is a macro below */
 
+#include "linux_printk.h"
 #include "module_ref.h"
 
 #ifdef __cplusplus
@@ -64,27 +77,39 @@ extern "C" {
 /* THIS_MODULE: the module that this code is in, or NULL (which try_module_get() takes for a
  * module that is always there) in code that is built in. Linux: THIS_MODULE. */
 
+/* What others see of a module: by a pointer to one they can also read its name. */
+struct module {
+	uint64_t linux_module_private[2];
+	const char *name;
+};
+
 /* The host looks for __this_module and writes the module's address to its beginning.
  * THIS_MODULE is a place 8 bytes into that, at which no struct module can be: the library's
- * functions know it by that, and look up what was written.
+ * functions know it by that, and look up what was written. The host finds the place for the name by
+ * the second name of the same object, __this_linux_module.
  *
  * Every file of a driver defines __this_module weakly, and the linker keeps one for the object.
  * The driver uses it by a hidden name for the same place, because the exported one could be
  * bound to another definition that the program or a preloaded library has. (Visibility
  * "protected" would do the same in one name; the linkers of binutils before 2.39 refuse what
- * clang makes of that.) It is exported also with -fvisibility=hidden. A version script must not
+ * clang makes of that.) It is exported even with -fvisibility=hidden. A version script must not
  * make it local. */
 #ifdef MODULE
 struct linux_this_module {
-	struct module *module;
-	void *zero[3]; /* what the fast path of a get and a put looks at */
+	union {
+		struct module *module;
+		uint64_t room;
+	};
+	struct module self; /* zero, which is what the fast path of a get and a put looks at */
 } __attribute__((aligned(16)));
 
 extern struct linux_this_module __this_module __attribute__((weak, visibility("default")));
-struct linux_this_module __this_module;
+struct linux_this_module __this_module = { { 0 }, { { 0, 0 }, "" } };
+extern struct linux_this_module __this_linux_module
+	__attribute__((weak, alias("__this_module"), visibility("default")));
 extern struct linux_this_module linux_this_module
 	__attribute__((weak, alias("__this_module"), visibility("hidden")));
-#define THIS_MODULE ((struct module *)(void *)((char *)&linux_this_module + 8))
+#define THIS_MODULE (&linux_this_module.self)
 #else
 #define THIS_MODULE ((struct module *)0)
 #endif
@@ -138,9 +163,34 @@ static inline bool module_is_live(const struct module *module)
 }
 
 /**
+ * Finds the module of this name in LINUX_MODULE_HOST, without a reference: see module_find(), whose
+ * pointer this is. (For a driver itself it is another one than THIS_MODULE.)
+ *
+ * Thread-safe. Linux: find_module(), for which a caller has module_mutex or is in an RCU reader.
+ */
+static inline struct module *find_module(const char *name)
+{
+	return module_find(LINUX_MODULE_HOST, name);
+}
+
+/**
+ * Whether an address is in the module's code or data. Nothing is given back after init, so
+ * within_module_init() is never true.
+ *
+ * Thread-safe. Async-signal-safe. Linux: within_module().
+ */
+static inline bool within_module(unsigned long addr, const struct module *mod)
+{
+	return module_within(mod, (const void *)addr);
+}
+
+#define within_module_core(addr, mod) within_module(addr, mod)
+#define within_module_init(addr, mod) ((void)(addr), (void)(mod), false)
+
+/**
  * Makes a depend on b until a is unloaded. The caller has a handle or a reference to both.
  *
- * @return as module_add_dependency(): 0, also if it does already; -EDEADLK for a cycle, which
+ * @return as module_add_dependency(): 0, even if it does already; -EDEADLK for a cycle, which
  * the kernel does not look for; -ENOENT, -EXDEV, -EINVAL.
  *
  * Thread-safe. Linux: ref_module().
@@ -152,18 +202,63 @@ static inline int ref_module(struct module *a, struct module *b)
 
 /**
  * Ends the calling thread with this code (a long, pthread_join(3)'s result), and gives back a
- * reference to THIS_MODULE, which the thread holds, when no code of the module runs in it any
- * more. As module_put_and_exit(). Does not return.
+ * reference to THIS_MODULE, which the thread holds, once no code of the module can run in it.
+ * As module_put_and_exit(). Does not return.
  *
  * Linux: module_put_and_kthread_exit(), and module_put_and_exit() before 5.17.
  */
 #define module_put_and_kthread_exit(code) \
 	module_put_and_exit(THIS_MODULE, (void *)(intptr_t)(code))
 
+/* ---- Loading ---- */
+
+/**
+ * Loads the module of this name, which is formatted as by printf(3): module_request() in
+ * LINUX_MODULE_HOST.
+ *
+ * @return 0 if it is there; or a negative errno, such as -ENAMETOOLONG. (The kernel also returns modprobe's
+ * exit status, which is positive.)
+ *
+ * Thread-safe. Linux: request_module().
+ */
+#define request_module(...) linux_request_module(LINUX_MODULE_HOST, __VA_ARGS__)
+
+/* Static, so that a driver that requests nothing needs nothing of the library. */
+static inline int linux_request_module(struct module_host *host, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static inline int linux_request_module(struct module_host *host, const char *format, ...)
+{
+	char name[MODULE_NAME_LEN];
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vsnprintf(name, sizeof(name), format, args);
+	va_end(args);
+	return n < 0 || n >= MODULE_NAME_LEN ? -ENAMETOOLONG : module_request(host, name);
+}
+
+/**
+ * x, or if that is 0 or NULL, what x is once a module was requested.
+ *
+ * Linux: try_then_request_module().
+ */
+#define try_then_request_module(x, ...)                                                    \
+	__extension__({                                                                    \
+		__typeof__(x) linux_module_tried = (x);                                    \
+		if (!linux_module_tried) {                                                 \
+			request_module(__VA_ARGS__);                                       \
+			linux_module_tried = (x);                                          \
+		}                                                                          \
+		linux_module_tried;                                                        \
+	})
+
 /* ---- Symbols ---- */
 
 #define LINUX_MODULE_STRING_(x) #x
 #define LINUX_MODULE_STRING(x) LINUX_MODULE_STRING_(x)
+#define __stringify(x) LINUX_MODULE_STRING(x)
 
 /**
  * The address of symbol x, which is declared, in whichever live module of LINUX_MODULE_HOST
@@ -177,6 +272,17 @@ static inline int ref_module(struct module *a, struct module *b)
 #define symbol_get(x)                                                                      \
 	(__extension__(__typeof__(&(x)))                                                   \
 		 module_symbol_get(LINUX_MODULE_HOST, LINUX_MODULE_STRING(x)))
+
+/**
+ * As symbol_get(x); if there is none, a module that defines x is requested first.
+ *
+ * Thread-safe. Linux: symbol_request().
+ */
+#define symbol_request(x) try_then_request_module(symbol_get(x), "symbol:" #x)
+
+/* Linux: __symbol_get(), __symbol_put(). */
+#define __symbol_get(name) module_symbol_get(LINUX_MODULE_HOST, name)
+#define __symbol_put(name) module_symbol_put(LINUX_MODULE_HOST, name)
 
 /**
  * Gives back what symbol_get(x) has returned.
@@ -201,7 +307,7 @@ static inline int ref_module(struct module *a, struct module *b)
 
 /**
  * Lets symbol_get(), module_symbol() and modules that are linked against this one find sym,
- * also with -fvisibility=hidden. Without that option every symbol that is not static
+ * even with -fvisibility=hidden. Without that option every symbol that is not static
  * is found.
  *
  * clang takes no attribute after a definition: where -fvisibility=hidden is used with
@@ -220,6 +326,9 @@ static inline int ref_module(struct module *a, struct module *b)
 #define EXPORT_SYMBOL(sym) extern __typeof__(sym) sym __attribute__((visibility("default")))
 #endif
 #define EXPORT_SYMBOL_GPL(sym) EXPORT_SYMBOL(sym)
+/* Namespaces mean nothing to the host, as licences. */
+#define EXPORT_SYMBOL_NS(sym, ns) EXPORT_SYMBOL(sym)
+#define EXPORT_SYMBOL_NS_GPL(sym, ns) EXPORT_SYMBOL(sym)
 
 /* ---- Notifiers ---- */
 
@@ -238,8 +347,8 @@ struct notifier_block;
  *
  * NOTIFY_BAD, and what notifier_from_errno() makes of an errno, refuse a module that is
  * COMING: its load fails with -EPERM, or that errno, and the notifiers that were told before are
- * told that it is GOING. All else lets it pass, and the notifiers after this one are told, also
- * after NOTIFY_STOP.
+ * told that it is GOING. Every other value lets it pass, and the notifiers after this one are
+ * told too, even after NOTIFY_STOP.
  *
  * Linux: notifier_fn_t.
  */
@@ -329,10 +438,10 @@ static inline int unregister_module_notifier(struct notifier_block *nb)
  *
  * @param flags from <fcntl.h>:
  *   0           waits until nobody holds a reference, however long that takes; nobody gets a
- *               new one meanwhile. So did Linux before 3.13, and so does the manual page still
- *               say; since then Linux does not wait, as with O_NONBLOCK.
+ *               new one meanwhile. Linux did so before 3.13, and its manual page still says so;
+ *               since then Linux does not wait, as with O_NONBLOCK.
  *   O_NONBLOCK  does not wait, and does not keep others from getting references.
- *   O_TRUNC     by force, at once, with O_NONBLOCK or without: also if it is held, or has an
+ *   O_TRUNC     by force, at once, with O_NONBLOCK or without: even if it is held, or has an
  *               init and no exit function. The exit function runs, the host is tainted, and
  *               the code stays mapped until the last reference is put; Linux frees it under its
  *               holders.
@@ -340,7 +449,7 @@ static inline int unregister_module_notifier(struct notifier_block *nb)
  * The caller holds no reference to the module (without O_NONBLOCK it would wait for itself), and
  * is not code of the module.
  *
- * @return 0 if it is unloaded, also where its code stays mapped (module_unload() tells these
+ * @return 0 if it is unloaded, even if its code stays mapped (module_unload() tells these
  * apart, and module_host_last_unloaded() says why); or -1, the module as it was, and in errno,
  * checked in this order: EINVAL for other flags, which Linux ignores; EFAULT if name is NULL;
  * EINVAL if there is no host; ENOENT if there is no such module; EWOULDBLOCK if other modules
@@ -380,8 +489,12 @@ static inline int linux_delete_module(const char *name, unsigned int flags)
  * file scope, after the definition of fn, which may be static. A driver that defines
  * init_module() and cleanup_module() itself needs neither.
  *
+ * In a driver, core_initcall() and its kin are module_init().
+ *
  * In code that is built in, fn is called before main(), as a constructor, and what it returns is
- * ignored, as it is in the kernel; the exit function is never called. Object files in an
+ * ignored, as it is in the kernel; the exit function is never called. In C those of core_initcall()
+ * come before those of subsys_initcall(), and so on, whatever object file they are in; module_init()
+ * is device_initcall(). Object files in an
  * archive come into a program only if something in it refers to them.
  *
  * Linux: module_init(), module_exit(). */
@@ -408,18 +521,49 @@ void cleanup_module(void) __attribute__((visibility("default")));
 
 #else
 
-#define module_init(fn)                                                                    \
-	__attribute__((constructor)) static void linux_module_initcall_##fn(void)          \
+/* Constructors without a number, which the objects of C++ have, come last. */
+#ifdef __cplusplus
+#define LINUX_MODULE_INITCALL(fn, level) LINUX_MODULE_CONSTRUCTOR(fn, constructor)
+#else
+#define LINUX_MODULE_INITCALL(fn, level) LINUX_MODULE_CONSTRUCTOR(fn, constructor(65000 + (level)))
+#endif
+#define LINUX_MODULE_CONSTRUCTOR(fn, attribute)                                            \
+	__attribute__((attribute)) static void linux_module_initcall_##fn(void)            \
 	{                                                                                  \
 		int (*const linux_module_init)(void) = (fn);                               \
 		(void)linux_module_init();                                                 \
 	}                                                                                  \
 	struct linux_module_needs_a_semicolon
 
+#define module_init(fn) device_initcall(fn)
+
 #define module_exit(fn) \
 	__attribute__((unused)) static void (*const linux_module_exitcall_##fn)(void) = (fn)
 
 #endif
+
+#ifdef MODULE
+#define LINUX_MODULE_INITCALL(fn, level) module_init(fn)
+#endif
+#define early_initcall(fn) LINUX_MODULE_INITCALL(fn, 0)
+#define pure_initcall(fn) LINUX_MODULE_INITCALL(fn, 1)
+#define core_initcall(fn) LINUX_MODULE_INITCALL(fn, 2)
+#define core_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 3)
+#define postcore_initcall(fn) LINUX_MODULE_INITCALL(fn, 4)
+#define postcore_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 5)
+#define arch_initcall(fn) LINUX_MODULE_INITCALL(fn, 6)
+#define arch_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 7)
+#define subsys_initcall(fn) LINUX_MODULE_INITCALL(fn, 8)
+#define subsys_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 9)
+#define fs_initcall(fn) LINUX_MODULE_INITCALL(fn, 10)
+#define fs_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 11)
+#define rootfs_initcall(fn) LINUX_MODULE_INITCALL(fn, 12)
+#define device_initcall(fn) LINUX_MODULE_INITCALL(fn, 13)
+#define device_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 14)
+#define late_initcall(fn) LINUX_MODULE_INITCALL(fn, 15)
+#define late_initcall_sync(fn) LINUX_MODULE_INITCALL(fn, 16)
+#define __initcall(fn) device_initcall(fn)
+#define __exitcall(fn) module_exit(fn)
 
 /* Where the kernel puts what is needed at the beginning or at the end only. Nothing here. Not
  * for C++, whose standard library has variables of these names. Linux: <linux/init.h>. */
@@ -429,6 +573,20 @@ void cleanup_module(void) __attribute__((visibility("default")));
 #define __initdata
 #define __initconst
 #define __exitdata
+#define __init_or_module
+#define __initdata_or_module
+#define __initconst_or_module
+#define __refdata
+#define __ref
+#define __ro_after_init
+#define __read_mostly
+#endif
+
+/* The exit function for a structure, or NULL where it will not be called. Linux: __exit_p(). */
+#ifdef MODULE
+#define __exit_p(fn) fn
+#else
+#define __exit_p(fn) NULL
 #endif
 
 /* ---- About a module ---- */
@@ -436,11 +594,18 @@ void cleanup_module(void) __attribute__((visibility("default")));
 #define LINUX_MODULE_PASTE_(a, b) a##b
 #define LINUX_MODULE_PASTE(a, b) LINUX_MODULE_PASTE_(a, b)
 
-/* clang since 22 counts __COUNTER__ as an extension that -Wpedantic warns of. */
+/* clang since 22 counts __COUNTER__ as an extension that -Wpedantic warns of. (__LINE__ would be the
+ * same twice on a line, and in two headers.) */
 #if defined(__clang__) && __clang_major__ >= 22
-#define LINUX_MODULE_UNIQUE(name) LINUX_MODULE_PASTE(name, __LINE__)
+#define LINUX_MODULE_COUNTING                                                              \
+	_Pragma("clang diagnostic push")                                                   \
+	_Pragma("clang diagnostic ignored \"-Wc2y-extensions\"")
+#define LINUX_MODULE_COUNTED                                                               \
+	;                                                                                  \
+	_Pragma("clang diagnostic pop") struct linux_module_needs_a_semicolon
 #else
-#define LINUX_MODULE_UNIQUE(name) LINUX_MODULE_PASTE(name, __COUNTER__)
+#define LINUX_MODULE_COUNTING
+#define LINUX_MODULE_COUNTED
 #endif
 
 /**
@@ -456,8 +621,10 @@ void cleanup_module(void) __attribute__((visibility("default")));
  * Linux: MODULE_INFO(), and the others, in <linux/module.h>.
  */
 #define MODULE_INFO(tag, info)                                                             \
+	LINUX_MODULE_COUNTING                                                              \
 	__attribute__((section(".modinfo"), used, aligned(1))) static const char           \
-	LINUX_MODULE_UNIQUE(linux_module_info_##tag##_)[] = #tag "=" info
+	LINUX_MODULE_PASTE(linux_module_info_##tag##_, __COUNTER__)[] = #tag "=" info      \
+		LINUX_MODULE_COUNTED
 
 #define MODULE_LICENSE(info) MODULE_INFO(license, info)
 #define MODULE_AUTHOR(info) MODULE_INFO(author, info)
@@ -466,9 +633,31 @@ void cleanup_module(void) __attribute__((visibility("default")));
 #define MODULE_ALIAS(info) MODULE_INFO(alias, info)
 #define MODULE_SOFTDEP(info) MODULE_INFO(softdep, info)
 #define MODULE_FIRMWARE(info) MODULE_INFO(firmware, info)
+#define MODULE_IMPORT_NS(ns) MODULE_INFO(import_ns, LINUX_MODULE_STRING(ns))
+
+/**
+ * Says which devices a driver is for. Nobody looks for devices here.
+ *
+ * Linux: MODULE_DEVICE_TABLE().
+ */
+#define MODULE_DEVICE_TABLE(type, name)                                                    \
+	__attribute__((unused)) static const void *const                                   \
+		linux_module_device_table_##type##_##name = (name)
+
+/* ---- Of <linux/kernel.h>, what module code has most often ---- */
+
+#ifndef ARRAY_SIZE
+#define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
+#endif
+#ifndef container_of
+#define container_of(pointer, type, member) \
+	((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#endif
 
 #ifdef __cplusplus
 }  // extern "C"
 #endif
+
+#include "linux_moduleparam.h"
 
 #endif /* LINUX_MODULE_H */

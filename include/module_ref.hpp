@@ -8,7 +8,7 @@
 //     if (modref::guard use = plugin.try_get())         // any thread: may I use it?
 //             call_into_it();                           // until use goes out of scope
 //
-//     if (plugin.drain(std::chrono::seconds(1)))        // the unloader: shut the door, wait
+//     if (plugin.drain(std::chrono::seconds(1)))        // the unloader: close it, wait
 //             take_it_out();
 //
 // and the same for a plugin that a host loads and unloads:
@@ -20,16 +20,16 @@
 //     answer.reset();
 //     host.unload("plugin", std::chrono::seconds(1));
 //
-// What the operations mean, their memory ordering, their safety in threads and signal
-// handlers, and the Linux functions they come from stand in module_ref.h, at the functions that
-// are named here. The header adds no state and no lock of its own: it can be mixed with
-// the C functions, on the same counters and hosts (adopt, native(), release()).
+// module_ref.h says what the operations mean, at the functions that are named here: their memory
+// ordering, their safety in threads and signal handlers, and the Linux functions they come from.
+// The header adds no state and no lock of its own: it can be mixed with the C functions, on the
+// same counters and hosts (adopt, native(), release()).
 //
 // Errors: a function that fails throws std::system_error, whose code() is the errno in
-// std::generic_category(), to be compared with std::errc, and whose what() begins with the words
-// of module_last_error(). What is no failure but an answer (the door is shut, a counter's time is up,
-// there is no such module) is a return value; a module that is not unloaded is an error. Functions that
-// are noexcept throw nothing.
+// std::generic_category(), to be compared with std::errc, and whose what() begins with the words of
+// module_last_error(). An answer (the counter is closed, its time is up, there is no such module)
+// is a return value; a module that is not unloaded is an error. Functions that are noexcept throw
+// nothing.
 //
 // Threads: an object of a class below may be used by several threads at a time where its
 // functions say so; otherwise it is like an int. The counters and modules that they refer to are
@@ -49,6 +49,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -58,6 +61,7 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "module_ref_inline.h"
 
@@ -92,6 +96,26 @@ inline const char *c_text(const std::string &text, const char *what)
 	if (text.find('\0') != std::string::npos)
 		fail(-EINVAL, what);
 	return text.c_str();
+}
+
+// What one of the functions of C writes that are given a buffer.
+template <class Get> std::string text(Get get)
+{
+	/* Room for most: what is written may have taken long to find out. */
+	std::string out(1023, '\0');
+
+	for (;;) {
+		const std::int64_t length = get(out.data(), out.size());
+
+		if (length < 0)
+			fail(static_cast<int>(length), ::module_last_error());
+		// A NUL follows what was written.
+		if (static_cast<std::size_t>(length) < out.size()) {
+			out.resize(static_cast<std::size_t>(length));
+			return out;
+		}
+		out.resize(static_cast<std::size_t>(length) + 1);
+	}
 }
 
 } // namespace detail
@@ -208,8 +232,7 @@ public:
 			module_ref_put_inline(ref);
 	}
 
-	/// One more reference, also while a drain is under way; nothing, of nothing. As
-	/// module_ref_get().
+	/// One more reference, even while a drain is under way; of nothing, nothing. As module_ref_get().
 	guard clone() const noexcept
 	{
 		if (!ref_)
@@ -239,10 +262,17 @@ private:
 	::module_ref *ref_ = nullptr;
 };
 
-/// Takes a reference, unless the door is shut. As module_ref_try_get().
+/// Takes a reference, unless the counter is closed. As module_ref_try_get().
 inline guard try_get(::module_ref &ref) noexcept
 {
 	return module_ref_try_get_inline(&ref) ? guard(adopt, ref) : guard();
+}
+
+/// Takes a reference even if the counter is closed, as long as somebody holds one. As
+/// module_ref_get_if_held().
+inline guard get_if_held(::module_ref &ref) noexcept
+{
+	return ::module_ref_get_if_held(&ref) ? guard(adopt, ref) : guard();
 }
 
 /// Releases the counter if nobody holds a reference. As module_ref_try_release().
@@ -263,8 +293,8 @@ inline guard try_get(::module_ref &ref) noexcept
 	return true;
 }
 
-/// Shuts the door and waits until the last reference is given back. As module_ref_drain().
-/// The caller holds none.
+/// Closes the counter and waits until the last reference is given back. As module_ref_drain(). The
+/// caller holds none.
 ///
 /// @return true to the one caller who has released it; false if time was up: the counter is
 /// live, as before.
@@ -294,8 +324,8 @@ inline void reinit(::module_ref &ref)
 		detail::fail(rc, "the counter cannot be made live again: only a released one can");
 }
 
-/// A reference counter that can be shut. All functions but the constructors and the
-/// destructor may be called from any thread.
+/// A reference counter that can be closed. All functions but the constructors and the destructor
+/// may be called from any thread.
 ///
 /// Its address is its identity: it is neither copied nor moved. A static counter in shared-word
 /// mode is there before any code runs (constant initialisation). It ends with the other static
@@ -328,11 +358,18 @@ public:
 		::module_ref_destroy(&ref_);
 	}
 
-	/// Takes a reference, unless the door is shut: nothing then. Wait-free, and
+	/// Takes a reference; or gives nothing, if the counter is closed. Wait-free, and
 	/// async-signal-safe. As module_ref_try_get().
 	guard try_get() noexcept
 	{
 		return modref::try_get(ref_);
+	}
+
+	/// A reference even while others drain, as long as somebody holds one. As
+	/// module_ref_get_if_held().
+	guard get_if_held() noexcept
+	{
+		return modref::get_if_held(ref_);
 	}
 
 	/// As modref::try_release().
@@ -388,6 +425,36 @@ enum class state {
 class reference;
 class handle;
 
+/// Makes a reference tracked: module_holders() and the words of a refused unload then name the file
+/// and line of the track(), the thread, and the reference's age. It costs an allocation, and a lock
+/// that all modules share.
+///
+///     if (modref::reference plugin = host.find("plugin", modref::track()))
+///
+/// What is passed is what std::source_location::current() has, which is C++20's.
+class track {
+public:
+	explicit track(const char *file = __builtin_FILE(), unsigned line = __builtin_LINE()) noexcept
+		: file_(file), line_(line)
+	{
+	}
+
+private:
+	friend class reference;
+
+	const char *file_;
+	unsigned line_;
+};
+
+namespace detail
+{
+/// A tracked reference, at a place that stays, with its label.
+struct note {
+	::module_track track{};
+	char label[256];
+};
+}
+
 /// What can be asked about a module that somebody keeps: one that a handle or a reference is to,
 /// or that a notifier is told of. It keeps nothing itself. All functions may be called from any
 /// thread.
@@ -424,9 +491,22 @@ public:
 		return ::module_refcount(mod_);
 	}
 
+	/// Who stands in its code now, or points into it, a line each. As module_dangling().
+	///
+	/// @throw std::system_error device_or_resource_busy if another thread is unloading it.
+	std::string dangling() const
+	{
+		return detail::text([this](char *buf, std::size_t len) {
+			return ::module_dangling(mod_, buf, len);
+		});
+	}
+
 	/// Takes a reference, unless the module is being unloaded or is gone, or there is none:
 	/// an empty one then. As module_try_get().
 	inline reference try_get() const noexcept;
+
+	/// The same, tracked, if there is memory for that.
+	inline reference try_get(const track &place) const noexcept;
 
 	/// A handle to it. As module_handle_get().
 	inline handle to_handle() const noexcept;
@@ -438,6 +518,15 @@ public:
 	void depend_on(const module_view &provider) const
 	{
 		detail::checked(::module_add_dependency(mod_, provider.mod_));
+	}
+
+	/// Keeps it for good. As module_pin().
+	///
+	/// @throw std::system_error no_such_file_or_directory if it is being unloaded.
+	void pin(const std::string &why) const
+	{
+		detail::checked(
+			::module_pin(mod_, detail::c_text(why, "the reason has a NUL inside")));
 	}
 
 	/// The module, for the C functions.
@@ -461,8 +550,8 @@ protected:
 	::module *mod_ = nullptr;
 };
 
-/// Keeps the struct of a module, not its code: for asking about it, and for trying to get it,
-/// for as long as one likes. Copyable; an empty one is to nothing.
+/// Keeps the record of a module, not its code: to ask about it, and to try to get it, for as long
+/// as you like. Copyable; an empty one is to nothing.
 class handle : public module_view {
 public:
 	handle() noexcept = default;
@@ -501,7 +590,7 @@ public:
 
 template <class T> class symbol;
 
-/// A reference to a module, which keeps its code where it is; or nothing. Gives it back when it
+/// A reference to a module, which keeps its code mapped; or nothing. It gives itself back when it
 /// ends. Movable, and not copyable: clone() takes one more.
 class [[nodiscard]] reference : public module_view {
 public:
@@ -512,7 +601,9 @@ public:
 	{
 	}
 
-	reference(reference &&other) noexcept : module_view(other.release())
+	reference(reference &&other) noexcept
+		: module_view(std::exchange(other.mod_, nullptr)),
+		  note_(std::exchange(other.note_, nullptr))
 	{
 	}
 
@@ -545,15 +636,49 @@ public:
 		return reference(adopt, mod_);
 	}
 
-	/// Gives up the reference without giving it back: module_put() is the caller's now.
+	/// The same, tracked, if there is memory for that and the module is not closed.
+	reference clone(const track &place) const noexcept
+	{
+		return clone().tracked(place);
+	}
+
+	/// This reference, which is tracked from now on, as clone() has it.
+	reference tracked(const track &place) && noexcept
+	{
+		detail::note *note = mod_ && !note_ ? new (std::nothrow) detail::note : nullptr;
+
+		if (note) {
+			std::size_t length = std::strlen(place.file_), most = sizeof(note->label) - 16;
+
+			std::snprintf(note->label, sizeof(note->label), "%s:%u",
+				      place.file_ + (length > most ? length - most : 0),
+				      place.line_);
+			if (::module_try_get_tracked(mod_, &note->track, note->label)) {
+				::module_put(mod_);
+				note_ = note;
+			} else {
+				delete note;
+			}
+		}
+		return std::move(*this);
+	}
+
+	/// Gives up the reference without giving it back: module_put() is the caller's now. It is
+	/// not tracked any more.
 	::module *release() noexcept
 	{
+		if (note_) {
+			::module_get(mod_);
+			::module_put_tracked(mod_, &note_->track);
+			delete std::exchange(note_, nullptr);
+		}
 		return std::exchange(mod_, nullptr);
 	}
 
 	void swap(reference &other) noexcept
 	{
 		std::swap(mod_, other.mod_);
+		std::swap(note_, other.note_);
 	}
 
 	friend void swap(reference &a, reference &b) noexcept
@@ -582,6 +707,9 @@ public:
 	///
 	/// @throw std::system_error as address().
 	template <class T> modref::symbol<T> symbol(const std::string &name) const;
+
+private:
+	detail::note *note_ = nullptr;
 };
 
 /// A function or variable of a module, which keeps the module for as long as it exists.
@@ -652,9 +780,114 @@ template <class T> modref::symbol<T> reference::symbol(const std::string &name) 
 	return modref::symbol<T>(clone(), at);
 }
 
+namespace detail
+{
+/// How many integers and pointers go to a function in registers.
+#if defined(__x86_64__)
+constexpr std::size_t whole_registers = 6;
+#else
+constexpr std::size_t whole_registers = 8;
+#endif
+
+template <class T> constexpr bool is_floating = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
+template <class T>
+constexpr bool is_whole = (std::is_integral_v<T> && std::numeric_limits<T>::digits <= 64) || std::is_enum_v<T> ||
+			  std::is_pointer_v<T> || std::is_reference_v<T>;
+
+/// What is returned for nothing.
+struct nothing {
+};
+}
+
+/// A function of a module that anybody may call at any time: as module_gate(). A call takes a
+/// reference for as long as it lasts; once the module is being unloaded it returns the value that
+/// was given here.
+///
+///     modref::gate<int(int)> on_event(plugin, *plugin.symbol<int(int)>("on_event"), -1);
+///     library_register(on_event.get());
+///
+/// The address stays good when this object, which can be copied, is gone. All arguments must go in
+/// registers.
+template <class T> class gate;
+
+template <class R, class... Args> class gate<R(Args...)> {
+	static_assert(((detail::is_whole<Args> || detail::is_floating<Args>)&&...) &&
+			      (std::size_t{ detail::is_whole<Args> } + ... + 0) <= detail::whole_registers &&
+			      (std::size_t{ detail::is_floating<Args> } + ... + 0) <= 8,
+		      "the arguments of a gate have to go in registers");
+	static_assert(std::is_void_v<R> || detail::is_floating<R> ||
+			      (detail::is_whole<R> && !std::is_reference_v<R>),
+		      "what a gate returns has to go in a register");
+
+public:
+	/// What a refused call returns.
+	using value = std::conditional_t<std::is_void_v<R>, detail::nothing, std::decay_t<R>>;
+
+	/// One that leads to a function of the module.
+	///
+	/// @throw std::system_error no_such_file_or_directory if there can be none, with the words of
+	/// module_last_error().
+	gate(const module_view &mod, R (*function)(Args...), value refused = value())
+		: gate(::module_gate(mod.native(), reinterpret_cast<void *>(function), bits(refused)))
+	{
+	}
+
+	/// One that leads to what the module of this name, whichever it is, exports as symbol. As
+	/// module_gate_follow().
+	///
+	/// @throw std::system_error as above.
+	gate(const module_view &mod, const std::string &symbol, value refused = value())
+		: gate(::module_gate_follow(mod.native(),
+					    detail::c_text(symbol, "the name of a symbol has a NUL inside"),
+					    bits(refused)))
+	{
+	}
+
+	R operator()(Args... args) const
+	{
+		return at_(std::forward<Args>(args)...);
+	}
+
+	/// The address.
+	R (*get() const noexcept)(Args...)
+	{
+		return at_;
+	}
+
+	/// How many calls were refused. As module_gate_refused().
+	std::uint64_t refused() const
+	{
+		return ::module_gate_refused(reinterpret_cast<const void *>(at_));
+	}
+
+private:
+	explicit gate(void *at) : at_(reinterpret_cast<R (*)(Args...)>(at))
+	{
+		if (!at)
+			detail::fail(-ENOENT, ::module_last_error());
+	}
+
+	static std::uintptr_t bits(value refused)
+	{
+		std::uintptr_t bits = 0;
+
+		if constexpr (!std::is_void_v<R>)
+			std::memcpy(&bits, &refused, sizeof(refused));
+		return bits;
+	}
+
+	R (*at_)(Args...);
+};
+
 inline reference module_view::try_get() const noexcept
 {
 	return ::module_try_get(mod_) ? reference(adopt, mod_) : reference();
+}
+
+inline reference module_view::try_get(const track &place) const noexcept
+{
+	return try_get().tracked(place);
 }
 
 inline handle module_view::to_handle() const noexcept
@@ -669,12 +902,21 @@ enum class load_flags : unsigned {
 	none = 0,
 	atomic = MODULE_LOAD_ATOMIC, ///< count references in one shared word, not per CPU
 	copy = MODULE_LOAD_COPY,     ///< load a copy of the file in memory
+	shared = MODULE_LOAD_SHARED, ///< replacements may be bound to its unique symbols
+	deletable = MODULE_LOAD_DELETABLE, ///< unmap it although it asks never to be
 };
 
 constexpr load_flags operator|(load_flags a, load_flags b) noexcept
 {
 	return static_cast<load_flags>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
 }
+
+/// How to replace.
+enum class replace_flags : unsigned {
+	none = 0,
+	/// End the old module before the new one begins. The new one goes on with what the old one saved.
+	stop_first = MODULE_REPLACE_STOP_FIRST,
+};
 
 namespace detail {
 
@@ -785,7 +1027,7 @@ modref_notify(::module *mod, enum ::module_state now, void *data) noexcept
 
 } // namespace detail
 
-/// Has a function called for every module that comes, is live or goes, until it ends; see
+/// Calls a function for every module that comes, becomes live or goes, until this object ends; see
 /// host::on_event(). Movable, and not copyable.
 class [[nodiscard]] notifier {
 public:
@@ -845,6 +1087,104 @@ private:
 	::module_notifier_fn call_ = nullptr;
 };
 
+/// A module that host::open() has opened, whose code stays where it is meanwhile; or nothing.
+/// Movable, and not copyable.
+class [[nodiscard]] user : public module_view {
+public:
+	user() noexcept = default;
+
+	/// Owns what module_open() has given.
+	user(adopt_t, ::module *mod) noexcept : module_view(mod)
+	{
+	}
+
+	user(user &&other) noexcept : module_view(std::exchange(other.mod_, nullptr))
+	{
+	}
+
+	user &operator=(user &&other) noexcept
+	{
+		std::swap(mod_, other.mod_);
+		return *this;
+	}
+
+	/// Closes it if it is open; if it is the last one, and the module is held, it stays.
+	~user()
+	{
+		if (mod_)
+			::module_close(mod_, 0);
+	}
+
+	/// Closes it. As module_close().
+	///
+	/// @return what that returns: 0, 1 or 2.
+	///
+	/// @throw std::system_error as host::unload(), with the module open as before.
+	int close(timeout wait)
+	{
+		const int rc = detail::checked(::module_close(mod_, wait.ns()));
+
+		mod_ = nullptr;
+		return rc;
+	}
+};
+
+/// A thread that keeps a module's code mapped until it has ended, which the module's exit function
+/// has it do. As module_thread_create(). It is joined when this ends, or join() is called. Movable.
+class [[nodiscard]] module_thread {
+public:
+	module_thread() noexcept = default;
+
+	/// Starts it.
+	///
+	/// @throw std::system_error as module_thread_create(); std::bad_alloc.
+	template <class Function> module_thread(const module_view &mod, Function &&function)
+	{
+		using body = std::decay_t<Function>;
+		auto run = std::make_unique<body>(std::forward<Function>(function));
+
+		detail::checked(::module_thread_create(
+			&thread_, nullptr, mod.native(),
+			[](void *data) -> void * {
+				const std::unique_ptr<body> own(static_cast<body *>(data));
+
+				(*own)();
+				return nullptr;
+			},
+			run.get()));
+		run.release();
+		joinable_ = true;
+	}
+
+	module_thread(module_thread &&other) noexcept
+		: thread_(other.thread_), joinable_(std::exchange(other.joinable_, false))
+	{
+	}
+
+	module_thread &operator=(module_thread &&other) noexcept
+	{
+		std::swap(thread_, other.thread_);
+		std::swap(joinable_, other.joinable_);
+		return *this;
+	}
+
+	~module_thread()
+	{
+		join();
+	}
+
+	/// Waits until it has ended, once.
+	void join() noexcept
+	{
+		if (std::exchange(joinable_, false))
+			::pthread_join(thread_, nullptr);
+	}
+
+private:
+	::pthread_t thread_{};
+	bool joinable_ = false;
+};
+
 /// A table of modules, and the means to load, find, unload and replace them. Movable, and not
 /// copyable. All functions but the constructors, assignment, close() and the destructor may be
 /// called from any thread.
@@ -894,6 +1234,62 @@ public:
 		detail::checked(owned_ ? owned_->end() : ::module_host_free(nullptr));
 	}
 
+	/// Calls see with a ::module_info of each module, until see returns something other than 0, which
+	/// this returns. As module_host_each(). An exception of see is thrown on after that.
+	template <class See> int each(See &&see) const
+	{
+		struct {
+			std::remove_reference_t<See> &see;
+			std::exception_ptr thrown;
+		} call{ see, nullptr };
+		const int rc = ::module_host_each(
+			native(),
+			[](const ::module_info *info, void *data) noexcept {
+				auto &to = *static_cast<decltype(call) *>(data);
+
+				try {
+					return static_cast<int>(to.see(*info));
+				} catch (...) {
+					to.thrown = std::current_exception();
+					return 1;
+				}
+			},
+			&call);
+
+		if (call.thrown)
+			std::rethrow_exception(call.thrown);
+		return rc;
+	}
+
+	/// Unloads all modules. As module_host_shutdown().
+	///
+	/// @return how many are left; module_last_error() says why.
+	std::int64_t shutdown(timeout wait)
+	{
+		return ::module_host_shutdown(native(), wait.ns());
+	}
+
+	/// The module at that address, or none. As module_get_by_address().
+	reference get_by_address(const void *address) const noexcept
+	{
+		::module *mod = ::module_get_by_address(native(), address);
+
+		return mod ? reference(adopt, mod) : reference();
+	}
+
+	/// One user more of a module, which is loaded if there is none. As module_open().
+	///
+	/// @throw std::system_error as load().
+	user open(const std::string &path, const std::string &name = std::string())
+	{
+		::module *mod = nullptr;
+
+		detail::checked(::module_open(native(),
+					      detail::c_text(path, "the path has a NUL inside"),
+					      name.empty() ? nullptr : c_name(name), &mod));
+		return user(adopt, mod);
+	}
+
 	/// Loads the shared object at path as a module of this name, or of the file's up to ".so".
 	/// As module_load_flags().
 	///
@@ -921,6 +1317,23 @@ public:
 		return reference(adopt, ::module_find_get(native(), c_name(name)));
 	}
 
+	/// The same, tracked, if there is memory for that.
+	reference find(const std::string &name, const track &place) const
+	{
+		return find(name).tracked(place);
+	}
+
+	/// As find(), and waits while a thread loads, unloads or replaces the module of that name. As
+	/// module_find_get_wait().
+	///
+	/// @return an empty one if there is none of that name, or if waiting was of no use.
+	///
+	/// @throw std::system_error invalid_argument for a name with a NUL inside.
+	reference find_wait(const std::string &name, timeout wait = timeout::forever()) const
+	{
+		return reference(adopt, ::module_find_get_wait(native(), c_name(name), wait.ns()));
+	}
+
 	/// Unloads a module that nobody holds, or waits until nobody does. The caller holds no
 	/// reference to it, and is not its code. As module_unload().
 	///
@@ -935,12 +1348,12 @@ public:
 		return detail::checked(::module_unload(native(), c_name(name), 0, wait.ns())) == 0;
 	}
 
-	/// The same, and by force after that: also if it is held, or has no exit function. No code is
+	/// The same, and by force after that: even if it is held, or has no exit function. No code is
 	/// unmapped under a holder. As module_unload() with MODULE_UNLOAD_FORCE.
 	///
 	/// @return as unload(): false while it is held.
 	///
-	/// @throw std::system_error as unload(), but for what force is for.
+	/// @throw std::system_error as unload(), except for what force overrides.
 	bool force_unload(const std::string &name, timeout wait = timeout())
 	{
 		return detail::checked(::module_unload(native(), c_name(name), MODULE_UNLOAD_FORCE,
@@ -948,17 +1361,33 @@ public:
 	}
 
 	/// Puts the object at path in the place of a module, and then lets the old one go. As
-	/// module_replace().
+	/// module_replace_flags().
 	///
 	/// @return true if the old one is gone from memory; false if the new one is in service and
 	/// the old one still mapped: last_unloaded() says why.
 	///
 	/// @throw std::system_error with the old one in service as before: as load() and unload().
-	bool replace(const std::string &name, const std::string &path, timeout wait = timeout())
+	bool replace(const std::string &name, const std::string &path, timeout wait = timeout(),
+		     replace_flags flags = replace_flags::none)
 	{
-		return detail::checked(::module_replace(
-			       native(), c_name(name),
-			       detail::c_text(path, "the path has a NUL inside"), wait.ns())) == 0;
+		return replace_set({ { name, path } }, wait, flags);
+	}
+
+	/// Puts the object at each path in the place of the module of that name, all in one step: pairs
+	/// of a name and a path. As module_replace_set().
+	///
+	/// @return as replace(), of all old ones.
+	///
+	/// @throw std::system_error with all old ones in service as before.
+	bool replace_set(const std::vector<std::pair<std::string, std::string>> &set,
+			 timeout wait = timeout(), replace_flags flags = replace_flags::none)
+	{
+		std::vector<::module_replacement> all;
+
+		for (const auto &[name, path] : set)
+			all.push_back({ c_name(name), detail::c_text(path, "the path has a NUL inside") });
+		return detail::checked(::module_replace_set(native(), all.data(), all.size(),
+							    static_cast<unsigned>(flags), wait.ns())) == 0;
 	}
 
 	/// Unmaps what was unloaded by force, or replaced, while it was held, and is not any
@@ -970,9 +1399,9 @@ public:
 		return detail::checked(::module_host_reap(native()));
 	}
 
-	/// Has function(mod, now) called for every module that comes, is live or goes, on the thread
-	/// that loads or unloads it, with a const module_view& and a state; higher priorities first. As
-	/// module_notifier_register().
+	/// Registers function(mod, now), which is called for every module that comes, becomes live or
+	/// goes, on the thread that loads or unloads it, with a const module_view& and a state; higher
+	/// priorities first. As module_notifier_register().
 	///
 	/// It returns nothing, or an int: 0, or a negative errno, which refuses a module that is
 	/// coming. An exception does so too: a std::system_error with its errno, std::bad_alloc with
@@ -997,6 +1426,21 @@ public:
 	std::string list() const
 	{
 		return text(::module_host_list);
+	}
+
+	/// Sets what becomes of the addresses of modules that this host unloads from now on. As
+	/// module_host_after_unload().
+	void after_unload(module_after_unload what)
+	{
+		if (const int rc = ::module_host_after_unload(native(), what))
+			detail::fail(rc, "the host is closed, or there is no such end");
+	}
+
+	/// Refuses loads and replacements while unloaded modules that are still mapped have more bytes
+	/// than this. As module_host_limit_residents().
+	void limit_residents(std::size_t bytes)
+	{
+		detail::checked(::module_host_limit_residents(native(), bytes));
 	}
 
 	/// What was unloaded last: "name unmapped", or "name resident: " and the reason. As
@@ -1033,24 +1477,44 @@ private:
 
 	std::string text(std::int64_t (*get)(::module_host *, char *, std::uintptr_t)) const
 	{
-		std::string out;
-
-		for (;;) {
-			const std::int64_t length = get(native(), out.data(), out.size());
-
-			if (length < 0)
-				detail::fail(static_cast<int>(length), "the host is closed");
-			// A NUL follows what was written.
-			if (static_cast<std::size_t>(length) < out.size()) {
-				out.resize(static_cast<std::size_t>(length));
-				return out;
-			}
-			out.resize(static_cast<std::size_t>(length) + 1);
-		}
+		return detail::text([this, get](char *buf, std::size_t size) {
+			return get(owned()->get(), buf, size);
+		});
 	}
 
 	std::shared_ptr<detail::owned_host> owned_;
 };
+
+/// Tells from a file alone what will keep it in memory, or may crash the program once it is
+/// unmapped: a finding a line; empty if there is none. As module_check_file().
+///
+/// @throw std::system_error the errno, and module_last_error()'s words; also invalid_argument for a
+/// path with a NUL inside.
+inline std::string check_file(const std::string &path)
+{
+	const char *const file = detail::c_text(path, "the path has a NUL inside");
+
+	return detail::text([file](char *buf, std::size_t size) {
+		return ::module_check_file(file, buf, size);
+	});
+}
+
+/// Which module an address belongs to, in words; "" if none. As module_describe_address(), but not
+/// async-signal-safe.
+inline std::string describe_address(const void *address)
+{
+	return detail::text([address](char *buf, std::size_t size) {
+		return ::module_describe_address(address, buf, size);
+	});
+}
+
+/// Makes a stale call say whose code it was before the process dies, or stops doing so. As
+/// module_crash_reports().
+inline void crash_reports(bool on)
+{
+	if (const int rc = ::module_crash_reports(on))
+		detail::fail(rc, "the handler cannot be set");
+}
 
 } // namespace modref
 

@@ -18,6 +18,12 @@ macro_rules! with_caller {
     ($inner:path, $a:expr, $b:expr, $c:expr) => {
         core::arch::naked_asm!(".cfi_startproc", "mov rcx, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
     };
+    ($inner:path, $a:expr, $b:expr, $c:expr, $d:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov r8, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr, $c:expr, $d:expr, $e:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov r9, [rsp]", "jmp {}", ".cfi_endproc", sym $inner)
+    };
 }
 
 /// The body of an entry point: `inner(arguments.., caller)`.
@@ -32,6 +38,12 @@ macro_rules! with_caller {
     };
     ($inner:path, $a:expr, $b:expr, $c:expr) => {
         core::arch::naked_asm!(".cfi_startproc", "mov x3, x30", "b {}", ".cfi_endproc", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr, $c:expr, $d:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov x4, x30", "b {}", ".cfi_endproc", sym $inner)
+    };
+    ($inner:path, $a:expr, $b:expr, $c:expr, $d:expr, $e:expr) => {
+        core::arch::naked_asm!(".cfi_startproc", "mov x5, x30", "b {}", ".cfi_endproc", sym $inner)
     };
 }
 

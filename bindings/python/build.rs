@@ -74,15 +74,25 @@ fn build(stress: &Path) -> Result<(), String> {
         .args(["-ldl", "-Wl,--gc-sections", "-s", "-o"])
         .arg(stress.join("module-ref-stress")))?;
 
-    let plugin = |name: &str| {
+    let plugin = |name: &str, source: &str| {
         let mut command = compiler.to_command();
         command.args(["-shared", "-s", "-o"]).arg(stress.join(format!("{name}.so")));
-        command.arg(tests.join(format!("plugins/{name}.c")));
+        command.arg(tests.join(format!("plugins/{source}.c")));
         command
     };
-    run(plugin("sample").arg("-Wl,-soname,sample.so"))?;
-    // It needs the sample plugin, wherever the two are.
-    run(plugin("relay").arg("-L").arg(stress).args(["-l:sample.so", "-Wl,-rpath,$ORIGIN"]))
+    // What a plugin needs is beside it, wherever that is.
+    let beside = |library: &str| {
+        let path = format!("-L{}", stress.display());
+        [path, format!("-l:{library}"), "-Wl,-rpath,$ORIGIN".into()]
+    };
+    run(plugin("sample", "sample").arg("-Wl,-soname,sample.so"))?;
+    run(plugin("relay", "relay").args(beside("sample.so")))?;
+    run(plugin("right", "sample").arg("-Wl,-soname,right.so"))?;
+    run(plugin("left", "relay").args(beside("right.so")))?;
+    run(&mut plugin("keeper", "keeper"))?;
+    run(plugin("libkeeps", "keeps").arg("-Wl,-soname,libkeeps.so"))?;
+    run(&mut plugin("dangles", "dangles"))?;
+    run(plugin("brings", "dangles").arg("-DBRINGS").args(beside("libkeeps.so")))
 }
 
 fn no_compiler(error: &cc::Error) -> String {

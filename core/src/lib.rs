@@ -1,9 +1,15 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(any(feature = "std", test, loom, interleave)), no_std)]
 
+#[cfg(feature = "plugin")]
+extern crate alloc;
+
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("module-ref needs 64-bit atomics, which this target does not have");
 
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+#[doc(hidden)]
+pub mod cancel;
 mod counter;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod errno;
@@ -14,7 +20,19 @@ pub mod host;
 mod models;
 #[cfg(not(any(loom, interleave)))]
 mod percpu;
+#[cfg(all(feature = "plugin", not(any(loom, interleave))))]
+pub mod plugin;
 mod sync;
+#[cfg_attr(
+    not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),
+    path = "tool/absent.rs"
+)]
+#[cfg_attr(
+    not(all(feature = "host", target_os = "linux", target_env = "gnu")),
+    allow(dead_code, reason = "most of it is for the host")
+)]
+#[doc(hidden)]
+pub mod tool;
 pub mod trace;
 
 pub use counter::Counter;
@@ -41,14 +59,15 @@ pub const LIVE: u64 = counter::word::LIVE;
 
 #[cfg(all(
     feature = "std",
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     target_pointer_width = "64",
+    target_endian = "little",
     target_os = "linux",
-    target_env = "gnu",
+    any(target_env = "gnu", target_env = "musl"),
     not(any(loom, interleave))
 ))]
 #[doc(hidden)]
-pub use percpu::RSEQ_OFFSET;
+pub use percpu::{AREA, Area};
 
 /// How a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -125,6 +125,78 @@ impl Waited {
     }
 }
 
+/// The text of a trace point of a module's get or put: one instruction that does nothing, and
+/// the note that tells tracers of it. There, `$record` has the module's record, and the
+/// caller's address is where `$caller` says. Nothing is loaded for a tracer: the arguments' places are in the
+/// note. -1 is a count that only the slots know.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(untraced))]
+macro_rules! __trace_point {
+    ($name:literal, $record:literal, $caller:literal) => {
+        concat!(
+            "70: nop\n",
+            // Kind 3: where the probe is, where the base below is, no semaphore; then provider,
+            // name and arguments. Not part of what is loaded.
+            ".pushsection .note.stapsdt, \"?\", \"note\"\n",
+            ".balign 4\n",
+            ".long 72f - 71f, 74f - 73f, 3\n",
+            "71: .asciz \"stapsdt\"\n",
+            "72: .balign 4\n",
+            "73: .quad 70b, _.stapsdt.base, 0\n",
+            ".asciz \"module_ref\"\n",
+            ".asciz \"",
+            $name,
+            "\"\n",
+            ".asciz \"",
+            $crate::__trace_arguments!($record, $caller),
+            "\"\n",
+            "74: .balign 4\n",
+            ".popsection\n",
+            // One byte, once in an object: by its address a tracer sees whether the addresses in
+            // the notes have been moved, as by prelink. R: the linker keeps it.
+            ".ifndef _.stapsdt.base\n",
+            ".pushsection .stapsdt.base, \"aGR\", \"progbits\", .stapsdt.base, comdat\n",
+            ".weak _.stapsdt.base\n",
+            ".hidden _.stapsdt.base\n",
+            "_.stapsdt.base: .space 1\n",
+            ".size _.stapsdt.base, 1\n",
+            ".popsection\n",
+            ".endif\n",
+        )
+    };
+}
+
+/// The name at 16 in the record, the count, and the caller's address, as this processor's assembler writes
+/// them.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(target_arch = "x86_64")]
+macro_rules! __trace_arguments {
+    ($record:literal, $caller:literal) => {
+        concat!("-8@16(", $record, ") -8@$-1 -8@", $caller)
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+#[cfg(target_arch = "aarch64")]
+macro_rules! __trace_arguments {
+    ($record:literal, $caller:literal) => {
+        concat!("-8@[", $record, ", 16] -8@-1 -8@", $caller)
+    };
+}
+
+/// The same without, to be measured against.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(untraced)]
+macro_rules! __trace_point {
+    ($name:literal, $record:literal, $caller:literal) => {
+        ""
+    };
+}
+
 /// What modules come through.
 #[cfg(all(feature = "host", target_os = "linux", target_env = "gnu", not(any(loom, interleave))))]
 pub(crate) mod module {

@@ -8,7 +8,7 @@ use model::counter::{Rust, check_sandbox, run};
 use proptest::prelude::*;
 
 const LETTERS: &[u8] = b"ttttttttttttttttttttttgggggggppppppppppppppppppppprrrrrrrrrdddddddd\
-    wwwwwyyyybbbbfffffceeeeeeeeeexxxijjjknommmmmm";
+    hhhhhhwwwwwyyyybbbbfffffceeeeeeeeeexxxijjjknommmmmm";
 
 proptest! {
     #![proptest_config(support::config(1000))]

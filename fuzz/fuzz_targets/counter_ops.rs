@@ -43,6 +43,7 @@ impl Face for C {
         Answer::Code(unsafe {
             match step.what {
                 What::TryGet => return Answer::Got(module_ref_try_get(raw)),
+                What::GetIfHeld => return Answer::Got(module_ref_get_if_held(raw)),
                 What::Get => {
                     module_ref_get(raw);
                     return Answer::Nothing;

@@ -4,9 +4,13 @@
 //! this file is held while Python code runs, or by a thread that is detached; but for a host's
 //! own one, which every call has, and which nobody waits for.
 
-use crate::{MisuseError, NOT_ENTERED, Patience, Released, mode_name, os_error, time_limit};
+use crate::{
+    MisuseError, NOT_ENTERED, Patience, Released, SIGNAL_INTERVAL, mode_name, os_error, time_limit,
+};
+use module_ref::host::raw::Despite;
 use module_ref::host::{
-    Error, Host, LastUnloaded, Load, Module, NotifierId, Reference, State, Unload, Unloaded,
+    self, AfterUnload, Error, Host, LastUnloaded, Load, Module, NotifierId, Reference, State,
+    Unload, Unloaded, check_file,
 };
 use module_ref::misuse::Misuse;
 use module_ref::{Held, Mode};
@@ -14,7 +18,7 @@ use pyo3::exceptions::{PyAttributeError, PyException, PyOSError, PyTypeError, Py
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString, c_void};
@@ -22,12 +26,13 @@ use std::mem;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{
     Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -47,12 +52,41 @@ fn path_of(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     Ok(OsString::from_vec(bytes).into())
 }
 
+/// How many calls of a gate (Module.gate()) were refused.
+///
+/// >>> import ctypes
+/// >>> host = Host()
+/// >>> half = host.load("./plugin.so").gate("half", ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double))
+/// >>> half(3.0), gate_refused(half)
+/// (1.5, 0)
+#[pyfunction]
+pub(crate) fn gate_refused(gate: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let ctypes = gate.py().import("ctypes")?;
+    let pointer = ctypes.call_method1("cast", (gate, ctypes.getattr("c_void_p")?))?;
+    let address: Option<usize> = pointer.getattr("value")?.extract()?;
+    Ok(host::raw::gate_refused(address.unwrap_or(0)))
+}
+
+/// Tell from a file alone what will keep it in memory, or may crash the program once it is unmapped.
+///
+/// Each finding is a line: a keyword that stays the same in later versions, ": ", and a sentence that
+/// names the symbol and says what to do. None of the file's code is run. OSError, as for load(), if
+/// it is no shared object or cannot be read.
+///
+/// >>> check("./plugin.so")
+/// []
+#[pyfunction]
+pub(crate) fn check(py: Python<'_>, path: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let path = path_of(path)?;
+    py.detach(|| check_file(path)).map_err(host_error)
+}
+
 // ---- modules ---------------------------------------------------------------------
 
 /// One load of a shared object, as Host.load(), Host.find() and Host.modules() return it.
 ///
-/// It can be asked about the module for ever, also when the host is gone. To use the module's
-/// code takes a reference; once the module is unloaded there is none to be had, also when
+/// It answers questions about the module for ever, even when the host is gone. Using the module's
+/// code takes a reference. Once the module is unloaded every attempt to take one fails, even when
 /// its name is loaded again: that is another module, and not equal to this one.
 ///
 /// >>> host = Host()
@@ -68,7 +102,10 @@ fn path_of(path: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
 /// ('going', False)
 #[pyclass(frozen, eq, hash, name = "Module", module = "module_ref")]
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct LoadedModule(Module);
+pub(crate) struct LoadedModule(Module, Tracked);
+
+/// Whether a host's references are tracked.
+type Tracked = bool;
 
 /// The references that Python has taken with `try_get` and `get`, and has not put yet. They are
 /// kept by module: the one that puts may be another Python object for the same one. No list is
@@ -76,10 +113,29 @@ pub(crate) struct LoadedModule(Module);
 static TAKEN: LazyLock<Mutex<HashMap<LoadedModule, Vec<Reference>>>> =
     LazyLock::new(Mutex::default);
 
+/// Where the Python code is that has called this.
+fn place(py: Python<'_>) -> PyResult<String> {
+    let frame = py.import("sys")?.call_method0("_getframe")?;
+    let file: String = frame.getattr("f_code")?.getattr("co_filename")?.extract()?;
+    Ok(format!("{file}:{}", frame.getattr("f_lineno")?))
+}
+
 impl LoadedModule {
+    /// A reference for its caller, who is told of if that is wanted.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Reference>> {
+        self.0.try_get().map(|taken| self.noted(taken, py)).transpose()
+    }
+
+    fn noted(&self, mut taken: Reference, py: Python<'_>) -> PyResult<Reference> {
+        if self.1 {
+            taken.note(&place(py)?);
+        }
+        Ok(taken)
+    }
+
     fn released(&self) -> PyErr {
         Released::new_err(format!(
-            "no reference to be had: module '{}' is being unloaded, or is gone",
+            "no reference: module '{}' is being unloaded, or is gone",
             self.0.name()
         ))
     }
@@ -134,6 +190,74 @@ impl LoadedModule {
         self.0.refcount().map_or(-1, |held| held.try_into().unwrap_or(i64::MAX))
     }
 
+    /// Everybody who stands in the module's code now, or points into it, with a reference or
+    /// without: what an unload looks for, and writable memory as well (2.5 ms for each MB). A line
+    /// each.
+    ///
+    /// A line about memory is a hint: memory that was freed may still contain an address. Raises
+    /// OSError with EBUSY if another thread is unloading it.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> [line for line in plugin.dangling() if line.startswith("thread")]
+    /// []
+    fn dangling(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        py.detach(|| self.0.dangling()).map_err(host_error)
+    }
+
+    /// A gate: an address for a library that calls a function of the module whenever it likes, as a
+    /// ctypes function of that prototype. It stays valid for ever, even when this object and the
+    /// module are gone. A call holds the module; once the module is being unloaded, a call returns
+    /// refused, and is counted (gate_refused()).
+    ///
+    /// function is a name or an address. With follow=True a name leads to whichever module has this
+    /// one's name, after a replacement too. Arguments must go in registers. refused is an integer,
+    /// a pointer's number, or the bits of a c_double.
+    ///
+    /// Raises Released when the module is being unloaded or is gone, and OSError when it has no such
+    /// function or nothing can be made executable.
+    ///
+    /// >>> import ctypes
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> answer = plugin.gate("answer", ctypes.CFUNCTYPE(ctypes.c_int), -1)
+    /// >>> answer(), host.unload("plugin"), answer(), gate_refused(answer)
+    /// (42, True, -1, 1)
+    #[pyo3(signature = (function, prototype, refused=0, *, follow=false))]
+    fn gate<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+        prototype: &Bound<'py, PyAny>,
+        refused: i128,
+        follow: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let refused = i64::try_from(refused).map(|signed| signed as u64).or_else(|_| {
+            u64::try_from(refused)
+                .map_err(|_| PyValueError::new_err("refused does not fit into a register"))
+        })? as usize;
+        let held = self.0.try_get().ok_or_else(|| self.released())?;
+        let gate = if let Ok(name) = function.extract::<String>() {
+            // dlsym waits for the constructors of whatever is being loaded.
+            py.detach(|| {
+                let made = if follow {
+                    self.0.raw_gate_follow(&name, refused)
+                } else {
+                    // SAFETY: an address, which is all that is done with it here.
+                    let found = unsafe { held.symbol::<*mut c_void>(&name)? };
+                    self.0.raw_gate(*found, refused)
+                };
+                made.map(|gate| gate.addr())
+            })
+        } else if follow {
+            return Err(PyTypeError::new_err("a gate that follows needs the function's name"));
+        } else {
+            let address: usize = function.extract()?;
+            self.0.raw_gate(ptr::without_provenance(address), refused).map(|gate| gate.addr())
+        };
+        prototype.call1((gate.map_err(host_error)?,))
+    }
+
     /// How its references are counted: "atomic" or "percpu".
     ///
     /// >>> Host().load("./plugin.so", per_cpu=False).mode
@@ -166,6 +290,20 @@ impl LoadedModule {
         Ok(ModuleHold { usage, lib: library })
     }
 
+    /// Keep the module for good: every unload and replacement, forced or not, is refused with this
+    /// reason.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> plugin.pin("it has registered a callback for good")
+    /// >>> host.unload("plugin", force=True)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// OSError: [Errno 16] module 'plugin' stays for good: it has registered a callback for good
+    fn pin(&self, py: Python<'_>, why: &str) -> PyResult<()> {
+        py.detach(|| self.0.pin(why)).map_err(host_error)
+    }
+
     /// Take a reference unless the module is being unloaded or is gone, and return whether
     /// there is now one to put.
     ///
@@ -174,14 +312,14 @@ impl LoadedModule {
     /// >>> plugin.try_get(), plugin.refcount
     /// (True, 1)
     /// >>> plugin.put()
-    fn try_get(&self) -> bool {
-        let Some(taken) = self.0.try_get() else { return false };
+    fn try_get(&self, py: Python<'_>) -> PyResult<bool> {
+        let Some(taken) = self.take(py)? else { return Ok(false) };
         lock(&TAKEN).entry(self.clone()).or_default().push(taken);
-        true
+        Ok(true)
     }
 
-    /// Take one more reference, which works also while the module is being unloaded. Python has
-    /// one already, from try_get(); without one it raises MisuseError.
+    /// Take one more reference, which works even while the module is being unloaded. Python has one
+    /// already, from try_get(); without one it raises MisuseError.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -191,11 +329,11 @@ impl LoadedModule {
     /// >>> plugin.refcount
     /// 2
     /// >>> plugin.put(); plugin.put()
-    fn get(&self) -> PyResult<()> {
-        let mut all = lock(&TAKEN);
-        let taken = all.get_mut(self);
-        let taken = taken.ok_or_else(|| MisuseError::new_err("get without a try_get before"))?;
-        taken.push(taken[0].clone());
+    fn get(&self, py: Python<'_>) -> PyResult<()> {
+        let more = lock(&TAKEN).get(self).map(|taken| taken[0].clone());
+        let more = more.ok_or_else(|| MisuseError::new_err("get without a try_get before"))?;
+        let more = self.noted(more, py)?;
+        lock(&TAKEN).entry(self.clone()).or_default().push(more);
         Ok(())
     }
 
@@ -247,7 +385,7 @@ pub(crate) struct ModuleHold {
 impl ModuleHold {
     fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let usage = self.usage.get();
-        let reference = usage.of.0.try_get().ok_or_else(|| usage.of.released())?;
+        let reference = usage.of.take(py)?.ok_or_else(|| usage.of.released())?;
         lock(&usage.held).push(reference);
         Ok(self.lib.clone_ref(py))
     }
@@ -334,7 +472,7 @@ thread_local! {
 }
 
 /// A Python callback. The garbage collector may take it away.
-struct Callback(Mutex<Option<Py<PyAny>>>);
+struct Callback(Mutex<Option<Py<PyAny>>>, Tracked);
 
 impl Callback {
     fn get(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -350,7 +488,8 @@ impl Callback {
         // An interpreter that is shutting down is told of nothing more.
         let told = Python::try_attach(|py| {
             let Some(callback) = self.get(py) else { return Ok(()) };
-            let Err(raised) = callback.call1(py, (state.name(), LoadedModule(module.clone())))
+            let Err(raised) =
+                callback.call1(py, (state.name(), LoadedModule(module.clone(), self.1)))
             else {
                 return Ok(());
             };
@@ -451,7 +590,7 @@ impl PyLastUnloaded {
 ///
 /// A plugin is any shared object. If it exports ``int init_module(void)`` and ``void
 /// cleanup_module(void)`` they are called when it comes and goes. What is held is not unloaded;
-/// nothing is ever unmapped under a holder, also by force.
+/// nothing is ever unmapped under a holder, even by force.
 ///
 /// Failures are OSErrors made from the errno value, so that Python's own subclasses appear:
 /// FileNotFoundError for ENOENT, BlockingIOError for EWOULDBLOCK and so on. Objects may be shared
@@ -460,10 +599,19 @@ impl PyLastUnloaded {
 /// close(), or a with block, ends a host that has no modules. One that is dropped while
 /// modules remain leaves them in memory, for those who hold references.
 ///
+/// With track, a refused unload names who holds the module: the file and line of each hold() that
+/// is entered and of each try_get() and get(), with thread and age.
+///
 /// >>> with Host() as host:
 /// ...     plugin = host.load("./plugin.so")
 /// ...     host.unload("plugin")
 /// True
+/// >>> host = Host(track=True)
+/// >>> with host.load("./plugin.so").hold() as lib:
+/// ...     host.unload("plugin")
+/// Traceback (most recent call last):
+///     ...
+/// BlockingIOError: [Errno 11] module 'plugin' is in use: 1 reference; ...; held by ...: thread ...
 #[pyclass(frozen, name = "Host", module = "module_ref")]
 pub(crate) struct PyHost {
     /// None once it is closed. Every call reads it for as long as it takes, and close() writes it;
@@ -471,6 +619,7 @@ pub(crate) struct PyHost {
     host: RwLock<Option<Host>>,
     /// The oldest first.
     events: Mutex<Vec<(NotifierId, Arc<Callback>)>>,
+    tracked: Tracked,
 }
 
 /// A host for the length of a call.
@@ -508,33 +657,77 @@ impl PyHost {
     }
 }
 
+impl PyHost {
+    fn replace_all<P: AsRef<Path> + Sync>(
+        &self,
+        py: Python<'_>,
+        set: &[(&str, P)],
+        timeout: Option<f64>,
+        stop_first: bool,
+    ) -> PyResult<bool> {
+        let mut patience = Patience::new(time_limit(timeout)?);
+        let host = self.open()?;
+        let wait = |held: &Held<'_>| patience.wait(held);
+        // SAFETY: as for load.
+        let replaced = bring_up(py, || unsafe { host.replace_set_with(set, stop_first, wait) });
+        patience.raised()?;
+        Ok(replaced?.iter().all(Unloaded::is_complete))
+    }
+}
+
 #[pymethods]
 impl PyHost {
     #[new]
-    fn new() -> Self {
-        Self { host: RwLock::new(Some(Host::new())), events: Mutex::default() }
+    #[pyo3(signature = (*, track = false))]
+    fn new(track: bool) -> Self {
+        let host = RwLock::new(Some(Host::new()));
+        Self { host, events: Mutex::default(), tracked: track }
+    }
+
+    /// Unload all modules, each before those that it depends on: first those that can go at once,
+    /// then those that are held. It waits for these for timeout seconds in all (None: for ever).
+    /// Returns 0, or raises OSError (EBUSY, or what stood in the way) if any are left.
+    ///
+    /// >>> host = Host()
+    /// >>> _ = host.load("./plugin.so"), host.load("./plugin.so", name="another")
+    /// >>> host.shutdown(timeout=1)
+    /// 0
+    #[pyo3(
+        signature = (timeout = Some(0.0)),
+        text_signature = "($self, timeout=0.0)"
+    )]
+    fn shutdown(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<usize> {
+        let mut patience = Patience::new(time_limit(timeout)?);
+        let host = self.open()?;
+        let outcome = py.detach(|| host.shutdown_with(|held| patience.wait(held)));
+        patience.raised()?;
+        outcome.map_or_else(|(_, error)| Err(host_error(error)), |()| Ok(0))
     }
 
     /// Load the shared object at path, and return once its init function, if it has one, has
     /// returned. Its name is the file's, up to ".so", unless one is given; per_cpu says how
-    /// references are counted.
+    /// references are counted. With copied it is loaded from a copy in memory, so that the file may be
+    /// written over in place while the module is in use. With deletable a file that asks never to be
+    /// unmapped (-z nodelete) is loaded from a copy that does not.
     ///
-    /// The object's code runs in this process: its constructors, and init_module. A path
-    /// without a slash is a file in the working directory if there is one, and else a library
-    /// that the dynamic linker finds. A file that is loaded already is loaded a second
-    /// time, as an object of its own.
+    /// The object's code runs in this process: its constructors, and init_module. A path without a
+    /// slash is a file in the working directory if there is one, and otherwise a library that the
+    /// dynamic linker finds. A file that is loaded already is loaded a second time, as an object of
+    /// its own.
     ///
     /// Raises FileExistsError if a module has that name; FileNotFoundError for a missing file,
     /// library or symbol; OSError with ENOEXEC for what is not a shared object of this machine,
-    /// with EBUSY if a module of that name is just going, with EINVAL or ENAMETOOLONG for
-    /// a name that a module cannot have; and with whatever the init function or a callback
-    /// refuses with. After an error nothing is left of it, unless somebody kept a reference.
+    /// with EBUSY if a module of that name is just going, with EINVAL or ENAMETOOLONG for a name
+    /// that a module cannot have, and with the errno by which the init function or a callback
+    /// refuses. After an error nothing is left of it, unless somebody kept a reference.
     ///
     /// >>> host = Host()
     /// >>> host.load("./plugin.so")
     /// <module_ref.Module 'plugin' live refcount=0>
     /// >>> host.load("./plugin.so", name="twin", per_cpu=False)
     /// <module_ref.Module 'twin' live refcount=0>
+    /// >>> host.load("./plugin.so", name="copy", copied=True)
+    /// <module_ref.Module 'copy' live refcount=0>
     /// >>> host.load("./plugin.so")
     /// Traceback (most recent call last):
     ///     ...
@@ -543,13 +736,17 @@ impl PyHost {
     /// Traceback (most recent call last):
     ///     ...
     /// FileNotFoundError: [Errno 2] ...
-    #[pyo3(signature = (path, name = None, *, per_cpu = true))]
+    #[pyo3(
+        signature = (path, name = None, *, per_cpu = true, copied = false, deletable = false)
+    )]
     fn load(
         &self,
         py: Python<'_>,
         path: &Bound<'_, PyAny>,
         name: Option<String>,
         per_cpu: bool,
+        copied: bool,
+        deletable: bool,
     ) -> PyResult<LoadedModule> {
         let host = self.open()?;
         let path = path_of(path)?;
@@ -557,29 +754,35 @@ impl PyHost {
         if let Some(name) = name {
             how = how.name(name);
         }
+        if copied {
+            how = how.copied();
+        }
+        if deletable {
+            how = how.deletable();
+        }
         // SAFETY: to have the object's code run is what the Python program asks for.
-        bring_up(py, || unsafe { host.load_with(path, how) }).map(LoadedModule)
+        bring_up(py, || unsafe { host.load_with(path, how) })
+            .map(|module| LoadedModule(module, self.tracked))
     }
 
     /// Unload a module, and return whether its code is gone from memory; last_unloaded has the
     /// reason if it is not.
     ///
-    /// With a timeout of 0 a module that is held stays as it is: BlockingIOError. Otherwise no
-    /// new references are given out, and the last one is waited for; after timeout seconds
-    /// (None: never) the module is live again: TimeoutError. Other Python threads run
-    /// meanwhile. Signals are handled; an exception from a handler, such as KeyboardInterrupt,
-    /// ends the wait and is raised, and the module is live again. If the last reference went in
-    /// that very moment the module is unloaded, and the exception is raised all the same; find()
-    /// tells.
+    /// With a timeout of 0 a module that is held stays as it is: BlockingIOError. Otherwise the
+    /// module is closed, so that new gets fail, and this waits for the last put. After timeout
+    /// seconds (None: never) the module is live again: TimeoutError. Other Python threads run
+    /// meanwhile. Signals are handled; an exception from a handler, such as KeyboardInterrupt, ends
+    /// the wait and is raised, and the module is live again. If the last reference was put just
+    /// then, the module is unloaded, and the exception is raised all the same; find() tells.
     ///
-    /// With force it is unloaded also if references are held (when the time is up, or an
-    /// exception has ended the wait), or if it has an init and no exit function; its code stays
-    /// until the last holder has let go, and the host is tainted.
+    /// With force it is unloaded even if references are held (when the time is up, or an exception
+    /// has ended the wait), or if it has an init and no exit function. Its code stays until the
+    /// last holder has let go, and the host is tainted.
     ///
-    /// Raises FileNotFoundError if there is no such module, BlockingIOError if others depend on
-    /// it, also by force, and OSError with EBUSY if it is not live, or has an init function
-    /// and no exit function. An error leaves everything as it was. The caller must hold no
-    /// reference, such as by a with block.
+    /// Raises FileNotFoundError if there is no such module, BlockingIOError if others depend on it,
+    /// even by force, and OSError with EBUSY if it is not live, or has an init function and no exit
+    /// function. An error leaves everything as it was. The caller must hold no reference, for
+    /// example in a with block.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -612,15 +815,15 @@ impl PyHost {
             _ => host.unload_with(name, force, |held| patience.wait(held)),
         });
         patience.raised()?;
-        Ok(unloaded.map_err(host_error)? == Unloaded::Unmapped)
+        Ok(unloaded.map_err(host_error)?.is_complete())
     }
 
     /// unload() for asyncio: to be awaited, in whichever loop runs, without a thread. It returns and
     /// raises the same; only the default timeout is None, which is for ever.
     ///
-    /// The door is shut when it is first awaited. What is run at the end (the exit function,
-    /// callbacks) runs on the loop's thread. When the task is cancelled, as by
-    /// asyncio.timeout() or asyncio.wait_for(), the module is live again, also with force.
+    /// The module is closed when this is first awaited. The exit function and callbacks run on the
+    /// loop's thread, at the end. When the task is cancelled, as by asyncio.timeout() or
+    /// asyncio.wait_for(), the module is live again, even with force.
     ///
     /// >>> import asyncio
     /// >>> host = Host()
@@ -654,11 +857,10 @@ impl PyHost {
     /// Put the object at path, which may be the same file with other content, in the place of a
     /// module, and return whether the old one's code is gone from memory.
     ///
-    /// The new one is loaded and initialised before the old one is let go: whoever looks the
-    /// name up finds the one or the other. Then the old one's references are waited for, as
-    /// long as timeout says (None: for ever), and it is unloaded. If it is still held by then
-    /// this returns False, and its code goes with a later call of the host once its last
-    /// reference is put.
+    /// The new one is loaded and initialised before the old one is let go: a lookup finds the one
+    /// or the other. Then this waits for the old one's references for timeout seconds (None: for
+    /// ever), and unloads it. If it is still held then, this returns False, and its code goes with
+    /// a later call of the host, once its last reference is put.
     ///
     /// Other Python threads run meanwhile. Signals are handled during the wait; an exception from
     /// a handler, such as KeyboardInterrupt, ends it as if the time were up and is raised. The
@@ -677,9 +879,16 @@ impl PyHost {
     /// >>> with host.find("plugin").hold() as lib:
     /// ...     lib.answer()
     /// 43
+    ///
+    /// With stop_first the old one ends before the new one begins, and the new one goes on with
+    /// what the old one saved (``save_module`` and ``restore_module``: see the documentation for
+    /// plugins). Meanwhile find() gives None, and find_wait() waits. TimeoutError means that the
+    /// old one was still held when the time was up; an exception from a signal handler ends the
+    /// wait in the same way. Whatever fails, the old one serves on. If it cannot be brought up
+    /// again, that is an OSError with ENOTRECOVERABLE.
     #[pyo3(
-        signature = (name, path, timeout = Some(0.0)),
-        text_signature = "($self, name, path, timeout=0.0)"
+        signature = (name, path, timeout = Some(0.0), *, stop_first = false),
+        text_signature = "($self, name, path, timeout=0.0, *, stop_first=False)"
     )]
     fn replace(
         &self,
@@ -687,18 +896,82 @@ impl PyHost {
         name: &str,
         path: &Bound<'_, PyAny>,
         timeout: Option<f64>,
+        stop_first: bool,
     ) -> PyResult<bool> {
-        let mut patience = Patience::new(time_limit(timeout)?);
-        let host = self.open()?;
-        let path = path_of(path)?;
-        let wait = |held: &Held<'_>| patience.wait(held);
-        // SAFETY: as for load.
-        let old = bring_up(py, || unsafe { host.replace_with(name, path, wait) })?;
-        patience.raised()?;
-        Ok(old == Unloaded::Unmapped)
+        self.replace_all(py, &[(name, path_of(path)?)], timeout, stop_first)
     }
 
-    /// The module of that name, or None. It is not held by that.
+    /// Replace several modules in one step, a module and those that depend on it or any others: a
+    /// dict of the names and the paths. Return whether the code of all old ones is gone from memory.
+    ///
+    /// The new ones are bound to each other, and all names are switched at once. After any error
+    /// all old ones are in service. Everything else is as for replace(); the timeout is for all of
+    /// them together.
+    ///
+    /// >>> host = Host()
+    /// >>> provider = host.load("./plugin.so", "provider")
+    /// >>> user = host.load("./plugin.so", "user")
+    /// >>> host.add_dependency(user, provider)
+    /// >>> host.replace_set({"provider": "./plugin-v2.so", "user": "./plugin-v2.so"})
+    /// True
+    #[pyo3(
+        signature = (set, timeout = Some(0.0), *, stop_first = false),
+        text_signature = "($self, set, timeout=0.0, *, stop_first=False)"
+    )]
+    fn replace_set(
+        &self,
+        py: Python<'_>,
+        set: &Bound<'_, PyDict>,
+        timeout: Option<f64>,
+        stop_first: bool,
+    ) -> PyResult<bool> {
+        let mut wanted = Vec::new();
+        for (name, path) in set {
+            wanted.push((name.extract::<String>()?, path_of(&path)?));
+        }
+        let wanted: Vec<_> = wanted.iter().map(|(name, path)| (&**name, path)).collect();
+        self.replace_all(py, &wanted, timeout, stop_first)
+    }
+
+    /// The live module of that name, or None if there is no such module. It is not held by that.
+    /// While another thread loads, unloads or replaces it, wait up to timeout seconds for the
+    /// outcome (None: for ever).
+    ///
+    /// Other Python threads run meanwhile. Signals are handled; an exception from a handler ends
+    /// the wait. Raises TimeoutError when the time is up, OSError with EDEADLK if the wait could
+    /// never end, as in a callback, and with EBUSY while unload_async() is unloading it.
+    ///
+    /// >>> host = Host()
+    /// >>> plugin = host.load("./plugin.so")
+    /// >>> host.find_wait("plugin") == plugin
+    /// True
+    #[pyo3(signature = (name, timeout = None), text_signature = "($self, name, timeout=None)")]
+    fn find_wait(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<LoadedModule>> {
+        let limit = time_limit(timeout)?;
+        let since = Instant::now();
+        let host = self.open()?;
+        loop {
+            let left = limit.map(|limit| limit.saturating_sub(since.elapsed()));
+            let turn = left.map_or(SIGNAL_INTERVAL, |left| left.min(SIGNAL_INTERVAL));
+            let found =
+                py.detach(|| host.find_get_wait(name, Some(turn)).map(|found| found.module()));
+            match found {
+                Ok(module) => return Ok(Some(LoadedModule(module, self.tracked))),
+                Err(error) if error.errno() == libc::ENOENT => return Ok(None),
+                Err(error) if error.errno() != libc::ETIMEDOUT || left == Some(turn) => {
+                    return Err(host_error(error));
+                }
+                Err(_) => py.check_signals()?,
+            }
+        }
+    }
+
+    /// The live module of that name, or None. It is not held by that.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -707,7 +980,7 @@ impl PyHost {
     /// >>> host.find("nothing") is None
     /// True
     fn find(&self, name: &str) -> PyResult<Option<LoadedModule>> {
-        Ok(self.open()?.find(name).map(LoadedModule))
+        Ok(self.open()?.find(name).map(|module| LoadedModule(module, self.tracked)))
     }
 
     /// The modules that are there, newest first.
@@ -718,7 +991,13 @@ impl PyHost {
     /// >>> host.modules() == [second, first]
     /// True
     fn modules(&self) -> PyResult<Vec<LoadedModule>> {
-        Ok(self.open()?.modules().into_iter().map(LoadedModule).collect())
+        // Without a lock, as find().
+        Ok(self
+            .open()?
+            .modules()
+            .into_iter()
+            .map(|module| LoadedModule(module, self.tracked))
+            .collect())
     }
 
     /// The modules in the format of /proc/modules: one line each, newest first, "name size
@@ -728,8 +1007,9 @@ impl PyHost {
     /// >>> plugin = host.load("./plugin.so")
     /// >>> host.list()
     /// 'plugin ... 0 - Live 0x...\n'
-    fn list(&self) -> PyResult<String> {
-        Ok(self.open()?.list())
+    fn list(&self, py: Python<'_>) -> PyResult<String> {
+        let host = self.open()?;
+        Ok(py.detach(|| host.list()))
     }
 
     /// Make user depend on provider, until user is unloaded: a reference on the provider, once
@@ -753,8 +1033,8 @@ impl PyHost {
         Host::add_dependency(&user.0, &provider.0).map_err(host_error)
     }
 
-    /// Unmap what was unloaded or replaced while it was held, and is not held any more; load(),
-    /// unload() and replace() do so, too. Returns how many are gone from memory.
+    /// Unmap what was unloaded or replaced while it was held, and is no longer held. load(),
+    /// unload() and replace() do this too. Returns how many are gone from memory.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -770,7 +1050,43 @@ impl PyHost {
         Ok(py.detach(|| host.reap()))
     }
 
-    /// Whether an unload was ever forced upon holders, or on a module without an exit function.
+    /// Refuse loads and replacements, by an OSError with EDQUOT, while modules that were unloaded
+    /// or replaced, and are still mapped, have more bytes than this. None, the default, is no
+    /// limit.
+    ///
+    /// >>> host = Host()
+    /// >>> host.limit_residents(100 << 20)
+    fn limit_residents(&self, bytes: Option<usize>) -> PyResult<()> {
+        self.open()?.limit_residents(bytes);
+        Ok(())
+    }
+
+    /// Set what becomes of the addresses of modules that this host unloads from now on. "unmap":
+    /// they are given back. "trap": they are taken again, so that a stale pointer ends the process
+    /// with SIGSEGV and describe_address() knows them. "keep": the object stays mapped, for leak
+    /// checkers. The default is what MODULE_REF_AFTER_UNLOAD in the environment says, or "trap".
+    ///
+    /// >>> host = Host()
+    /// >>> host.after_unload("unmap")
+    /// >>> host.after_unload("burn")
+    /// Traceback (most recent call last):
+    ///     ...
+    /// ValueError: 'burn' is not 'unmap', 'trap' or 'keep'
+    fn after_unload(&self, what: &str) -> PyResult<()> {
+        let what = match what {
+            "unmap" => AfterUnload::Unmap,
+            "trap" => AfterUnload::Trap,
+            "keep" => AfterUnload::Keep,
+            _ => {
+                let why = format!("'{what}' is not 'unmap', 'trap' or 'keep'");
+                return Err(PyValueError::new_err(why));
+            }
+        };
+        self.open()?.after_unload(what);
+        Ok(())
+    }
+
+    /// Whether an unload was ever forced on holders, or on a module without an exit function.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -782,8 +1098,9 @@ impl PyHost {
     /// >>> host.tainted
     /// True
     #[getter]
-    fn tainted(&self) -> PyResult<bool> {
-        Ok(self.open()?.tainted())
+    fn tainted(&self, py: Python<'_>) -> PyResult<bool> {
+        let host = self.open()?;
+        Ok(py.detach(|| host.tainted()))
     }
 
     /// What was unloaded last, and whether it is gone from memory; None if nothing was.
@@ -795,8 +1112,9 @@ impl PyHost {
     /// >>> host.unload("plugin"), host.last_unloaded
     /// (True, <module_ref.LastUnloaded 'plugin' unmapped>)
     #[getter]
-    fn last_unloaded(&self) -> PyResult<Option<PyLastUnloaded>> {
-        Ok(self.open()?.last_unloaded().map(Into::into))
+    fn last_unloaded(&self, py: Python<'_>) -> PyResult<Option<PyLastUnloaded>> {
+        let host = self.open()?;
+        Ok(py.detach(|| host.last_unloaded()).map(Into::into))
     }
 
     /// Have callback(event, module) called for every module that comes and goes, on the thread
@@ -824,15 +1142,15 @@ impl PyHost {
         if !callback.bind(py).is_callable() {
             return Err(PyTypeError::new_err("the callback must be callable"));
         }
-        let entry = Arc::new(Callback(Mutex::new(Some(callback.clone_ref(py)))));
+        let entry = Arc::new(Callback(Mutex::new(Some(callback.clone_ref(py))), self.tracked));
         let notifier = entry.clone();
         let id = host.on_event(priority, move |module, state| notifier.tell(module, state));
         lock(&self.events).push((id, entry));
         Ok(callback)
     }
 
-    /// Take a callback back, and wait until no other thread is in it. Of several that are equal
-    /// it is the oldest. Raises FileNotFoundError if it is not registered.
+    /// Remove a callback, and wait until no other thread is in it. Of several equal ones it is the
+    /// oldest. Raises FileNotFoundError if it is not registered.
     ///
     /// >>> host = Host()
     /// >>> callback = host.on_event(lambda event, module: print(event))
@@ -865,9 +1183,9 @@ impl PyHost {
         Ok(())
     }
 
-    /// End the host; what it is asked afterwards raises ValueError, but for another close(),
-    /// which does nothing. Raises OSError with EBUSY, and the host stays open, while modules
-    /// remain, or what was unloaded is still held, or another thread is in a call of it.
+    /// End the host. Any later call raises ValueError, except another close(), which does nothing.
+    /// Raises OSError with EBUSY, and the host stays open, while modules remain, or what was
+    /// unloaded is still held, or another thread is in a call of it.
     ///
     /// >>> host = Host()
     /// >>> plugin = host.load("./plugin.so")
@@ -912,8 +1230,8 @@ impl PyHost {
         Ok(slf)
     }
 
-    /// close(), which unloads nothing. An error of it does not hide an exception that is on its
-    /// way already.
+    /// close(), which unloads nothing. Its error does not hide an exception that is already being
+    /// raised.
     #[pyo3(signature = (*exception))]
     fn __exit__(&self, exception: &Bound<'_, PyTuple>) -> PyResult<()> {
         let raised = exception.get_item(0).is_ok_and(|kind| !kind.is_none());
@@ -961,11 +1279,11 @@ impl Unloading {
 
     /// None while the module is held. Otherwise it is unloaded, and this is what unload() returns.
     fn finish(&self, py: Python<'_>) -> PyResult<Option<bool>> {
-        let outcome = py.detach(|| self.of.unload_finish(false));
+        let outcome = py.detach(|| self.of.unload_finish(Despite::default()));
         // Relaxed, here and below: a flag of its own; the host knows who has ended it.
         self.over.store(!matches!(outcome, Ok(None)), Relaxed);
         let outcome = outcome.map_err(host_error)?;
-        Ok(outcome.map(|unloaded| unloaded == Unloaded::Unmapped))
+        Ok(outcome.map(|unloaded| unloaded.is_complete()))
     }
 
     /// When the time is up: unloads it by force, if that was asked for; or the module is live
@@ -975,9 +1293,11 @@ impl Unloading {
         let outcome = py.detach(|| {
             if self.force {
                 // By force it is not held.
-                self.of.unload_finish(true).map(|unloaded| unloaded == Some(Unloaded::Unmapped))
+                self.of
+                    .unload_finish(Despite { force: true, ..Despite::default() })
+                    .map(|unloaded| unloaded.is_some_and(|unloaded| unloaded.is_complete()))
             } else {
-                self.of.unload_time_is_up().map(|unloaded| unloaded == Unloaded::Unmapped)
+                self.of.unload_time_is_up().map(|unloaded| unloaded.is_complete())
             }
         });
         outcome.map_err(host_error)
@@ -1013,4 +1333,35 @@ impl Drop for PyHost {
         drop(host);
         self.forget_callbacks();
     }
+}
+
+/// Which module an address belongs to: one that is there, or one that was unloaded and whose place
+/// is still taken. None if it belongs to no module.
+///
+/// >>> import ctypes
+/// >>> host = Host()
+/// >>> with host.load("./plugin.so").hold() as library:
+/// ...     address = ctypes.cast(library.answer, ctypes.c_void_p).value
+/// >>> describe_address(address)
+/// "plugin.so!answer+0x0, loaded 0... s ago (module 'plugin'...)"
+/// >>> host.unload("plugin")
+/// True
+/// >>> describe_address(address)
+/// "plugin.so!answer+0x0, unloaded 0... s ago by thread ... (module 'plugin'...)"
+/// >>> describe_address(0)
+#[pyfunction]
+pub(crate) fn describe_address(address: usize) -> Option<String> {
+    host::describe_address(address as *const c_void)
+}
+
+/// Make a stale call write one line to standard error before the process dies of it, with whose
+/// code it was and where it came from; or stop doing so. The signal, SIGSEGV, then goes on to the
+/// handler that was there before, such as faulthandler's. MODULE_REF_CRASH_REPORTS=1 in the
+/// environment does so when the first Host is made.
+///
+/// >>> crash_reports(True)
+/// >>> crash_reports(False)
+#[pyfunction]
+pub(crate) fn crash_reports(on: bool) -> PyResult<()> {
+    Ok(host::crash_reports(on)?)
 }

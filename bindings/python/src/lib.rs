@@ -22,7 +22,7 @@ create_exception!(
     module_ref,
     Released,
     PyRuntimeError,
-    "A reference was asked for, and the door is shut: the counter is released or being drained. Or \
+    "A reference was asked for, and the counter is closed: it is released or being drained. Or \
      a function of a module was called outside of the block that holds the module.\n\n\
      >>> ref = ModuleRef()\n\
      >>> ref.try_release()\n\
@@ -114,14 +114,14 @@ impl Patience {
         Self { limit, since: None, raised: None }
     }
 
-    /// Sleeps for a moment, and has Python handle its signals; whether to look again. For a thread
-    /// that is detached.
+    /// Sleeps for a moment, and has Python handle its signals; whether to look again, which it never is
+    /// once one has raised something. For a thread that is detached.
     pub(crate) fn wait(&mut self, held: &Held<'_>) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
         let left = self.limit.map_or(SIGNAL_INTERVAL, |limit| {
             limit.saturating_sub(since.elapsed()).min(SIGNAL_INTERVAL)
         });
-        if left.is_zero() {
+        if left.is_zero() || self.raised.is_some() {
             return false;
         }
         held.park_timeout(left);
@@ -136,11 +136,11 @@ impl Patience {
     }
 }
 
-/// A reference counter that can be shut.
+/// A reference counter that can be closed.
 ///
-/// Users take a reference for as long as they use what the counter stands for.
-/// Whoever wants to take it away calls ``try_release()``, or shuts the door and
-/// waits with ``drain()``; to one caller only, one of them returns True.
+/// Users take a reference for as long as they use what the counter stands for. Whoever
+/// wants to take that away calls ``try_release()``, or closes the counter and waits with
+/// ``drain()``. One of them returns True, to one caller only.
 ///
 /// >>> ref = ModuleRef()
 /// >>> with ref.hold():
@@ -151,8 +151,8 @@ impl Patience {
 /// >>> ref.try_get()
 /// False
 ///
-/// With ``per_cpu=True`` it counts in per-CPU slots where this system can; ``mode``
-/// says what it does. Objects may be shared between threads.
+/// With ``per_cpu=True`` it counts in per-CPU slots if this system can; ``mode`` tells.
+/// Objects may be shared between threads.
 #[pyclass(frozen, name = "ModuleRef", module = "module_ref")]
 struct PyModuleRef {
     inner: ModuleRef,
@@ -167,7 +167,11 @@ impl PyModuleRef {
     }
 
     fn take(&self) -> PyResult<bool> {
-        let got = checked(|| self.counter().try_get(Caller::UNKNOWN))?;
+        self.took(|| self.counter().try_get(Caller::UNKNOWN))
+    }
+
+    fn took(&self, get: impl FnOnce() -> bool) -> PyResult<bool> {
+        let got = checked(get)?;
         // Relaxed, here and below: a number of its own; the counter orders what matters.
         self.held.fetch_add(got.into(), Relaxed);
         Ok(got)
@@ -192,7 +196,7 @@ impl PyModuleRef {
         Ok(Self { inner, held: AtomicUsize::new(0) })
     }
 
-    /// Take a reference unless the door is shut, and return whether there is now one
+    /// Take a reference unless the counter is closed, and return whether there is now one
     /// to put.
     ///
     /// >>> ref = ModuleRef()
@@ -205,8 +209,21 @@ impl PyModuleRef {
         self.take()
     }
 
-    /// Take one more reference. The caller holds one already, so this works also
-    /// while a drain is under way. On a released counter it raises MisuseError.
+    /// Take a reference even while a drain is under way, as long as somebody holds one,
+    /// and return whether there is now one to put. On a live counter it does as
+    /// try_get(). (In per-CPU mode it may also succeed while a drain is just beginning
+    /// and nobody holds one.)
+    ///
+    /// >>> ref = ModuleRef()
+    /// >>> ref.get_if_held(), ref.count
+    /// (True, 1)
+    /// >>> ref.put()
+    fn get_if_held(&self) -> PyResult<bool> {
+        self.took(|| self.counter().get_if_held(Caller::UNKNOWN))
+    }
+
+    /// Take one more reference. The caller holds one already, so this works even while a
+    /// drain is under way. On a released counter it raises MisuseError.
     ///
     /// >>> ref = ModuleRef()
     /// >>> with ref.hold():
@@ -221,8 +238,8 @@ impl PyModuleRef {
         Ok(())
     }
 
-    /// Give a reference back, from whichever thread. Without a get it raises
-    /// MisuseError, and the counter is as before.
+    /// Give a reference back, on any thread. Without a get it raises MisuseError, and the
+    /// counter is as before.
     ///
     /// >>> ref = ModuleRef()
     /// >>> ref.try_get()
@@ -237,7 +254,7 @@ impl PyModuleRef {
     }
 
     /// A context manager that takes a reference and gives it back. Entering it raises
-    /// Released when the door is shut.
+    /// Released when the counter is closed.
     ///
     /// >>> ref = ModuleRef()
     /// >>> with ref.hold():
@@ -249,7 +266,7 @@ impl PyModuleRef {
     /// ...     print("never")
     /// Traceback (most recent call last):
     ///     ...
-    /// module_ref.Released: no reference to be had: ...
+    /// module_ref.Released: no reference: ...
     fn hold(slf: Py<Self>) -> Hold {
         Hold { of: slf, depth: AtomicUsize::new(0) }
     }
@@ -475,7 +492,7 @@ impl Hold {
     fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyModuleRef>> {
         if !self.of.get().take()? {
             return Err(Released::new_err(
-                "no reference to be had: the counter is released or being drained",
+                "no reference: the counter is released or being drained",
             ));
         }
         // Relaxed: as for `held`.
@@ -506,6 +523,10 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::PyLastUnloaded>()?;
     module.add_class::<host::Use>()?;
     module.add_class::<host::Unloading>()?;
+    module.add_function(wrap_pyfunction!(host::check, module)?)?;
+    module.add_function(wrap_pyfunction!(host::describe_address, module)?)?;
+    module.add_function(wrap_pyfunction!(host::crash_reports, module)?)?;
+    module.add_function(wrap_pyfunction!(host::gate_refused, module)?)?;
     module.add("Released", module.py().get_type::<Released>())?;
     module.add("MisuseError", module.py().get_type::<MisuseError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

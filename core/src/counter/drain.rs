@@ -9,14 +9,12 @@
 //! thread of the library's that sleeps exactly as [`drain`](Counter::drain) does, makes the
 //! descriptor readable when it wakes for good, and ends. `sync::watcher` has it.
 //!
-//! Other ways were tried or thought through. A timer that expires now and then makes the descriptor
-//! readable for nothing, ten times a second. A table of drains by address, for the put to look in,
-//! costs every last put a look, and cannot be reached by a put of another copy of the library. The
-//! futex is what all copies share.
-//!
-//! Nor is the descriptor made readable by a write from a table of descriptors that the thread has for
-//! itself. A copy of the program's table holds every file of it open for a moment, and to close the
-//! copies flushes files on a network; a timer with a mark needs no copy (see `sync::watcher`).
+//! Three other ways do not work. A timer that expires now and then makes the descriptor readable for
+//! nothing, ten times a second. A table of drains by address costs every last put a look, and puts of
+//! another copy of the library cannot reach it; the futex is what all copies share. And a watcher with
+//! its own table of descriptors, to write to one, holds every file of the program open for a moment,
+//! and flushes files on a network when it closes them; a timer with a mark needs no such table (see
+//! `sync::watcher`).
 //!
 //! # What becomes of a handle
 //!
@@ -30,7 +28,7 @@
 //! |                      |             | `hand_over`, to the host      | closed, and the host's to end   |
 //! | being asked or ended | `TAKEN`     | the thread that does so       | as above                        |
 //!
-//! A handle that is begun again after its end starts from the first row: begin writes all of it.
+//! After its end a handle may begin another drain, from the first row: `begin` writes all of it.
 //!
 //! After `fork` the child has a copy of the handle and of the counter, and no watcher. It ends its
 //! copy as the parent does; only the descriptor, which both share, is the parent's to make
@@ -41,12 +39,12 @@
 //! **D1, the watcher decides nothing.** It never changes the counter. Whether the drain has
 //! succeeded is decided by [`Drain::finish`], which looks at the word, and at the clock after it.
 //!
-//! **D2, no lost hint.** The watcher looks at the word from when the counter is closed. If the last put
-//! comes before its look, the watcher finds `DRAINED`; if it comes after, that put wakes it (I7). A
-//! get that is being refused moves the count once more, for a moment. If `finish` is called in that
-//! moment it waits for it: an edge-triggered event loop would not ask again. (If a thread does not run
-//! for so long, or gets without holding a reference, the descriptor is not readable any more, until
-//! the count is zero again.)
+//! **D2, no lost hint.** The watcher looks at the word once the counter is closed. If the last put
+//! comes before its look, the watcher finds `DRAINED`; if it comes after, that put wakes it (I7). A get
+//! that is being refused moves the count once more, for a moment. If `finish` is called at that moment,
+//! it waits for the get to undo itself, because an edge-triggered event loop would not ask again. (If
+//! that takes longer than `SOON`, because the thread does not run or has got without holding a
+//! reference, the descriptor stops being readable until the count is zero again.)
 //!
 //! **D3, nothing outlives its memory.** Whoever ends a drain changes the word, sets the stop flag,
 //! wakes the watcher and joins it, before the caller is told. After that no thread reads the
@@ -71,17 +69,17 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 use core::time::Duration;
 use std::os::fd::OwnedFd;
 
-/// What stands in `of` while a thread asks or ends the drain: no counter lies there.
+/// The value of `of` while a thread asks about the drain or ends it. No counter has this address.
 const TAKEN: *mut Counter = ptr::without_provenance_mut(align_of::<Counter>());
 
-/// How long a get that is being refused is waited for, at most.
+/// How long `finish` waits at most for a get that is being refused.
 const SOON: Duration = Duration::from_millis(100);
 
-/// The state of one drain that was begun. It stays where it is, as the counter does, until the
-/// drain is over. C's `struct module_ref_drain` is this.
+/// The state of one drain that was begun. Like the counter, it must not move until the drain is over. C's
+/// `struct module_ref_drain` is this.
 #[repr(C)]
 pub struct Drain {
-    /// The counter; null before the drain is begun, and once it is over; or `TAKEN`.
+    /// The counter; null before the drain begins and once it is over; or `TAKEN`.
     of: AtomicPtr<Counter>,
     /// Written before `of` is set.
     watcher: UnsafeCell<MaybeUninit<Watcher>>,
@@ -121,8 +119,8 @@ impl Drain {
         if word & BASE == 0 {
             return Err(ReleaseError::unclaimed(word).into());
         }
-        // The watcher is started first. If that fails, the counter has not been touched; the
-        // other way round gets would have been refused for a drain that never was.
+        // The watcher is started first. If that fails, the counter has not been touched. In the other
+        // order gets would be refused for a drain that never began.
         // SAFETY: nobody else uses the handle, as the caller has promised.
         let place = unsafe { &mut *self.watcher.get() };
         let (watcher, descriptor) = Watcher::start(place, counter, Deadline::after(timeout))
@@ -133,7 +131,7 @@ impl Drain {
         }
         // Release pairs with the Acquire of `take`.
         self.of.store(ptr::from_ref(counter).cast_mut(), Release);
-        // From here on the watcher looks (D2). Before, it might have seen another drain end.
+        // From here on the watcher looks (D2). If it looked earlier, it might see another drain end.
         watcher.watch();
         Ok(descriptor)
     }
@@ -151,18 +149,18 @@ impl Drain {
         let watcher = self.watcher();
         let mut released = counter.try_finish();
         if !released && watcher.has_rung() {
-            // What moves the count now are gets that are being refused, for a moment each (D2).
+            // Only gets that are being refused move the count now, each for a moment (D2).
             let mut soon = Deadline::after(Some(SOON));
             let wait = |word: &_, seen| !watcher.time_is_up() && wait(word, seen, &mut soon);
             released = counter.finish_when_drained(wait);
         }
-        // The clock is asked after the word. If the time is up by then, the watcher makes the
-        // descriptor readable, too, so that nobody waits for a drain that this leaves under way.
+        // The clock is read after the word. If the time runs out after this, the watcher makes the
+        // descriptor readable, so nobody waits in vain for a drain that is left under way here.
         // Relaxed: a look, which decides nothing.
         if !released && !pinned(counter.word.load(Relaxed)) && !watcher.time_is_up() {
             if watcher.has_rung() {
-                // The count was zero and is not any more. That takes a thread that has not run for
-                // long, or a get without a reference. The descriptor shall not say what is not so.
+                // The count was zero, and no longer is: a thread has not run for long, or has got without
+                // a reference. The descriptor must not stay readable.
                 watcher.hush();
                 released = counter.try_finish();
             }
@@ -173,7 +171,7 @@ impl Drain {
                 return Err(FinishError::InUse { held });
             }
         }
-        // If not, the last reference may have gone since: zero wins.
+        // The last reference may have been put since. Then zero wins.
         let outcome = if released { Ok(()) } else { counter.open_again(caller) };
         self.over();
         outcome.map_err(|held| FinishError::TimedOut { held })
@@ -228,17 +226,17 @@ impl Drain {
         }
     }
 
-    /// For whoever has taken the counter.
+    /// Only for the thread that has taken the counter.
     fn watcher(&self) -> &Watcher {
         // SAFETY: written before `of` was set, and not again until the drain is over.
         unsafe { (*self.watcher.get()).assume_init_ref() }
     }
 
-    /// The end of the watcher (D3), and of the drain. It takes as long as a thread needs to wake and
-    /// end, some tens of microseconds.
+    /// Ends the watcher (D3), and with it the drain. It takes as long as a thread needs to wake and end,
+    /// some tens of microseconds.
     fn over(&self) {
         self.watcher().end();
-        // Release pairs with the Acquire of whoever begins another drain with it.
+        // Release pairs with the Acquire of a thread that finds the handle with another drain.
         self.of.store(ptr::null_mut(), Release);
     }
 }

@@ -12,7 +12,7 @@ use core::mem::ManuallyDrop;
 #[cfg(feature = "std")]
 use core::time::Duration;
 
-/// A reference counter that can be shut.
+/// A reference counter that can be closed.
 ///
 /// Users take a [`Guard`] for as long as they use what the counter stands for:
 /// the code of a plugin, a device, a table. Whoever wants to take it away asks
@@ -96,6 +96,30 @@ impl ModuleRef {
         self.counter.try_get(Caller::UNKNOWN).then(|| Guard { of: self })
     }
 
+    /// As [`try_get`](Self::try_get), and also from a closed counter for as long as somebody holds a
+    /// reference: for a registry of callbacks that is called from inside, while others drain. (Per CPU
+    /// also just as a drain begins, whether or not somebody holds one.)
+    /// Lock-free and async-signal-safe.
+    ///
+    /// ```
+    /// use module_ref::ModuleRef;
+    ///
+    /// static PLUGIN: ModuleRef = ModuleRef::new();
+    ///
+    /// let guard = PLUGIN.try_get().expect("live");
+    /// let draining = ModuleRef::drain_begin(&PLUGIN, None)?;
+    /// assert!(PLUGIN.try_get().is_none()); // closed
+    /// assert!(PLUGIN.get_if_held().is_some()); // and held
+    /// drop(guard);
+    /// assert!(PLUGIN.get_if_held().is_none());
+    /// # drop(draining);
+    /// # Ok::<(), module_ref::DrainError>(())
+    /// ```
+    #[must_use = "the reference is given back at once when the guard is dropped"]
+    pub fn get_if_held(&self) -> Option<Guard<'_>> {
+        self.counter.get_if_held(Caller::UNKNOWN).then(|| Guard { of: self })
+    }
+
     /// Releases the counter if nobody holds a reference; does not wait. Refused,
     /// it has changed nothing.
     ///
@@ -170,7 +194,7 @@ impl fmt::Debug for ModuleRef {
 
 /// One reference to a [`ModuleRef`]; dropping it gives the reference back.
 ///
-/// Cloning takes one more, also while a drain is under way, because whoever
+/// Cloning takes one more, even while a drain is under way, because whoever
 /// clones holds one. A forgotten guard is a leak: the counter is never released.
 #[must_use = "dropping the guard gives the reference back"]
 pub struct Guard<'a> {

@@ -17,6 +17,7 @@ use crate::error::{InitError, ReleaseError};
 use crate::misuse::{self, Caller, Misuse};
 #[cfg(not(any(loom, interleave)))]
 use crate::sync::{Slots, Word};
+use crate::tool;
 use core::sync::atomic::Ordering::{self, *};
 
 impl Counter {
@@ -52,6 +53,7 @@ impl Counter {
     /// counter, on which it is an ordinary subtraction. Either way the count is right once it has
     /// come: the count goes along with each change of flags (I2).
     pub unsafe fn reinit(&self) -> Result<(), InitError> {
+        tool::before(&self.slots);
         // Release pairs with the Acquire of try_get (I5).
         self.leave_released(|word| self.unfolded(word), Release)?;
         if self.slots.exist() {
@@ -72,13 +74,13 @@ impl Counter {
     pub unsafe fn destroy(&self, caller: Caller) {
         let mut outcome = self.try_release(caller);
         if matches!(outcome, Err(ReleaseError::InUse { held: 0 })) {
-            // Surplus puts were found in the slots, and are mended: nobody may hold one.
+            // Surplus puts were found in the slots, and the count has been corrected: nobody may hold one.
             outcome = self.try_release(caller);
         }
         match outcome {
             Ok(()) | Err(ReleaseError::AlreadyReleased) => {
-                // Relaxed: nobody takes anything over. It fails only on a counter that
-                // another thread makes live again, against the rule for destroy.
+                // Relaxed: nobody takes anything over. It fails only if another thread makes the
+                // counter live again, which the contract of destroy forbids.
                 if self.leave_released(|word| pack(DESTROYED, count(word)), Relaxed).is_ok() {
                     self.slots.free();
                 }

@@ -1,10 +1,11 @@
 //! What the library says when it is used wrongly, and to whom.
 //!
-//! A misuse is mended first and reported then, on the thread that did it. With
+//! A misuse is undone first and then reported, on the thread that did it. With
 //! `std`, on Linux, the report is one line on standard error unless a program installs a
 //! handler of its own; elsewhere a report needs a handler.
 
 use crate::Counter;
+use crate::tool;
 use core::ffi::c_void;
 use core::mem;
 use core::ptr;
@@ -27,6 +28,9 @@ pub enum Misuse {
     /// A get, which needs a reference, on a released or destroyed counter. It
     /// was undone.
     StaleGet = 3,
+    /// The last reference to a module, put by the module's own code while somebody waits for that: it
+    /// may be gone before the put returns.
+    OwnCode = 4,
 }
 
 impl Misuse {
@@ -37,6 +41,10 @@ impl Misuse {
             Self::Overflow => "overflow: the count is pinned, the counter is never released again",
             Self::Leaked => "leaked: references to this counter can no longer be given back",
             Self::StaleGet => "get on a released counter: only a holder may get; undone",
+            Self::OwnCode => {
+                "put of a module's last reference by its own code, which may be gone before that \
+                 returns: put it at the thread's exit, or have code that stays put it"
+            }
         }
     }
 }
@@ -52,9 +60,8 @@ impl Caller {
 }
 
 /// A misuse handler. It runs on the thread that misused `counter`, after the
-/// mending. It may not call functions of the host: a module's misuse may be found while its host's
-/// lock is held. It may be called from a signal handler if the
-/// program gets or puts in one.
+/// mending. It may call functions of the host, which holds no lock meanwhile. It may be called from a
+/// signal handler if the program gets or puts in one.
 pub type Handler = unsafe extern "C" fn(what: Misuse, counter: *const Counter, caller: Caller);
 
 /// The installed [`Handler`]; null stands for the default.
@@ -74,7 +81,9 @@ pub unsafe fn set_handler(handler: Option<Handler>) -> Option<Handler> {
     let new = handler.map_or(ptr::null_mut(), |handler| handler as *mut ());
     // AcqRel: what the installer prepared is seen by `report`, and what the
     // previous installer prepared by whoever gets its handler back.
+    tool::before(&HANDLER);
     let old = HANDLER.swap(new, AcqRel);
+    tool::after(&HANDLER);
     // SAFETY: only null or a `Handler` is ever stored, and null is `None`.
     unsafe { mem::transmute::<*mut (), Option<Handler>>(old) }
 }
@@ -105,8 +114,9 @@ fn tell(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
         let _ = net;
         return;
     }
+    tool::after(&HANDLER);
     // SAFETY: not null, so a `Handler`; its contract is its installer's.
-    unsafe { mem::transmute::<*mut (), Handler>(handler)(what, counter, caller) }
+    tool::outside(|| unsafe { mem::transmute::<*mut (), Handler>(handler)(what, counter, caller) });
 }
 
 /// The default: one line on standard error, in one write, without allocating; at most 10 in a second,

@@ -9,6 +9,7 @@
 //! | `drain`     | the handle of a drain that an event loop waits for                     |
 //! | `guard`     | all of it with types, for Rust                                         |
 //! | `misuse`    | what is said when a counter is used wrongly, and to whom               |
+//! | `published` | a value that is read under a counter: the table of a host's modules     |
 //!
 //! # Terms
 //!
@@ -62,7 +63,7 @@
 //!
 //! **I8, draining ends.** A get looks before it adds, so each thread writes to a
 //! closed word at most once, for a get that had already looked. After finitely
-//! many such writes only puts are left, and gets of those who hold a reference already. The last
+//! many such writes only puts are left, and gets under a reference that somebody holds. The last
 //! put makes the word `DRAINED` for good. Claiming and closing are single unconditional steps that no traffic
 //! can make fail.
 //!
@@ -73,7 +74,7 @@
 //!
 //! | access                            | ordering | pairs with, and why                              |
 //! | --------------------------------- | -------- | ------------------------------------------------ |
-//! | a get's add                       | Acquire  | reinit: the user sees what the winner prepared   |
+//! | a get's add, or exchange if held  | Acquire  | reinit: the user sees what the winner prepared   |
 //! | a holder's further get            | Relaxed  | its first get has ordered it                     |
 //! | a put's subtraction               | Release  | the releasing exchange: the winner sees what the holder did |
 //! | the undo of a refused get         | Release  | nothing; it is the same code                     |
@@ -83,7 +84,7 @@
 //! | the exchange that ends an attempt | AcqRel   | every put; and the gets after a drain that is given up |
 //! | giving `BASE` back, per CPU       | Release  | the next claim                                   |
 //! | reinit                            | Release  | gets                                             |
-//! | pinning, a put that is mended     | Relaxed  | nothing; no release follows from them            |
+//! | pinning, a put that is undone     | Relaxed  | nothing; no release follows from them            |
 //! | released to destroyed             | Relaxed  | nothing; nobody takes anything over              |
 //! | looks that only give up or sleep  | Relaxed  | nothing; the step that follows compares          |
 //!
@@ -117,13 +118,17 @@ pub(crate) mod drain;
 pub(crate) mod guard;
 mod lifecycle;
 pub mod misuse;
+#[cfg(any(loom, all(feature = "host", target_os = "linux", target_env = "gnu", not(interleave))))]
+pub(crate) mod published;
 pub(crate) mod release;
 pub(crate) mod word;
 
 use crate::counter::word::{
-    DRAINED, LIVE, OPEN, PERCPU, PIN, PINNED_FROM, REF, count, flags, gone, pack, plus, released,
+    DRAINED, DRAINING, LIVE, OPEN, PERCPU, PIN, PINNED_FROM, REF, count, flags, gone, pack, plus,
+    released,
 };
 use crate::sync::{self, Slots, Word};
+use crate::tool;
 use core::sync::atomic::Ordering::*;
 use misuse::{Caller, Misuse};
 
@@ -223,6 +228,48 @@ impl Counter {
         misuse::report(Misuse::Overflow, self, caller);
     }
 
+    /// Takes a reference even if the counter is closed, as long as somebody holds one. As
+    /// [`try_get`](Self::try_get) on a counter that is not. Lock-free.
+    ///
+    /// On success, everything before the counter's last init or reinit happens
+    /// before what follows (`Acquire`).
+    pub fn get_if_held(&self, caller: Caller) -> bool {
+        self.slots.add::<1>() || self.get_if_held_in_word(caller)
+    }
+
+    /// [`get_if_held`](Self::get_if_held) where the slots are not to be used.
+    ///
+    /// While a counter drains, all that counts is in the word. The exchange finds a count that is
+    /// not zero and adds to it in one step. If it comes before the exchange that ends the drain,
+    /// that one fails, and the drain waits for our put; if it comes after, it finds no flag, and
+    /// gives up. So the drain cannot have ended. (A get that is being refused counts for a moment,
+    /// I3, and the drain waits for that, too.)
+    ///
+    /// A drain that has not folded its slots yet does not know whether anybody holds a reference.
+    /// To look at the slots could miss one that moves between them, so that a holder is refused;
+    /// to wait would be for ever in a signal handler that interrupts the drainer. So the get
+    /// stands: it is as one that came right before the counter was closed, and the fold counts it.
+    #[cold]
+    #[doc(hidden)]
+    pub fn get_if_held_in_word(&self, caller: Caller) -> bool {
+        // Relaxed: the exchange decides.
+        let mut word = self.word.load(Relaxed);
+        while word & OPEN != 0 || word & DRAINING != 0 && (word & PERCPU != 0 || count(word) > 0) {
+            // Acquire pairs with the Release of reinit (I5), as in try_get.
+            match self.word.compare_exchange_weak(word, plus(word, 1), Acquire, Relaxed) {
+                Ok(_) => {
+                    tool::after(&self.slots);
+                    if count(word) >= PINNED_FROM {
+                        self.overflow(caller);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
     /// Takes one more reference; the caller holds one, so it also succeeds while
     /// a drain is under way. Refused and reported on a released counter.
     ///
@@ -269,19 +316,19 @@ impl Counter {
         }
     }
 
-    /// Gives a reference back. Wait-free but for misuse.
+    /// Gives a reference back. Wait-free, except after a misuse.
     ///
     /// Everything before it happens before what the winner of a release does next
     /// (`Release`). Linux: `module_put`.
     ///
     /// # Safety
     ///
-    /// The caller gives back a reference that it owns. A surplus put is mended and
+    /// The caller gives back a reference that it owns. A surplus put is undone and
     /// reported where nobody else moves the count at that moment; otherwise it may
     /// give back another holder's.
     #[inline]
     pub unsafe fn put(&self, caller: Caller) {
-        // Release comes with the sequence: a plain store on x86-64.
+        // A plain store. What was done under the reference comes before the sum: the barrier sees to it (P1).
         if self.slots.add::<-1>() {
             return;
         }
@@ -306,6 +353,31 @@ impl Counter {
             // Below zero, which is huge when unsigned, or in the outermost zone.
             self.put_slow(new, caller);
         }
+    }
+
+    /// [`try_get_in_word`](Self::try_get_in_word), and tells the [tool](crate::tool) that watches.
+    #[doc(hidden)]
+    pub fn try_get_watched(&self, caller: Caller) -> bool {
+        let got = self.try_get_in_word(caller);
+        if got {
+            tool::after(&self.slots);
+        }
+        got
+    }
+
+    /// [`put_in_word`](Self::put_in_word), and tells the [tool](crate::tool) that watches.
+    ///
+    /// Puts have a name of their own, the word, and what opens a counter has the slots: a put
+    /// does not come before later gets.
+    ///
+    /// # Safety
+    ///
+    /// As for [`put`](Self::put).
+    #[doc(hidden)]
+    pub unsafe fn put_watched(&self, caller: Caller) {
+        tool::before(&self.word);
+        // SAFETY: the caller's promise.
+        unsafe { self.put_in_word(caller) };
     }
 
     /// A put that no get stands behind, or on a pinned count. (In per-CPU mode the word

@@ -31,10 +31,9 @@
 //! [`try_finish`](Counter::try_finish) releases the counter if the last reference has been put, and
 //! leaves it closed otherwise; [`open_again`](Counter::open_again) releases it in that case too, and
 //! makes it live otherwise.
-//! Between closing and ending, [`finish_when_drained`](Counter::finish_when_drained) waits. Who waits,
-//! for how long, and where, differs: [`drain`](Counter::drain) sleeps right there, a
-//! [handle](super::drain) has a thread of its own for that, and the host leaves a module closed for
-//! as long as it is held.
+//! Between closing and ending somebody waits. [`drain`](Counter::drain) sleeps in
+//! [`finish_when_drained`](Counter::finish_when_drained), a [handle](super::drain) has a thread that
+//! sleeps, and the host leaves a module closed for as long as it is held.
 
 use crate::counter::word::{
     BASE, DRAINED, DRAINING, LIVE, OPEN, PERCPU, PINNED_FROM, RELEASED, count, flags, pack, plus,
@@ -45,6 +44,7 @@ use crate::misuse::{self, Caller, Misuse};
 #[cfg(any(feature = "std", loom, interleave))]
 use crate::sync;
 use crate::sync::Word;
+use crate::tool;
 use crate::trace;
 use core::mem;
 use core::sync::atomic::Ordering::*;
@@ -53,7 +53,7 @@ use core::sync::atomic::Ordering::*;
 enum NotFolded {
     /// The barrier failed, with this errno.
     Barrier(i32),
-    /// Somebody has put too often, while the counter is open. That is mended.
+    /// Somebody has put too often while the counter is open. The count has been corrected.
     Surplus,
 }
 
@@ -81,8 +81,8 @@ impl Drop for LiveOnPanic<'_> {
     }
 }
 
-/// A count that no put can bring to zero: who waits for it waits for ever, and is told at once
-/// that it is leaked.
+/// Whether the count is pinned, so that no put can bring it to zero. A drain that waited for that would wait
+/// for ever, so it reports the leak and gives up at once.
 pub(crate) fn pinned(word: u64) -> bool {
     count(word) >= PINNED_FROM
 }
@@ -142,7 +142,7 @@ impl Counter {
             let closed = word & OPEN == 0;
             let next = match surplus {
                 false => total & !PERCPU,
-                // A drain must end: the count is mended on the way.
+                // A drain must end, so it goes on with a count of zero.
                 true if closed => pack(flags(word) & !PERCPU, 0),
                 // The word makes up for what is missing, and stays per-CPU.
                 true => pack(flags(word), -sum),
@@ -211,9 +211,9 @@ impl Counter {
         self.end(Some(OPEN)).map_err(|held| ReleaseError::InUse { held })
     }
 
-    /// Ends an attempt, also one that was begun by another thread: the counter is released if the word is `empty`, and live again
-    /// otherwise, where so many references are held. It loops only while other threads move the
-    /// count, and each of its rounds fails because one of them has got on.
+    /// Ends an attempt, which another thread may have begun. If the word is `empty`, the counter is released;
+    /// otherwise it is live again, and the error is how many references are held. It loops only while other
+    /// threads move the count: each round fails because one of them has made progress.
     fn end(&self, empty: Option<u64>) -> Result<(), u64> {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);
@@ -235,11 +235,16 @@ impl Counter {
     /// off since the barrier, so they still hold what was folded (P1).
     fn settle(&self, word: u64, empty: Option<u64>) -> Result<bool, u64> {
         let released = Some(word) == empty;
+        if !released {
+            tool::before(&self.slots);
+        }
         let next = if released { RELEASED } else { self.unfolded(word) };
         // Acquire pairs with the Release of every put (I5). Release, on the way back, pairs with
         // the Acquire of gets: what the drainer did while the counter was closed is seen.
         self.word.compare_exchange_weak(word, next, AcqRel, Relaxed)?;
-        if !released && self.slots.exist() {
+        if released {
+            tool::after(&self.word);
+        } else if self.slots.exist() {
             self.unclaim();
         }
         Ok(released)
@@ -261,7 +266,7 @@ impl Counter {
     ///
     /// The counter is closed before the slots are turned off. So a get that finds the tag cleared
     /// goes to the word, finds it closed, and is refused: from the first step of a drain on the
-    /// number of references only falls, but for holders who take one more.
+    /// number of references only falls, except for holders who take one more.
     pub(crate) fn close(&self, caller: Caller) -> Result<(), DrainError> {
         self.claim()?;
         // We own the attempt (I1), so closing needs no comparison, and no traffic can make
@@ -276,11 +281,11 @@ impl Counter {
         })
     }
 
-    /// Ends a drain: the counter is live again, and so many references are held; or released,
-    /// if the last one has just been put.
+    /// Ends a drain. The counter is live again, and the error is how many references are held; or it is
+    /// released, if the last one has just been put.
     ///
-    /// Zero wins: a drain whose time runs out in the moment of the last put succeeds. To say
-    /// "timed out" there would be true of the clock and false of the counter.
+    /// Zero wins: if the time runs out just as the last reference is put, the drain succeeds. "Timed out"
+    /// would be true of the clock and false of the counter.
     pub(crate) fn open_again(&self, caller: Caller) -> Result<(), u64> {
         self.end(Some(DRAINED)).inspect_err(|&held| {
             if held >= PINNED_FROM as u64 {
@@ -289,8 +294,8 @@ impl Counter {
         })
     }
 
-    /// Ends a drain: the counter is live, whether the last reference has been put or not. At no
-    /// moment in between is it released.
+    /// Ends a drain: the counter is live, whether or not the last reference has been put. It is released at
+    /// no moment in between.
     pub(crate) fn live_again(&self) {
         let _held = self.end(None);
     }
@@ -298,8 +303,7 @@ impl Counter {
     /// Ends a drain if the last reference has been put: the counter is released. It stays
     /// closed otherwise.
     ///
-    /// It may be asked again and again, by whoever owns the drain: nothing but the success
-    /// changes anything.
+    /// The owner of the drain may call it again and again: only a success changes anything.
     pub(crate) fn try_finish(&self) -> bool {
         // Relaxed: the exchange decides.
         let mut word = self.word.load(Relaxed);

@@ -52,7 +52,7 @@
 //! | --------- | -------------------------------------- | ---------------------------------------- |
 //! | live      | stands                                 | gives a reference back                   |
 //! | claimed   | stands; the owner's exchange fails     | gives a reference back; the owner may succeed |
-//! | draining  | is refused, unless the caller holds one | gives a reference back, and wakes at `DRAINED` |
+//! | draining  | is refused, unless the caller holds one or asks whether somebody does | gives a reference back, and wakes at `DRAINED` |
 //! | released  | is refused; a holder's is a misuse     | is a misuse, and undone                  |
 //! | destroyed | is refused; a holder's is a misuse     | is a misuse, and undone                  |
 //!

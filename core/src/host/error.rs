@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// Why the host did not do what it was asked: an errno value for programs, and for people
 /// a sentence that names what was tried, on what, and what to do.
@@ -52,6 +53,20 @@ impl From<Error> for io::Error {
     }
 }
 
+/// The errno value of the system call that has just failed.
+pub(crate) fn last_errno() -> i32 {
+    errno_of(&io::Error::last_os_error())
+}
+
+/// The errno value of an error, also of those of std's own.
+pub(crate) fn errno_of(error: &io::Error) -> i32 {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => libc::ENOMEM,
+        io::ErrorKind::WriteZero => libc::ENOSPC,
+        _ => error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
 /// "No such file or directory" and its like, for an errno value.
 pub(crate) fn errno_text(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
@@ -62,6 +77,15 @@ pub(crate) fn errno_text(errno: i32) -> String {
 /// "1 reference", "2 references".
 pub(crate) fn references(n: u64) -> String {
     format!("{n} reference{}", if n == 1 { "" } else { "s" })
+}
+
+/// A time as "3.2 s", without a lock or memory, and without the code that writes floating-point numbers.
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} s", self.0.as_secs(), self.0.subsec_millis() / 100)
+    }
 }
 
 /// A warning that nobody's return value carries, as one line on standard error.

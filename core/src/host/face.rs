@@ -1,32 +1,34 @@
 //! The host as its users see it.
 
-use super::error::Error;
+use super::error::{Error, error};
 use super::object::resident::Unloaded;
 use super::operations::depend;
 use super::operations::drain::Unloading;
 use super::operations::load::Load;
-use super::operations::unload::{Unload, asleep};
+use super::operations::replace::Replace;
+use super::operations::unload::{Despite, PATIENCE, Unload, Wait, asleep};
+use super::registry::list::Info;
 use super::registry::module::{Module, Reference};
 use super::registry::notify::{Notifier, NotifierId};
 use super::registry::record::State;
 use super::registry::{LastUnloaded, Registry};
+use super::tombstone::{self, AfterUnload};
 use crate::Held;
 use crate::misuse::Caller;
-use crate::sync::Word;
 use std::ffi::c_void;
 use std::fmt;
+use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A table of modules, and the means to load, find, unload and replace them.
 ///
-/// Lookups take no lock of the host's and do not wait for a load (a thread's first one registers a
-/// thread-local, for which the C library waits for a dlopen that another thread is in). Everything
-/// else takes the host's lock for moments only, never while a module's or a notifier's code runs: init and exit functions
-/// and notifiers may call the host themselves.
+/// Lookups take no lock. Everything else takes the host's lock for moments only, and never while a
+/// module's or a notifier's code runs, so init and exit functions and notifiers may call the host.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), module_ref::host::Error> {
@@ -45,8 +47,8 @@ use std::time::Duration;
 /// # }
 /// ```
 ///
-/// A host that is dropped while modules remain stays in memory with them, for those who hold
-/// references; [`close`](Self::close) says so instead.
+/// A host that is dropped while modules remain stays in memory with them, for the holders of
+/// references; [`close`](Self::close) returns an error instead.
 #[repr(transparent)]
 pub struct Host {
     registry: Arc<Registry>,
@@ -58,10 +60,15 @@ impl Host {
         Self { registry: Registry::new() }
     }
 
-    /// The process's own host, made when it is first asked for. It is never closed.
+    /// The process's own host, which is made when somebody first asks for it. It is never closed.
     pub fn of_process() -> &'static Self {
         static HOST: OnceLock<Host> = OnceLock::new();
-        HOST.get_or_init(Self::new)
+        if let Some(host) = HOST.get() {
+            return host;
+        }
+        // Not in the lock's own function: a new host asks the linker (H6). Of two one goes.
+        let host = Self::new();
+        HOST.get_or_init(|| host)
     }
 
     /// Ends a host that has no modules. Otherwise `EBUSY`, and the host is given back.
@@ -75,7 +82,49 @@ impl Host {
     /// Whether it has no modules, after [reaping](Self::reap). `EBUSY` says what it has.
     pub fn check_empty(&self) -> Result<(), Error> {
         self.reap();
-        self.registry.check_empty()
+        self.registry.check_empty().map_err(|(_, error)| error)
+    }
+
+    /// Unloads all modules, users before those that they depend on, and waits for references, also on what
+    /// was unloaded or replaced before, as long as `timeout` says (`None`: for ever). The error is how many are left, and why.
+    pub fn shutdown(&self, timeout: Option<Duration>) -> Result<(), (usize, Error)> {
+        self.registry.shutdown(&mut asleep(timeout))
+    }
+
+    /// As [`shutdown`](Self::shutdown), with your own way to wait: see
+    /// [`unload_with`](Self::unload_with). One wait serves all modules.
+    pub fn shutdown_with(&self, wait: impl FnMut(&Held<'_>) -> bool) -> Result<(), (usize, Error)> {
+        waited_by(wait, |wait| self.registry.shutdown(wait))
+    }
+
+    /// The module whose code or data is at that address, with a reference. It succeeds even while the
+    /// module drains, as long as somebody holds it.
+    #[track_caller]
+    pub fn get_by_address(&self, address: *const c_void) -> Option<Reference> {
+        Some(self.get_by_address_by(address, Caller::UNKNOWN)?.noted())
+    }
+
+    /// The same for those who know who calls.
+    #[doc(hidden)]
+    pub fn get_by_address_by(&self, address: *const c_void, caller: Caller) -> Option<Reference> {
+        self.registry.get_by_address(address, caller)
+    }
+
+    /// Describes each module: those in service, newest first, then those that were unloaded and are
+    /// still mapped.
+    pub fn infos(&self) -> Vec<Info> {
+        self.registry.infos()
+    }
+
+    /// For C: the user has a reference, until `close_user` has succeeded.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load_with`](Self::load_with).
+    #[doc(hidden)]
+    pub unsafe fn open_user(&self, path: &Path, name: Option<&str>) -> Result<Module, Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.registry.open_user(path, name) }
     }
 
     /// Loads the shared object at `path`, as a module that is named after the file, with
@@ -92,16 +141,16 @@ impl Host {
     /// Loads the shared object at `path` and returns a handle to it once its init function, if
     /// it has one, has returned.
     ///
-    /// A path without a slash is a file in the working directory if there is one, and else a
-    /// library that the dynamic linker finds. A file that is a module already is loaded a
-    /// second time as an object of its own, with its own variables. The object's symbols are
-    /// not seen by those that are loaded later (`RTLD_LOCAL`).
+    /// A path without a slash is a file in the working directory if there is one, and otherwise a
+    /// library that the dynamic linker finds. A file that is a module already is loaded a second time
+    /// as an object of its own, with its own variables. Objects that are loaded later do not see its
+    /// symbols (`RTLD_LOCAL`).
     ///
-    /// Errors: `EEXIST` if a module has that name; `EBUSY` if one is going, or did not become
-    /// live; `ENOENT` for a missing file, library or symbol; `ENOEXEC` for what is not a shared
-    /// object of this machine; `EINVAL` and `ENAMETOOLONG` for a name that a module cannot
-    /// have; whatever a notifier or the init function returns. After an error
-    /// nothing is left of it, unless somebody kept a reference.
+    /// Errors: `EEXIST` if a module has that name; `EBUSY` if one is going, or another thread's load of
+    /// it has failed; `ENOENT` for a missing file, library or symbol; `ENOEXEC` if the file is not a
+    /// shared object of this machine; `EINVAL` and `ENAMETOOLONG` for a name that a module cannot have;
+    /// whatever a notifier or the init function returns. After an error nothing is left of it, unless
+    /// somebody kept a reference.
     ///
     /// Linux: `load_module`.
     ///
@@ -114,46 +163,86 @@ impl Host {
         unsafe { self.registry.load(path.as_ref(), load) }
     }
 
-    /// Unloads the module: its exit function runs, the notifiers are told, its dependencies
-    /// are given up, its object is closed; and then it is looked whether that is gone.
+    /// Loads the module of this name from the folders of [`search`](Self::search), unless it is there
+    /// already. It takes the first `name.so`, where `-` and `_` are the same, and otherwise the first
+    /// object that has the name as an alias in its section .modinfo. `symbol:x` is the first that
+    /// defines `x`. If another thread is loading the name, this waits for it.
     ///
-    /// Errors, checked in this order, each leaving everything as it was: `ENOENT` if there is no
-    /// such module; `EWOULDBLOCK` if others depend on it; `EBUSY` if it is not live, or has an
-    /// init function and no exit function; `EWOULDBLOCK` if references are held, or `ETIMEDOUT`
-    /// if they still are when the time is up; the errno of the barrier that is needed, if a
-    /// sandbox refuses that.
+    /// Errors: `ENOENT` if there is none; others as for [`load_with`](Self::load_with).
+    ///
+    /// Linux: `request_module`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load_with`](Self::load_with), for whatever is in those folders.
+    pub unsafe fn request(&self, name: &str) -> Result<(), Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.registry.request_module(name) }
+    }
+
+    /// Sets the folders in which [`request`](Self::request) looks, in this order. `None`, the default:
+    /// the folders that the host's modules came from, the last loaded first, and then the program's
+    /// own. `EINVAL` for a path that is not absolute.
+    pub fn search(&self, folders: Option<Vec<PathBuf>>) -> Result<(), Error> {
+        if let Some(folder) = folders.iter().flatten().find(|folder| !folder.is_absolute()) {
+            return Err(error!(
+                libc::EINVAL,
+                "cannot look for modules in '{}': that is not an absolute path",
+                folder.display()
+            ));
+        }
+        self.registry.lock().search = folders;
+        Ok(())
+    }
+
+    /// Unloads the module. Its exit function runs, the notifiers are told, the host gives up its
+    /// dependencies, closes its object, and looks whether that is gone from memory.
+    ///
+    /// Before it closes the object, the host looks for anybody who stands in its code, or will call it,
+    /// without a reference ([`Module::dangling`] says what it looks at). Whoever is found keeps it
+    /// mapped ([`Residency::Present`](super::Residency::Present)); each later call of the host looks
+    /// again.
+    ///
+    /// Errors, checked in this order, each leaving everything as it was: `ENOENT` if there is no such
+    /// module; `EWOULDBLOCK` if others depend on it; `EBUSY` if it is not live, or has an init function
+    /// and no exit function; `EWOULDBLOCK` if references are held, or `ETIMEDOUT` if they still are
+    /// when the time is up; the errno of the barrier, if a sandbox refuses that.
     ///
     /// The caller must hold no reference to it, and must not be code of the module.
     ///
     /// Linux: `delete_module`.
     pub fn unload(&self, name: &str, how: Unload) -> Result<Unloaded, Error> {
-        match how.wait {
-            None => self.registry.unload(name, how.force, None),
-            Some(timeout) => self.registry.unload(name, how.force, Some(&mut asleep(timeout))),
-        }
+        self.unload_by(name, how, Caller::UNKNOWN)
     }
 
-    /// As [`unload`](Self::unload) for those who have another way to wait: the door is shut, and
-    /// `wait` is called whenever references are still held. It waits as it likes and says
-    /// whether to go on; once it has said no, the time is up.
+    /// The same, told who calls: `EDEADLK` if it is the module's own code.
+    #[doc(hidden)]
+    pub fn unload_by(&self, name: &str, how: Unload, caller: Caller) -> Result<Unloaded, Error> {
+        let mut asleep = how.wait.map(asleep);
+        let wait = asleep.as_mut().map(|wait| wait as &mut Wait<'_>);
+        self.registry.unload(name, how.despite, wait, caller)
+    }
+
+    /// As [`unload`](Self::unload), with your own way to wait. The module is closed, and `wait` is
+    /// called whenever references are still held. It waits as it likes and says whether to go on; once
+    /// it has said no, the time is up. So it is if it panics, and that goes on when the call is over.
     pub fn unload_with(
         &self,
         name: &str,
         force: bool,
-        mut wait: impl FnMut(&Held<'_>) -> bool,
+        wait: impl FnMut(&Held<'_>) -> bool,
     ) -> Result<Unloaded, Error> {
-        let mut wait = |word: &Word, seen| wait(&Held::new(word, seen));
-        self.registry.unload(name, force, Some(&mut wait))
+        let despite = Despite { force, unproven: false };
+        waited_by(wait, |wait| self.registry.unload(name, despite, Some(wait), Caller::UNKNOWN))
     }
 
-    /// Begins to unload the module and returns without waiting for the references that are held:
-    /// its door is shut, and its state GOING. The descriptor of what this returns becomes readable
-    /// when the last one has been given back, and only then; then
-    /// [`finish`](Unloading::finish) unloads it. `force` is for a module that has an init function
-    /// and no exit function.
+    /// Begins to unload the module and returns without waiting for references: the module is closed,
+    /// and its state is GOING. The returned descriptor becomes readable when, and only when, the last
+    /// reference has been given back; then [`finish`](Unloading::finish) unloads the module. `force` is
+    /// for a module that has an init function and no exit function.
     ///
-    /// Errors, each leaving everything as it was: as [`unload`](Self::unload), but that references
-    /// are held is none; and the errno if there is no descriptor, or no thread to wait with.
+    /// Errors, each leaving everything as it was: as [`unload`](Self::unload), except that held
+    /// references are no error; and the errno if there is no descriptor, or no thread to wait with.
     ///
     /// ```no_run
     /// # use module_ref::host::{Error, Host};
@@ -188,13 +277,13 @@ impl Host {
         self.registry.unload_begun(name)
     }
 
-    /// Puts the object at `path` in the place of module `name`. The old one is shut, waited
-    /// for as long as `timeout` says (`None`: for ever), and unloaded; the outcome says what
-    /// became of its code. If it is still held when the time is up, its exit function runs
+    /// Puts the object at `path` in the place of module `name`. The old one is closed, its references
+    /// are waited for as long as `timeout` says (`None`: for ever), and it is unloaded; the outcome
+    /// says what became of its code. If it is still held when the time is up, its exit function runs,
     /// and its code goes with a later call of the host, once the last reference is given back.
     ///
-    /// What holds a reference to the old module goes on with it; a handle to it gives none any
-    /// more. The new one counts as the old one did, and is a copy if that was one.
+    /// References to the old module stay valid; a handle to it gives no new ones. The new one counts as
+    /// the old one did, and is a copy if that was one.
     ///
     /// Errors, each leaving the old one in service: as for [`load_with`](Self::load_with);
     /// `ENOENT` if there is no such module; `EWOULDBLOCK` if others depend on it, since they are
@@ -211,11 +300,30 @@ impl Host {
         timeout: Option<Duration>,
     ) -> Result<Unloaded, Error> {
         // SAFETY: the caller's promise.
-        unsafe { self.registry.replace(name, path.as_ref(), || asleep(timeout)) }
+        unsafe { self.replace_by(name, path, timeout, Caller::UNKNOWN) }
     }
 
-    /// As [`replace`](Self::replace) for those who have another way to wait for the old one's
-    /// references: see [`unload_with`](Self::unload_with).
+    /// The same, told who calls: `EDEADLK` if it is the module's own code.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load_with`](Self::load_with).
+    #[doc(hidden)]
+    pub unsafe fn replace_by(
+        &self,
+        name: &str,
+        path: impl AsRef<Path>,
+        timeout: Option<Duration>,
+        caller: Caller,
+    ) -> Result<Unloaded, Error> {
+        let set = [(name, path.as_ref())];
+        // SAFETY: the caller's promise.
+        let replaced = unsafe { self.registry.replace(&set, false, || asleep(timeout), caller) };
+        replaced.map(|mut outcomes| outcomes.remove(0))
+    }
+
+    /// As [`replace`](Self::replace), with your own way to wait for the old one's references: see
+    /// [`unload_with`](Self::unload_with).
     ///
     /// # Safety
     ///
@@ -224,27 +332,120 @@ impl Host {
         &self,
         name: &str,
         path: impl AsRef<Path>,
-        mut wait: impl FnMut(&Held<'_>) -> bool,
+        wait: impl FnMut(&Held<'_>) -> bool,
     ) -> Result<Unloaded, Error> {
-        let wait = || move |word: &Word, seen| wait(&Held::new(word, seen));
+        let set = [(name, path.as_ref())];
         // SAFETY: the caller's promise.
-        unsafe { self.registry.replace(name, path.as_ref(), wait) }
+        let replaced = unsafe { self.replace_set_with(&set, false, wait) };
+        replaced.map(|mut outcomes| outcomes.remove(0))
     }
 
-    /// Unmaps what was unloaded or replaced while it was held, and is not held any more. Every
-    /// load, unload and replace does so, too. Returns how many are gone from memory.
+    /// Puts each object in the place of the module of that name, in one step: a module and those that
+    /// depend on it, or any others. Says what became of each old one's code, in the order of the set.
+    ///
+    /// The new modules are loaded providers first, and bound to each other, because the old ones of the
+    /// set are hidden from the dynamic linker. Then all names are switched at once: a thread that has
+    /// found one new module finds no old one of the set any more. An error leaves all old ones in
+    /// service. The old ones are then unloaded users first, as by [`replace`](Self::replace). Whoever
+    /// has [added](Self::add_dependency) a dependency has to add it again. Gates that follow a name are
+    /// led to the new modules after that, one by one.
+    ///
+    /// [`Replace::stop_first`] is for plugins that own something of which there is one: a port, a
+    /// device, a state. The new objects are opened (their constructors run). Then the old modules are
+    /// closed, stopped (`stop_module`), drained, asked (`can_unload_module`), have `save_module` and
+    /// `cleanup_module` called, users first; and the new ones `init_module` and `restore_module`,
+    /// providers first. Lookups find none of them meanwhile; [`find_get_wait`](Self::find_get_wait)
+    /// waits. `ETIMEDOUT` if they are still held when the time is up. If anything fails before an old
+    /// module's `cleanup_module`, it resumes (`resume_module`). After that its `init_module` is called
+    /// again, in the same object, whose variables are as `cleanup_module` has left them, and its
+    /// `restore_module` with what it has saved: it is the same [`Module`] as before. If that fails too,
+    /// it is gone: `ENOTRECOVERABLE`.
+    ///
+    /// Other errors: as for [`replace`](Self::replace), but that modules of the set may depend on each
+    /// other; `EINVAL` if it is empty, or names a module twice; `EWOULDBLOCK` also if a new object
+    /// is bound to an old one of the set, through a library that is no module.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load_with`](Self::load_with), and for `save_module` and `restore_module` (see the
+    /// repository's docs/plugins.md).
+    pub unsafe fn replace_set<P: AsRef<Path>>(
+        &self,
+        set: &[(&str, P)],
+        how: Replace,
+    ) -> Result<Vec<Unloaded>, Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.replace_set_by(set, how, Caller::UNKNOWN) }
+    }
+
+    /// The same for those who know who calls: `EDEADLK` if it is the code of one of the modules.
+    ///
+    /// # Safety
+    ///
+    /// As for [`replace_set`](Self::replace_set).
+    #[doc(hidden)]
+    pub unsafe fn replace_set_by<P: AsRef<Path>>(
+        &self,
+        set: &[(&str, P)],
+        how: Replace,
+        caller: Caller,
+    ) -> Result<Vec<Unloaded>, Error> {
+        let set: Vec<_> = set.iter().map(|(name, path)| (*name, path.as_ref())).collect();
+        // SAFETY: the caller's promise.
+        unsafe { self.registry.replace(&set, how.stop_first, || how.asleep(), caller) }
+    }
+
+    /// As [`replace_set`](Self::replace_set) for those who have another way to wait for references:
+    /// see [`unload_with`](Self::unload_with).
+    ///
+    /// # Safety
+    ///
+    /// As for [`replace_set`](Self::replace_set).
+    pub unsafe fn replace_set_with<P: AsRef<Path>>(
+        &self,
+        set: &[(&str, P)],
+        stop_first: bool,
+        wait: impl FnMut(&Held<'_>) -> bool,
+    ) -> Result<Vec<Unloaded>, Error> {
+        let set: Vec<_> = set.iter().map(|(name, path)| (*name, path.as_ref())).collect();
+        waited_by(wait, |wait| {
+            // SAFETY: the caller's promise.
+            unsafe { self.registry.replace(&set, stop_first, || wait, Caller::UNKNOWN) }
+        })
+    }
+
+    /// Sets what becomes of the addresses of modules that this host unloads from now on.
+    ///
+    /// Until then it is what `MODULE_REF_AFTER_UNLOAD` in the environment says (`unmap`, `trap` or
+    /// `keep`), or [`AfterUnload::Trap`].
+    pub fn after_unload(&self, what: AfterUnload) {
+        self.registry.set_after_unload(what);
+    }
+
+    /// Refuses loads and replacements (`EDQUOT`) while modules that were unloaded or replaced, and are
+    /// still mapped, have more bytes than this. `None`, the default, refuses none.
+    /// [`infos`](Self::infos) has the bytes of each, and why it stays.
+    pub fn limit_residents(&self, bytes: Option<usize>) {
+        self.registry.lock().most_resident = bytes;
+    }
+
+    /// Unmaps modules that stayed mapped because they were held, or because somebody was found in them,
+    /// if that is over. Every load, unload and replacement does this too, but does not wait for running
+    /// threads. Returns how many are gone from memory.
     pub fn reap(&self) -> usize {
-        self.registry.reap()
+        self.registry.reap_within(PATIENCE)
     }
 
-    /// The module of that name, with a reference, without a lock. (But for a thread's first
-    /// lookup, which registers a thread-local with the C library, and can wait there while
-    /// another thread is in `dlopen`.) It may be COMING: its init function may not
-    /// have returned yet. `None` if there is none, or if it is being unloaded.
+    /// The live module of that name, with a reference. `None` if there is none, if its init function
+    /// has not returned yet, or if it is being unloaded.
+    ///
+    /// It takes no lock and waits for nobody, even in a thread's first call, in a signal handler, or
+    /// while a constructor runs.
     ///
     /// Linux: `find_module` and `try_module_get`.
+    #[track_caller]
     pub fn find_get(&self, name: &str) -> Option<Reference> {
-        self.find_get_by(name, Caller::UNKNOWN)
+        Some(self.find_get_by(name, Caller::UNKNOWN)?.noted())
     }
 
     /// The same for those who know who calls.
@@ -253,9 +454,37 @@ impl Host {
         self.registry.find_get(name, caller)
     }
 
-    /// A handle to the module of that name, which does not keep it from being unloaded.
+    /// As [`find_get`](Self::find_get). While another thread loads, unloads or replaces the module of
+    /// that name, this waits for the outcome, for as long as `timeout` says (`None`: for ever).
+    ///
+    /// Errors: `ENOENT` if there is none; `ETIMEDOUT`; `EDEADLK` if that thread is this one or waits
+    /// for it, as in one of the module's hooks; `EBUSY` if an unload was [begun](Self::unload_begin).
+    #[track_caller]
+    pub fn find_get_wait(&self, name: &str, timeout: Option<Duration>) -> Result<Reference, Error> {
+        Ok(self.find_get_wait_by(name, timeout, Caller::UNKNOWN)?.noted())
+    }
+
+    /// The same for those who know who calls.
+    #[doc(hidden)]
+    pub fn find_get_wait_by(
+        &self,
+        name: &str,
+        timeout: Option<Duration>,
+        caller: Caller,
+    ) -> Result<Reference, Error> {
+        self.registry.find_get_wait(name, timeout, caller)
+    }
+
+    /// A handle to the live module of that name, which does not keep it from being unloaded. It takes
+    /// no lock, as [`find_get`](Self::find_get).
     pub fn find(&self, name: &str) -> Option<Module> {
-        self.registry.visible(name).ok().map(Module)
+        self.registry.find(name)
+    }
+
+    /// The same, even if it is coming or going, as Linux's `find_module`.
+    #[doc(hidden)]
+    pub fn find_module(&self, name: &str) -> Option<Module> {
+        self.registry.table().visible(name).cloned().map(Module)
     }
 
     /// The modules that are there, newest first.
@@ -265,8 +494,8 @@ impl Host {
 
     /// The modules that depend on `module`, newest first.
     pub fn users(&self, module: &Module) -> Vec<Module> {
-        let _lock = self.registry.lock();
-        module.0.links().used_by.iter().rev().cloned().map(Module).collect()
+        let inner = self.registry.lock();
+        module.0.links(&inner).used_by.iter().rev().cloned().map(Module).collect()
     }
 
     /// The modules in the format of `/proc/modules`: one line each, newest first, `name size
@@ -275,7 +504,7 @@ impl Host {
         self.registry.list()
     }
 
-    /// Whether an unload was ever forced upon holders.
+    /// Whether an unload was ever forced on holders, or on a module without an exit function.
     pub fn tainted(&self) -> bool {
         self.registry.lock().tainted
     }
@@ -285,9 +514,9 @@ impl Host {
         self.registry.lock().last_unloaded.clone()
     }
 
-    /// Has `notifier` told of every module that comes and goes, on the thread that loads or
-    /// unloads it; higher priorities first. It may call the host. An error that it returns
-    /// for `Coming` refuses the load.
+    /// Registers `notifier`, which is called for every module that comes, becomes live or goes, on the
+    /// thread that loads or unloads it; higher priorities first. It may call the host. An error that it
+    /// returns for `Coming` refuses the load.
     ///
     /// Linux: `register_module_notifier`.
     pub fn on_event(
@@ -310,7 +539,7 @@ impl Host {
         self.registry.chain.register(id, priority, notifier)
     }
 
-    /// Takes a notifier back, and waits until no other thread is in it.
+    /// Unregisters a notifier, and waits until no other thread is in it.
     pub fn remove_notifier(&self, id: NotifierId) -> Result<(), Error> {
         self.registry.chain.unregister(id)
     }
@@ -330,8 +559,8 @@ impl Host {
         self.registry.symbol_get(symbol, caller)
     }
 
-    /// Gives back what [`symbol_get`](Self::symbol_get) has given for `symbol`; of several,
-    /// what was given first.
+    /// Gives back what [`symbol_get`](Self::symbol_get) gave for `symbol`; if it gave several, the
+    /// first.
     pub fn symbol_put(&self, symbol: &str) -> Result<(), Error> {
         self.registry.symbol_put(format_args!("'{symbol}'"), |given| given.symbol == symbol)
     }
@@ -374,6 +603,24 @@ impl Host {
     }
 }
 
+/// What is done with a wait of the user's. Modules are left half-way if that unwinds: so from a panic on
+/// the time is up, and the panic goes on when all is done.
+fn waited_by<T>(
+    mut wait: impl FnMut(&Held<'_>) -> bool,
+    act: impl FnOnce(&mut Wait<'_>) -> T,
+) -> T {
+    let mut panic = None;
+    let done = act(&mut |word, seen| {
+        let asked = || wait(&Held::new(word, seen));
+        panic.is_none()
+            && catch_unwind(AssertUnwindSafe(asked)).unwrap_or_else(|why| {
+                panic = Some(why);
+                false
+            })
+    });
+    panic.map_or(done, |why| resume_unwind(why))
+}
+
 impl Default for Host {
     fn default() -> Self {
         Self::new()
@@ -393,4 +640,26 @@ impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host").field("modules", &self.modules()).finish()
     }
+}
+
+/// Which module an address belongs to: one that is there, or one that was unloaded and whose place
+/// nobody else has taken. `None`: it belongs to no known module.
+///
+/// The words are those of C's `module_describe_address`: "metrics.so!on_timer+0x12, unloaded 3.2 s ago by
+/// thread 4711 'main' (module 'metrics', build ID 1f0c…)".
+pub fn describe_address(address: *const c_void) -> Option<String> {
+    let mut text = String::new();
+    tombstone::describe(address as usize, &mut text).then_some(text)
+}
+
+/// Makes a stale call say whose code it was before the process dies of it.
+///
+/// Sets a handler of SIGSEGV that writes one line to standard error if a module that is gone was
+/// called, or its data touched, and then lets the signal go on: to the handler that was there before,
+/// or to the end of the process. A handler that is set later sees the signal first, and may pass it on.
+/// `false` removes the handler, if no later one stands before it.
+///
+/// `MODULE_REF_CRASH_REPORTS=1` in the environment does it when the first host is made.
+pub fn crash_reports(on: bool) -> io::Result<()> {
+    tombstone::reports(on).map_err(io::Error::from_raw_os_error)
 }

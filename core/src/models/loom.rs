@@ -364,7 +364,8 @@ impl Tally {
 }
 
 pub(crate) use loom::sync::Arc as Shared;
-pub(crate) use loom::sync::atomic::AtomicU64 as Bits;
+pub(crate) use loom::sync::atomic::{AtomicPtr as Pointer, AtomicU64 as Bits};
+pub(crate) use loom::thread::yield_now as look_again;
 
 /// One execution of a model: its threads and how it ends.
 pub(crate) struct Setup {

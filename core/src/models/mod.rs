@@ -13,3 +13,5 @@ pub(crate) mod interleave;
 pub(crate) mod loom;
 #[cfg(test)]
 mod protocol;
+#[cfg(all(test, loom))]
+mod published;

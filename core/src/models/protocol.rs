@@ -103,6 +103,14 @@ impl World {
         }
     }
 
+    /// What a user does who takes a reference if somebody holds one.
+    fn ask(&self) {
+        if self.counter.get_if_held_in_word(NOBODY) {
+            self.hold();
+            self.served.add(1);
+        }
+    }
+
     /// What the winner of a release does.
     fn take_away(&self) {
         self.data.write(false);
@@ -142,7 +150,7 @@ impl World {
         assert_eq!(
             self.counter.try_get_in_word(NOBODY),
             state == "live",
-            "the door and the state differ"
+            "gets and the state differ"
         );
         format!("{state}, released {released}, served {served}")
     }
@@ -468,6 +476,74 @@ fn a_get_by_a_holder_while_draining() {
 }
 
 #[test]
+fn a_get_if_held_against_a_drain() {
+    // The holder hears that somebody holds it, also from a drain that has not folded its slots yet.
+    outcomes_of_both(
+        "a_get_if_held_against_a_drain",
+        &["released, released 1, served 0", "released, released 1, served 1"],
+        |run| {
+            let world = World::new(0);
+            let (holder, unloader) = (world.clone(), world.clone());
+            run.thread(move || {
+                if holder.counter.try_get(NOBODY) {
+                    assert!(holder.counter.get_if_held(NOBODY), "refused, and it is held");
+                    holder.hold();
+                    holder.hold();
+                    holder.served.add(1);
+                }
+            });
+            run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn a_get_if_held_by_another() {
+    // Whoever asks holds nothing; the holder puts meanwhile, and a get is refused.
+    outcomes_of(
+        Kind::Shared,
+        "a_get_if_held_by_another",
+        &[
+            "released, released 1, served 0",
+            "released, released 1, served 1",
+            "released, released 1, served 2",
+        ],
+        |run| {
+            let world = World::new(1);
+            let (holder, asks) = (world.clone(), world.clone());
+            let (user, unloader) = (world.clone(), world.clone());
+            run.thread(move || {
+                holder.hold();
+                user.visit();
+            });
+            run.thread(move || asks.ask());
+            run.thread(move || unloader.drain(&Deadline::Never).expect("it waits"));
+            move || world.end()
+        },
+    );
+}
+
+#[test]
+fn a_get_if_held_after_a_reinit() {
+    // What the winner has prepared is there for whoever gets in by the exchange.
+    outcomes_of_both(
+        "a_get_if_held_after_a_reinit",
+        &["live, released 1, served 0", "live, released 1, served 1"],
+        |run| {
+            let world = World::new(0);
+            let (user, unloader) = (world.clone(), world.clone());
+            run.thread(move || user.ask());
+            run.thread(move || {
+                unloader.drain(&Deadline::Never).expect("it waits");
+                unloader.bring_back();
+            });
+            move || world.end()
+        },
+    );
+}
+
+#[test]
 fn a_surplus_put_with_a_drainer_asleep() {
     outcomes("a_surplus_put_with_a_drainer_asleep", &["released, released 1, served 0"], |run| {
         let world = World::new(0);
@@ -674,7 +750,7 @@ fn percpu_surplus_put() {
 fn percpu_attempts_in_turn() {
     // The first attempt is refused, for the first visit; the second one begins while the
     // first is still on its way back, and must not be undone by it: the second visit comes
-    // to a shut door.
+    // to a closed counter.
     let expected = [
         "live, released 0, served 2",
         "released, released 1, served 0",

@@ -1,5 +1,5 @@
-//! Where there are no restartable sequences for us: counters have no slots, and say so
-//! through their mode.
+//! For systems without restartable sequences that we can use: counters have no slots, and their mode
+//! says so.
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicUsize;

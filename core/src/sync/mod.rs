@@ -2,9 +2,10 @@
 //!
 //! The algorithm is written once against what this module exports:
 //!
-//! - [`Word`], the 64-bit atomic of a counter, and `Bits`, one that is none's;
+//! - [`Word`], the 64-bit atomic of a counter, `Bits`, one that is none's, and `Pointer`;
 //! - [`Address`], the name of a word, good for waking after the memory is gone;
 //! - [`wait`], which sleeps while a word is unchanged;
+//! - `look_again`, for who waits for another thread's store to show;
 //! - [`Slots`], the per-CPU part of a counter;
 //! - [`Deadline`], which says when a sleeper has waited long enough;
 //! - [`Watcher`], the thread behind a drain that was begun.
@@ -21,6 +22,13 @@ pub(crate) use native::*;
 mod watcher;
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 pub(crate) use watcher::Watcher;
+#[cfg(all(
+    feature = "host",
+    target_os = "linux",
+    target_env = "gnu",
+    not(any(loom, interleave))
+))]
+pub(crate) use watcher::{forks, name_thread, spawn};
 
 #[cfg(interleave)]
 pub(crate) use crate::models::interleave::*;

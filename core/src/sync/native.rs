@@ -11,9 +11,12 @@
 //! alone, and swallow its wake. So a wake is never needed for progress.
 
 pub(crate) use crate::percpu::Slots;
-#[allow(unused_imports, reason = "only where there are slots")]
-pub(crate) use core::sync::atomic::AtomicU64 as Bits;
 pub(crate) use core::sync::atomic::AtomicU64 as Word;
+#[allow(unused_imports, reason = "only where there are slots, and a host")]
+pub(crate) use core::sync::atomic::{AtomicPtr as Pointer, AtomicU64 as Bits};
+
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use core::hint::spin_loop as look_again;
 
 /// The address of a word. A put takes it before its subtraction, because after
 /// that the word may be gone; nothing here reads through it.

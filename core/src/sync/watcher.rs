@@ -66,7 +66,7 @@ impl Watcher {
             thread: UnsafeCell::new(MaybeUninit::uninit()),
             forks: forks(),
         });
-        let thread = kept(|| spawn(ptr::from_ref(watcher).cast_mut().cast()))?;
+        let thread = kept(|| spawn(run, ptr::from_ref(watcher).cast_mut().cast()))?;
         // SAFETY: the thread itself does not look at this.
         unsafe { (*watcher.thread.get()).write(thread) };
         Ok((watcher, owned))
@@ -120,9 +120,11 @@ impl Watcher {
     /// counter, or here if there is none.
     pub(crate) fn ring(&self, why: Ring) {
         // Once: to set the timer anew would have it unreadable for a moment.
+        // Relaxed: the watcher alone sets it, and whoever asks looks at the counter next.
         while !self.rung.load(Relaxed) {
             if self.timer.expire_in(AT_ONCE) {
                 self.rung.store(true, Relaxed);
+            // Acquire pairs with the Release of `end`.
             } else if why == Ring::Drained || self.stop.load(Acquire) {
                 return;
             } else {
@@ -147,8 +149,6 @@ impl Watcher {
 
     /// The thread.
     fn run(&self) {
-        // SAFETY: a constant string.
-        unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"module_ref".as_ptr()) };
         let mut never = Deadline::Never;
         // Acquire pairs with the Release of `tell`.
         while self.state.load(Acquire) == 0 {
@@ -171,7 +171,7 @@ impl Watcher {
 
 /// How many forks lie between the first process with a watcher and this one. (Not its number: a
 /// child in a namespace of its own can have the same.)
-fn forks() -> u32 {
+pub(crate) fn forks() -> u32 {
     static FORKS: AtomicU32 = AtomicU32::new(0);
     static COUNTED: Once = Once::new();
     extern "C" fn count() {
@@ -225,6 +225,7 @@ impl Timer {
             owned = unsafe { OwnedFd::from_raw_fd(higher as RawFd) };
         }
         // Another copy of the library counts for itself, and has its number somewhere else.
+        // Relaxed: a number of its own.
         let made = MADE.fetch_add(1, Relaxed) % (1 << 20);
         let place = (MADE.as_ptr().addr() >> 2) % 1_000_000_000;
         let mark = in_time(DECADES + made as i32, place as i32).it_value;
@@ -256,19 +257,31 @@ impl Timer {
     fn expire_in(&self, time: libc::itimerspec) -> bool {
         match self.is_there() {
             Ok(true) => self.set(time).is_ok(),
-            is_there => matches!(is_there, Ok(false) | Err(libc::EBADF)),
+            // Closed, or another file by now, which may be no timer.
+            is_there => matches!(is_there, Ok(false) | Err(libc::EBADF | libc::EINVAL)),
         }
     }
 }
 
 extern "C" fn run(watcher: *mut c_void) -> *mut c_void {
+    name_thread();
     // SAFETY: `start` has given it, and it stays until this thread has ended.
     unsafe { &*watcher.cast::<Watcher>() }.run();
     ptr::null_mut()
 }
 
-/// Starts a thread that takes none of the program's signals.
-fn spawn(watcher: *mut c_void) -> Result<libc::pthread_t, c_int> {
+/// Lists this thread as the library's.
+pub(crate) fn name_thread() {
+    // SAFETY: a constant string.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"module_ref".as_ptr()) };
+}
+
+/// Starts a thread of the library's, which takes none of the program's signals. `run` can be called
+/// there with `argument`.
+pub(crate) fn spawn(
+    run: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
+) -> Result<libc::pthread_t, c_int> {
     /// It sleeps, and that takes little.
     const STACK: usize = 64 << 10;
     // SAFETY: all are local, and initialised before they are used.
@@ -281,10 +294,10 @@ fn spawn(watcher: *mut c_void) -> Result<libc::pthread_t, c_int> {
         libc::pthread_attr_init(&mut small);
         libc::pthread_attr_setstacksize(&mut small, STACK);
         let mut thread = mem::zeroed();
-        let mut errno = libc::pthread_create(&mut thread, &small, run, watcher);
+        let mut errno = libc::pthread_create(&mut thread, &small, run, argument);
         if errno == libc::EINVAL {
             // Its thread-local storage needs more than that.
-            errno = libc::pthread_create(&mut thread, ptr::null(), run, watcher);
+            errno = libc::pthread_create(&mut thread, ptr::null(), run, argument);
         }
         libc::pthread_attr_destroy(&mut small);
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());

@@ -43,6 +43,7 @@ pub enum Then {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum What {
     TryGet,
+    GetIfHeld,
     Get,
     Put,
     TryRelease,
@@ -272,11 +273,13 @@ impl Model {
         self.reports.clear();
         self.ended = None;
         let answer = match what {
-            What::TryGet => {
-                if self.life == Live {
+            What::TryGet | What::GetIfHeld => {
+                let held = what == What::GetIfHeld && self.held > 0;
+                let gets = self.life == Live || held && matches!(self.life, Draining(_));
+                if gets {
                     self.get(Misuse::Overflow);
                 }
-                Answer::Got(self.life == Live)
+                Answer::Got(gets)
             }
             What::Get => {
                 match self.life {
@@ -395,6 +398,7 @@ fn decode(word: &mut Word, threads: usize) -> Option<Step> {
     let then = |n| [Then::Wait, Then::GiveUp, Then::Panic][n % 3];
     let what = match letter {
         b't' => What::TryGet,
+        b'h' => What::GetIfHeld,
         b'g' => What::Get,
         b'p' => What::Put,
         b'r' => What::TryRelease,
@@ -581,6 +585,10 @@ pub unsafe fn perform<F: Face>(real: &Real<F>, step: Step, held: i64) -> Answer 
             (What::TryGet, true) => {
                 return Answer::Got(counter.try_get().map(Guard::into_raw).is_some());
             }
+            (What::GetIfHeld, false) => return Answer::Got(raw.get_if_held(nobody)),
+            (What::GetIfHeld, true) => {
+                return Answer::Got(counter.get_if_held().map(Guard::into_raw).is_some());
+            }
             (What::Get, false) => raw.get(nobody),
             (What::Get, true) => {
                 let guard = Guard::from_raw(counter);
@@ -701,7 +709,7 @@ impl<F: Face> Case<F> {
             };
             (answer, REPORTED.take())
         };
-        // A drain has begun to wait once the door is shut, or its waiter is asked.
+        // A drain has begun to wait once the counter is closed, or its waiter is asked.
         let waits = || if sleeps { !real.is_open() } else { real.is_asked.load(SeqCst) };
         self.crew.expect(&step, step.thread, job, expected, waits);
         if let Some((thread, answer, misuses)) = model.ended.take() {

@@ -13,17 +13,20 @@ use std::time::{Duration, Instant};
 /// Whether this process has to count per CPU where it is asked to. The library is not asked: what it
 /// says is what is tested.
 pub static PER_CPU: LazyLock<bool> = LazyLock::new(|| {
-    cfg!(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))
-        && has_sequences()
+    cfg!(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        target_pointer_width = "64"
+    )) && has_sequences()
         && has_barrier()
 });
 
-/// Whether the C library has registered restartable sequences: glibc from 2.35 on, unless told not to.
+/// Whether the kernel has restartable sequences, and lets this process register them. No area is so short: that
+/// is what it says then.
 fn has_sequences() -> bool {
-    // SAFETY: a constant name; glibc's variable is an unsigned int that does not change.
+    // SAFETY: it registers nothing.
     unsafe {
-        let size = libc::dlsym(libc::RTLD_DEFAULT, c"__rseq_size".as_ptr()).cast::<libc::c_uint>();
-        !size.is_null() && *size != 0
+        libc::syscall(libc::SYS_rseq, 0, 0, 0, 0) == -1 && *libc::__errno_location() == libc::EINVAL
     }
 }
 

@@ -14,7 +14,7 @@ use super::crew::{Crew, PER_CPU, REFUSAL, THREADS, is_refused, run_on, take_all_
 use super::{Word, compiler, words};
 use module_ref::Mode;
 use module_ref::host::{
-    Error, Host, Load, Module, NotifierId, Reference, Residency, State, Unload, Unloaded,
+    Error, Host, Load, Module, NotifierId, Reference, Replace, Residency, State, Unload, Unloaded,
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -221,6 +221,8 @@ enum Answer {
     /// Of a load, or a dependency; or an errno.
     Done(Result<(), i32>),
     Unloaded(Result<Outcome, i32>),
+    /// Of each of a set.
+    Replaced(Result<Vec<Outcome>, i32>),
     Reaped(usize),
     /// What a symbol's function answers.
     Symbol(Option<usize>),
@@ -266,6 +268,10 @@ struct Loaded {
     seen: bool,
     /// Whether it can tell what happens to it.
     noted: bool,
+    /// In the list the newest is first; of a set the last.
+    rank: usize,
+    /// Nobody is bound to it any more.
+    hidden: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -407,6 +413,25 @@ impl Model {
 
     /// From a file that can be read to the end of its init function.
     fn bring_up(&mut self, thread: usize, what: What, old: Old, plan: Plan) -> Option<Answer> {
+        let (load, opened) = self.open(what, old.is_some(), &[]);
+        if let Err(errno) = opened.and_then(|()| self.come(load)) {
+            return Some(self.failed(thread, load, old, errno));
+        }
+        if plan.is_none() && self.init(load) {
+            self.waiting.push((thread, Waiting::Init(load, old)));
+            return None;
+        }
+        let result = if plan.is_some() && self.init(load) { plan } else { None };
+        self.after_init(thread, load, old, result.unwrap_or(0))
+    }
+
+    /// A new load, and whether its object can be opened while nobody is bound to those that are hidden.
+    fn open(
+        &mut self,
+        what: What,
+        takes_a_place: bool,
+        hidden: &[usize],
+    ) -> (usize, Result<(), i32>) {
         let (name, slot, mode, copied) = what;
         let (kind, file) = self.files[slot];
         let load = self.loads.len();
@@ -421,18 +446,25 @@ impl Model {
             copy,
             mode,
             state: State::Unformed,
-            at: if old.is_some() { At::New } else { At::Table },
+            at: if takes_a_place { At::New } else { At::Table },
             shut: false,
             seen: false,
             noted: false,
+            rank: load,
+            hidden: false,
         });
-        let failed = |model: &mut Self, errno| Some(model.failed(thread, load, old, errno));
-        // A user's provider is there to be bound to, and must not be going.
-        let provider = self.provider().filter(|&there| self.loads[there].state == State::Live);
+        // A user's provider is there to be bound to, and must not be going; or it is of the same set.
+        let is_there = |l: &Loaded| l.state == State::Live || l.at == At::New && !hidden.is_empty();
+        let provider = self.provider(hidden).filter(|&there| is_there(&self.loads[there]));
         if kind == Kind::Unresolved || kind == Kind::User && provider.is_none() {
-            return failed(self, libc::ENOENT);
+            return (load, Err(libc::ENOENT));
         }
         self.links.extend(provider.filter(|_| kind == Kind::User).map(|there| (load, there)));
+        (load, Ok(()))
+    }
+
+    /// Up to its init function; or who has refused it.
+    fn come(&mut self, load: usize) -> Result<(), i32> {
         self.loads[load].state = State::Coming;
         let veto = self.notifiers.iter().position(|&(_, which)| self.vetoes[which].is_some());
         self.tell_some(load, State::Coming, veto.map_or(self.notifiers.len(), |at| at + 1));
@@ -444,20 +476,25 @@ impl Model {
         }
         if let Some(at) = veto {
             self.tell_some(load, State::Going, at);
-            return failed(self, self.vetoes[self.notifiers[at].1].expect("a veto"));
+            return Err(self.vetoes[self.notifiers[at].1].expect("a veto"));
         }
-        if kind.has("-DINIT") {
-            self.calls.push(Call::Init);
-        }
-        if plan.is_none() && kind.has("-DINIT") {
-            self.waiting.push((thread, Waiting::Init(load, old)));
-            return None;
-        }
-        self.after_init(thread, load, old, plan.unwrap_or(0))
+        Ok(())
+    }
+
+    /// Calls its init function, if it has one.
+    fn init(&mut self, load: usize) -> bool {
+        let has_one = self.loads[load].kind.has("-DINIT");
+        self.calls.extend(has_one.then_some(Call::Init));
+        has_one
     }
 
     /// The end of a load that has failed.
     fn failed(&mut self, thread: usize, load: usize, old: Old, errno: i32) -> Answer {
+        self.clear_away(thread, load);
+        if old.is_some() { Answer::Unloaded(Err(errno)) } else { Answer::Done(Err(errno)) }
+    }
+
+    fn clear_away(&mut self, thread: usize, load: usize) {
         self.loads[load].state = State::Going;
         if self.shut(thread, load) && self.references(load) == 0 {
             self.end(load, false);
@@ -465,12 +502,17 @@ impl Model {
             self.loads[load].at = At::Zombie;
             self.zombies.push(Zombie { load, exit: false, record: false });
         }
-        if old.is_some() { Answer::Unloaded(Err(errno)) } else { Answer::Done(Err(errno)) }
     }
 
     /// The object that the linker would bind a user to.
-    fn provider(&self) -> Option<usize> {
-        self.loads.iter().position(|l| l.kind == Kind::Provider && l.at != At::Gone)
+    fn provider(&self, hidden: &[usize]) -> Option<usize> {
+        let is_there = |&at: &usize| {
+            self.loads[at].kind == Kind::Provider
+                && self.loads[at].at != At::Gone
+                && !self.loads[at].hidden
+                && !hidden.contains(&at)
+        };
+        (0..self.loads.len()).find(is_there)
     }
 
     fn after_init(&mut self, thread: usize, load: usize, old: Old, result: i32) -> Option<Answer> {
@@ -540,6 +582,171 @@ impl Model {
         }
     }
 
+    /// Replaces a set in one step; the init functions that are called return what `said` has.
+    fn replace_set(
+        &mut self,
+        thread: usize,
+        set: &[(usize, usize)],
+        stop_first: bool,
+        said: &mut dyn Iterator<Item = i32>,
+    ) -> Result<Vec<Outcome>, i32> {
+        self.reap(thread);
+        let mut old = Vec::new();
+        for &(name, _) in set {
+            let load = self.find(name).ok_or(libc::ENOENT)?;
+            if old.contains(&load) {
+                return Err(libc::EINVAL);
+            }
+            old.push(load);
+        }
+        for &(name, _) in set {
+            self.check_free_but(name, false, &old)?;
+        }
+        set.iter().try_for_each(|&(_, slot)| self.files[slot].0.refusal())?;
+        let order = self.providers_first(set, &old);
+        let olds: Vec<_> = order.iter().map(|&at| old[at]).collect();
+        let hidden = if set.len() > 1 { &*olds } else { &[] };
+        let (mut new, mut up) = (Vec::new(), 0);
+        let mut failed = Ok(());
+        for &at in &order {
+            let Loaded { mode, copied, .. } = self.loads[old[at]];
+            let (load, opened) = self.open((set[at].0, set[at].1, mode, copied), true, hidden);
+            self.loads[load].rank = load - new.len() + at;
+            new.push(load);
+            failed = opened;
+            if failed.is_ok() && !stop_first {
+                failed = self.bring_in(load, said);
+                up += usize::from(failed.is_ok());
+            }
+            if failed.is_err() {
+                break;
+            }
+        }
+        // A new one that is bound to an old one, for want of another.
+        let is_used = |&old: &usize| self.users(old).any(|user| !olds.contains(&user));
+        if failed.is_ok() && olds.iter().any(is_used) {
+            failed = Err(libc::EWOULDBLOCK);
+        }
+        let mut ended = 0;
+        if failed.is_ok() && stop_first {
+            // Those of the set let go of each other before they are waited for.
+            let held = |&&load: &&usize| {
+                let of_the_set = self.users(load).filter(|user| olds.contains(user)).count();
+                self.references(load) > of_the_set as u64
+            };
+            failed = olds.iter().rev().find(held).map_or(Ok(()), |_| Err(libc::ETIMEDOUT));
+            if failed.is_ok() {
+                for &load in olds.iter().rev() {
+                    (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+                    self.farewell(load);
+                }
+                ended = olds.len();
+            }
+            while failed.is_ok() && up < new.len() {
+                failed = self.bring_in(new[up], said);
+                up += usize::from(failed.is_ok());
+            }
+        }
+        if let Err(errno) = failed {
+            for &load in new[..up].iter().rev() {
+                self.loads[load].state = State::Going;
+                self.farewell(load);
+            }
+            let lost = self.bring_back(thread, &olds[..ended], said);
+            new.iter().rev().for_each(|&load| self.clear_away(thread, load));
+            return Err(if lost { libc::ENOTRECOVERABLE } else { errno });
+        }
+        for &load in &new {
+            (self.loads[load].state, self.loads[load].at) = (State::Live, At::Table);
+        }
+        for &load in &olds {
+            (self.loads[load].state, self.loads[load].at) = (State::Going, At::Old);
+            self.loads[load].hidden = set.len() > 1;
+        }
+        new.iter().for_each(|&load| self.tell(load, State::Live));
+        let mut outcomes = vec![Outcome::Unmapped; set.len()];
+        for (&load, &at) in olds.iter().zip(&order).rev() {
+            self.shut(thread, load);
+            outcomes[at] = if self.references(load) > 0 {
+                self.leave_to_holders(thread, load, true)
+            } else {
+                if !stop_first {
+                    self.farewell(load);
+                }
+                self.end(load, true)
+            };
+        }
+        Ok(outcomes)
+    }
+
+    /// The order in which a set comes: after what the old ones depend on, and what the new files need.
+    fn providers_first(&self, set: &[(usize, usize)], old: &[usize]) -> Vec<usize> {
+        let kind = |at: usize| self.files[set[at].1].0;
+        let uses = |at: usize, other: usize| self.links.contains(&(old[at], old[other]));
+        let needs = |at: usize, other: usize| {
+            at != other && kind(at) == Kind::User && kind(other) == Kind::Provider
+        };
+        let (mut left, mut order) = ((0..set.len()).collect::<Vec<_>>(), vec![]);
+        while !left.is_empty() {
+            let is_free = |at: &&usize| !left.iter().any(|&other| uses(**at, other));
+            let needs_none = |at: &&usize| !left.iter().any(|&other| needs(**at, other));
+            let next = left.iter().find(|at| is_free(at) && needs_none(at));
+            let next = *next.or(left.iter().find(is_free)).expect("no circle");
+            left.retain(|&at| at != next);
+            order.push(next);
+        }
+        order
+    }
+
+    /// A new one of a set, to the end of its init function.
+    fn bring_in(&mut self, load: usize, said: &mut dyn Iterator<Item = i32>) -> Result<(), i32> {
+        self.come(load)?;
+        self.call_init(load, said)
+    }
+
+    fn call_init(&mut self, load: usize, said: &mut dyn Iterator<Item = i32>) -> Result<(), i32> {
+        match if self.init(load) { said.next().unwrap_or(0) } else { 0 } {
+            0.. => Ok(()),
+            errno => {
+                self.loads[load].state = State::Going;
+                self.tell(load, State::Going);
+                Err(-errno)
+            }
+        }
+    }
+
+    /// Brings those up again that have ended, providers first; whether any is lost.
+    fn bring_back(
+        &mut self,
+        thread: usize,
+        ended: &[usize],
+        said: &mut dyn Iterator<Item = i32>,
+    ) -> bool {
+        let mut lost: Vec<(usize, bool)> = Vec::new();
+        for &load in ended {
+            if lost.iter().any(|&(provider, _)| self.links.contains(&(load, provider))) {
+                lost.push((load, true));
+                continue;
+            }
+            (self.loads[load].state, self.loads[load].shut) = (State::Coming, false);
+            self.tell(load, State::Coming);
+            if self.call_init(load, said).is_err() {
+                lost.push((load, false));
+            } else {
+                self.loads[load].state = State::Live;
+                self.tell(load, State::Live);
+            }
+        }
+        for &(load, needs_lost) in lost.iter().rev() {
+            if needs_lost {
+                self.end(load, true);
+            } else {
+                self.clear_away(thread, load);
+            }
+        }
+        !lost.is_empty()
+    }
+
     /// Cuts the module's file short, and unloads it; which file that is.
     fn spoil(&mut self, thread: usize, name: usize) -> usize {
         self.reap(thread);
@@ -570,7 +777,8 @@ impl Model {
     fn symbol_get(&mut self) -> Answer {
         // The oldest that is live, since all have it.
         let is_live = |l: &Loaded| l.at == At::Table && l.state == State::Live;
-        let found = self.loads.iter().position(is_live);
+        let live = (0..self.loads.len()).filter(|&load| is_live(&self.loads[load]));
+        let found = live.min_by_key(|&load| self.loads[load].rank);
         self.given.extend(found);
         Answer::Symbol(found.map(|load| self.loads[load].answer))
     }
@@ -610,8 +818,13 @@ impl Model {
 
     /// Why it cannot be taken out of service, apart from references.
     fn check_free(&self, name: usize, force: bool) -> Result<usize, i32> {
+        self.check_free_but(name, force, &[])
+    }
+
+    /// The same, where these go together.
+    fn check_free_but(&self, name: usize, force: bool, set: &[usize]) -> Result<usize, i32> {
         let load = self.find(name).ok_or(libc::ENOENT)?;
-        if self.users(load).next().is_some() {
+        if self.users(load).any(|user| !set.contains(&user)) {
             return Err(libc::EWOULDBLOCK);
         }
         let replaced = self.loads.iter().any(|l| l.name == name && l.at == At::New);
@@ -626,7 +839,7 @@ impl Model {
         self.reap(thread);
         let load = self.check_free(name, force)?;
         let (held, refused) = (self.references(load), self.is_refused(thread, load));
-        // A look at a counter that is held needs no barrier, but a door that is shut does.
+        // A look at a held counter needs no barrier, but closing one does.
         if refused && (wait != Wait::No || held == 0 || force) {
             return Err(REFUSAL);
         }
@@ -695,13 +908,13 @@ impl Model {
     /// step could tell from what comes before and after it. One that fails because it is bound to
     /// what is going, and can itself not be shut in the sandbox, keeps the other mapped, which is
     /// then reported as resident, by a hair.
-    fn cannot_foresee(&self, thread: usize, slot: usize) -> bool {
+    fn cannot_foresee(&self, thread: usize, slot: usize, hidden: &[usize]) -> bool {
         if self.files[slot].0 != Kind::User {
             return false;
         }
         let mut model = self.clone();
         model.reap(thread);
-        let provider = model.provider();
+        let provider = model.provider(hidden);
         let is_going = |p: usize| model.loads[p].state == State::Going && !model.loads[p].shut;
         model.is_coming(provider) || is_refused(thread) && provider.is_some_and(is_going)
     }
@@ -731,12 +944,26 @@ pub trait Face: 'static {
             Wait::Short => Unload::within(SHORT),
             Wait::Forever => Unload::waiting(),
         };
-        unloaded(host.unload(name, if force { how.force() } else { how }))
+        unloaded(host, host.unload(name, if force { how.force() } else { how }))
     }
 
     fn replace(host: &Host, name: &str, path: &Path, wait: Wait) -> Result<Outcome, i32> {
         // SAFETY: as above.
-        unloaded(unsafe { host.replace(name, path, wait.timeout()) })
+        unloaded(host, unsafe { host.replace(name, path, wait.timeout()) })
+    }
+
+    fn replace_set(
+        host: &Host,
+        set: &[(&str, PathBuf)],
+        stop_first: bool,
+    ) -> Result<Vec<Outcome>, i32> {
+        let how = Replace::within(SHORT);
+        let set: Vec<_> = set.iter().map(|(name, path)| (*name, &**path)).collect();
+        // SAFETY: as above.
+        let done =
+            unsafe { host.replace_set(&set, if stop_first { how.stop_first() } else { how }) };
+        done.map(|all| all.into_iter().map(|there| settled(host, there)).collect())
+            .map_err(|error| error.errno())
     }
 
     /// How it says that.
@@ -820,7 +1047,7 @@ struct Shared {
 
 thread_local! {
     static SHARED: RefCell<Arc<Shared>> = RefCell::default();
-    /// What the init function that this thread is about to call returns, once it is said.
+    /// What the init functions that this thread is about to call return, once it is said.
     static PLAN: RefCell<Option<Receiver<i32>>> = const { RefCell::new(None) };
 }
 
@@ -832,8 +1059,8 @@ fn log(call: Call) {
 extern "C" fn note(what: i32) -> i32 {
     log([Call::Init, Call::Exit, Call::Unmapped][what as usize - 1].clone());
     // Nobody says anything any more if the case has failed.
-    let said = (what == INIT).then(|| PLAN.take().and_then(|order| order.recv().ok()));
-    said.flatten().unwrap_or(0)
+    let said = || PLAN.with_borrow(|order| order.as_ref()?.recv().ok());
+    if what == INIT { said().unwrap_or(0) } else { 0 }
 }
 
 type Note = extern "C" fn(i32) -> i32;
@@ -868,8 +1095,22 @@ fn outcome(outcome: &Unloaded) -> Outcome {
     }
 }
 
-fn unloaded(result: Result<Unloaded, Error>) -> Result<Outcome, i32> {
-    result.map(|there| outcome(&there)).map_err(|error| error.errno())
+/// On a busy machine the look may have nothing but a thread's stale words to go by. Whoever it takes for
+/// being there keeps the object until a later look.
+fn settled(host: &Host, there: Unloaded) -> Outcome {
+    match there {
+        Unloaded::Resident(Residency::Present { .. }) => {
+            while host.reap() == 0 {
+                std::thread::yield_now();
+            }
+            Outcome::Unmapped
+        }
+        there => outcome(&there),
+    }
+}
+
+fn unloaded(host: &Host, result: Result<Unloaded, Error>) -> Result<Outcome, i32> {
+    result.map(|there| settled(host, there)).map_err(|error| error.errno())
 }
 
 /// What a plugin's function answers.
@@ -1024,7 +1265,7 @@ impl<F: Face> Case<F> {
                 let (slot, how, plan) = (digit() % SLOTS, digit(), plan(digit(), digit()));
                 let (mode, copied) = (mode(how), how > 12);
                 let coming =
-                    model.is_coming(model.find(name)) || model.cannot_foresee(thread, slot);
+                    model.is_coming(model.find(name)) || model.cannot_foresee(thread, slot, &[]);
                 if coming || plan.is_none() && !may_wait {
                     return None;
                 }
@@ -1069,7 +1310,7 @@ impl<F: Face> Case<F> {
                 let (slot, wait) = (digit() % SLOTS, waits[digit() % 2]);
                 let plan = plan(digit(), digit());
                 let waits = wait == Wait::Forever || plan.is_none();
-                if waits && !may_wait || model.cannot_foresee(thread, slot) {
+                if waits && !may_wait || model.cannot_foresee(thread, slot, &[]) {
                     return None;
                 }
                 let expected = model.replace(thread, [name, slot], wait, plan);
@@ -1079,6 +1320,30 @@ impl<F: Face> Case<F> {
                     Answer::Unloaded(F::replace(&host, NAMES[name], &path, wait))
                 };
                 (expected, job(replace))
+            }
+            // Replaces one or two in one step, perhaps stopped first.
+            b'e' => {
+                let (other, slots) = (digit() % NAMES.len(), [digit() % SLOTS, digit() % SLOTS]);
+                let how = digit();
+                let stop_first = how % 2 == 0;
+                let set = &[(name, slots[0]), (other, slots[1])][..1 + usize::from(how % 8 > 1)];
+                let said = [0; 4].map(|_| result(digit()));
+                let olds: Vec<_> = set.iter().filter_map(|&(name, _)| model.find(name)).collect();
+                let hidden = if set.len() > 1 { &*olds } else { &[] };
+                let cannot = |&slot: &usize| model.cannot_foresee(thread, slot, hidden);
+                if model.keep || is_refused(thread) || slots.iter().any(cannot) {
+                    return None;
+                }
+                let expected = model.replace_set(thread, set, stop_first, &mut said.into_iter());
+                let set: Vec<_> =
+                    set.iter().map(|&(name, slot)| (NAMES[name], self.path(slot))).collect();
+                let (order, orders) = channel();
+                said.iter().for_each(|result| order.send(*result).expect("the other end is here"));
+                let replace = move || {
+                    PLAN.set(Some(orders));
+                    Answer::Replaced(F::replace_set(&host, &set, stop_first))
+                };
+                (Some(Answer::Replaced(expected)), job(replace))
             }
             // Cuts the file of a module short that nobody holds, in place, and unloads it.
             b's' => {
@@ -1108,7 +1373,8 @@ impl<F: Face> Case<F> {
                 quiet(|| ())
             }
             b'g' => {
-                let expected = model.get(model.find(name));
+                let live = model.find(name).filter(|&load| model.loads[load].state == State::Live);
+                let expected = model.get(live);
                 (Some(expected), self.keep(move || F::find_get(&host, NAMES[name])))
             }
             // By a handle to whatever was loaded.
@@ -1215,6 +1481,9 @@ impl<F: Face> Case<F> {
         self.model.settle();
         let told = |answer| match answer {
             Answer::Unloaded(outcome) => Answer::Unloaded(outcome.map(F::told)),
+            Answer::Replaced(all) => {
+                Answer::Replaced(all.map(|all| all.into_iter().map(F::told).collect()))
+            }
             other => other,
         };
         let last = self.model.waiting.last();
@@ -1244,7 +1513,9 @@ impl<F: Face> Case<F> {
         }
         for (number, loaded) in self.model.loads.iter().enumerate() {
             if loaded.at == At::Table && !self.handles.contains_key(&number) {
-                let handle = self.host.find(NAMES[loaded.name]).expect("it is there");
+                let mut modules = self.host.modules().into_iter();
+                let handle = modules.find(|module| module.name() == NAMES[loaded.name]);
+                let handle = handle.expect("it is there");
                 self.handles.insert(number, handle);
             }
         }
@@ -1255,7 +1526,7 @@ impl<F: Face> Case<F> {
         let model = &self.model;
         let mut table: Vec<_> =
             (0..model.loads.len()).filter(|&load| model.loads[load].at == At::Table).collect();
-        table.reverse();
+        table.sort_by_key(|&load| std::cmp::Reverse(model.loads[load].rank));
         let users = |load| model.users(load).rev().map(|user| NAMES[model.loads[user].name]);
         let expected: Vec<_> = table
             .iter()

@@ -1,7 +1,8 @@
 //! Opening an object so that each module is one of its own.
 //!
 //! The dynamic linker loads nothing twice: it goes by the name it is given, and then by the
-//! file's device and inode. For a module that is wrong in two cases, and has an answer in each:
+//! file's device and inode. So what it has returned may be another module's object: that is what
+//! tells, whoever has renamed which file meanwhile. For a module that is wrong in two cases, and has an answer in each:
 //!
 //! - The name is known, but the file behind it is another one by now. A path that is spelled
 //!   differently (`/x/./plugin.so`) is not known, and leads the linker to the file.
@@ -16,23 +17,23 @@
 //! linked with, is shared, as by any dlopen: it will be found resident at unload.
 
 use super::elf::{self, Facts, File, Stamp};
-use super::linked::{Linked, Look, Peek, Place, Section};
-use super::nap;
+use super::linked::{self, Linked, Place, Section, loads};
+use super::locals;
+use super::memory::{Memory, respelled};
+use super::refusal::{self, as_code};
 use super::resident::{Residency, Unloaded};
-use crate::host::error::{Error, errno_text, error};
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::collections::HashMap;
+use super::stale;
+use crate::host::error::{Error, errno_of, errno_text, error};
+use crate::host::locks::hold;
+use crate::tool;
+use libloading::os::unix::Library;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsString, c_void};
 use std::fs;
-use std::hash::{DefaultHasher, Hasher};
-use std::io::Write;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
 
 /// An object that is loaded, until `close`.
 #[derive(Debug)]
@@ -43,26 +44,24 @@ pub(crate) struct Object {
     pub(crate) facts: Facts,
     /// Somebody in the process had it loaded before us.
     pub(crate) was_loaded: bool,
-    /// What is mapped; taken by the close.
-    source: Mutex<Source>,
+    /// `None` if it is from no file.
+    claim: Option<Claim>,
 }
 
-#[derive(Debug)]
+/// What is mapped.
 enum Source {
-    File(Mapped),
-    /// A copy in memory, of this name.
-    Copy(PathBuf),
-    Unknown,
+    File(Version, Section),
+    /// A copy in memory.
+    Copy(Memory),
 }
 
-/// A file as it was when it was mapped.
-#[derive(Debug)]
-struct Mapped {
-    path: PathBuf,
+/// The content of a file.
+#[derive(Clone, Copy)]
+struct Version {
     stamp: Stamp,
     hash: u64,
-    section: Section,
-    claim: Claim,
+    /// See [`File`].
+    settled: bool,
 }
 
 /// A file to be loaded, found and checked.
@@ -109,43 +108,84 @@ impl Found {
         )
     }
 
-    /// Loads it, as an object that is no other module's. Runs its constructors.
+    /// Whether it asks never to be unmapped, as far as the file could be read.
+    pub(crate) fn no_delete(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.facts.no_delete)
+    }
+
+    /// Loads it, as an object that is no other module's. Runs its constructors. If it is to be
+    /// `deletable`, a file that asks never to be unmapped is copied, and the copy does not.
     ///
     /// # Safety
     ///
     /// The object's constructors and destructors may run in this process.
-    pub(crate) unsafe fn open(self, copied: bool) -> Result<Object, Error> {
+    pub(crate) unsafe fn open(self, copied: bool, deletable: bool) -> Result<Object, Error> {
         let Self { name, file } = self;
         // SAFETY: the caller's promise, throughout.
         unsafe {
-            match file {
-                None => open_library(&name, copied),
-                Some(file) if copied => open_copy(canonical(&name), file),
-                Some(file) => match Claim::of(&file.stamp) {
-                    Some(claim) => open_file(&name, file, claim),
-                    None => open_copy(canonical(&name), file),
-                },
+            match file.map(|file| as_asked(file, copied, deletable)) {
+                None => open_library(&name, copied, deletable),
+                Some((file, true)) => open_copy(canonical(&name), file),
+                Some((file, false)) => open_file(&name, file),
             }
         }
     }
 }
 
-/// Opens a file that is nobody else's.
+/// The file as it is to be loaded, and whether from a copy.
+fn as_asked(file: File, copied: bool, deletable: bool) -> (File, bool) {
+    match deletable && file.facts.no_delete {
+        true => (file.without_no_delete(), true),
+        false => (file, copied),
+    }
+}
+
+/// Opens a file, or a copy of it if it is a module already.
 ///
 /// # Safety
 ///
 /// As for `Found::open`.
-unsafe fn open_file(name: &Path, file: File, claim: Claim) -> Result<Object, Error> {
-    let mut name = name.to_owned();
-    let mut was_loaded = Peek::at(&c_string(&name)).is_some();
-    if was_loaded {
-        // The name is known; is it the file, too?
-        name = respelled(&name);
-        was_loaded = Peek::at(&c_string(&name)).is_some();
+unsafe fn open_file(name: &Path, mut file: File) -> Result<Object, Error> {
+    for _ in 0..5 {
+        let mut given = name.to_owned();
+        if known().names.contains(name.as_os_str()) {
+            // The linker has an object of that name, and the file can be another one by now.
+            given = respelled(name);
+        }
+        // SAFETY: the caller's promise, throughout.
+        let (mut handle, mut since) = unsafe { Handle::open_new(name, &given, &file.facts)? };
+        // SAFETY: it is open.
+        if since.is_none() && unsafe { origin(handle.linked()) }.is_none() {
+            // Somebody else has loaded an object of that name, or the very file.
+            // SAFETY: opened above, and not used; and the caller's promise.
+            unsafe {
+                let again = Handle::open_new(name, &respelled(name), &file.facts);
+                handle.close();
+                (handle, since) = again?;
+            }
+        }
+        let path = canonical(name);
+        let Some(claim) = Claim::of(handle, path.clone(), Some(given.into()), false) else {
+            // SAFETY: opened above, and not used; and the caller's promise.
+            return unsafe {
+                handle.close();
+                open_copy(path, file)
+            };
+        };
+        // It may have been another file, or content, by the time that the linker opened it.
+        if fs::metadata(name).is_ok_and(|meta| Stamp::of(&meta) == file.stamp) {
+            return Ok(Object::of_file(handle, file, since, claim));
+        }
+        // SAFETY: opened above, and not used.
+        unsafe { handle.close() };
+        claim.give_up();
+        file = elf::read(name)?;
     }
-    // SAFETY: the caller's promise.
-    let handle = unsafe { Handle::open(&name) }.map_err(|error| cannot(&name, error))?;
-    Ok(Object::of_file(handle, canonical(&name), file, was_loaded, claim))
+    Err(error!(
+        libc::ETXTBSY,
+        "cannot load '{}': the file keeps changing; load it once it is installed",
+        name.display()
+    ))
 }
 
 /// Opens a library that the linker finds, which may turn out to be a module of ours.
@@ -153,34 +193,20 @@ unsafe fn open_file(name: &Path, file: File, claim: Claim) -> Result<Object, Err
 /// # Safety
 ///
 /// As for `Found::open`.
-unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
-    // What turns out to be a module's is kept for a moment.
-    let _look = Look::begin();
-    let mut tries = 0;
-    let (handle, was_loaded, origin) = loop {
-        let was_loaded = Peek::at(&c_string(name)).is_some();
-        // SAFETY: the caller's promise.
-        let handle = unsafe { Handle::open(name) }.map_err(|error| cannot(name, error))?;
-        // SAFETY: just opened.
-        let path = unsafe { handle.linked().path() };
-        // A copy has no file that could be read; it has one that it is from.
-        match lock(&COPIES).get(path.as_os_str()) {
-            None if path.starts_with(DESCRIPTORS) && tries < 1000 => {}
-            origin => break (handle, was_loaded, origin.cloned().ok_or(path)),
-        }
-        // A copy whose module has just been closed: next time it is gone.
-        // SAFETY: opened above, and not used.
-        unsafe { handle.close() };
-        nap(Duration::from_millis(1));
-        tries += 1;
-    };
-    let is_copy = origin.is_ok();
-    let path = origin.unwrap_or_else(|path| canonical(&path));
+unsafe fn open_library(name: &Path, copied: bool, deletable: bool) -> Result<Object, Error> {
+    // SAFETY: the caller's promise.
+    let (handle, since) = unsafe { Handle::open_new(name, name, &Facts::default())? };
+    // A copy has no file that could be read; it has one that it is from.
+    // SAFETY: just opened.
+    let origin = unsafe { origin(handle.linked()) };
+    let is_ours = origin.is_some();
+    // SAFETY: just opened.
+    let path = origin.unwrap_or_else(|| canonical(&unsafe { handle.linked().path() }));
     let file = match elf::read(&path) {
         Ok(file) => file,
         // Loaded is loaded, as what the kernel brings along (the vDSO) is without a file.
-        Err(_) if !copied && !is_copy => {
-            return Ok(Object::new(handle, Facts::default(), true, Source::Unknown));
+        Err(_) if !copied && !is_ours => {
+            return Ok(Object::new(handle, Facts::default(), None, None));
         }
         Err(error) => {
             // SAFETY: opened above, and not used.
@@ -188,9 +214,9 @@ unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
             return Err(error);
         }
     };
-    let claim = if copied || is_copy { None } else { Claim::of(&file.stamp) };
-    match claim {
-        Some(claim) => Ok(Object::of_file(handle, path, file, was_loaded, claim)),
+    let (file, copied) = as_asked(file, copied, deletable);
+    match (!copied).then(|| Claim::of(handle, path.clone(), None, false)).flatten() {
+        Some(claim) => Ok(Object::of_file(handle, file, since, claim)),
         None => {
             // SAFETY: opened above, and not used; and the caller's promise.
             unsafe {
@@ -201,56 +227,145 @@ unsafe fn open_library(name: &Path, copied: bool) -> Result<Object, Error> {
     }
 }
 
-/// Where a process finds the files it has open by their descriptors.
-const DESCRIPTORS: &str = "/proc/self/fd";
-
-/// A file, by device and inode.
-type FileId = (u64, u64);
-
-/// The files that are modules, of any host: `None`; and those that were modules, and were
-/// still in memory when they had been closed: where. Neither is opened as another module.
-static FILES: LazyLock<Mutex<HashMap<FileId, Option<Place>>>> = LazyLock::new(Mutex::default);
-
-/// The copies that are modules, by their names, which no other object ever has, and the
-/// files that they are from. (Not paths: those are equal that differ in their spelling.)
-static COPIES: LazyLock<Mutex<HashMap<OsString, PathBuf>>> = LazyLock::new(Mutex::default);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The objects that are modules, of any host, and those that were modules and are still in memory:
+/// neither is opened as another module. The linker says which object a file is, and that an object
+/// is ours says this. (In trees, which a leak checker finds by their beginning; a hash map it takes
+/// for lost.)
+pub(crate) struct Known {
+    objects: BTreeMap<Linked, Owned>,
+    /// What the linker was given for them. (As it is spelled: paths are equal that are not.)
+    names: BTreeSet<OsString>,
+    /// Those of them that were closed, and are left in memory, of no use.
+    left: Vec<Place>,
 }
 
-/// The right to open a file as a module: one at a time has it.
+impl Known {
+    /// Whether it is a module's that has not been closed.
+    fn is_open(&self, linked: Linked) -> bool {
+        self.objects.contains_key(&linked) && self.left.iter().all(|left| left.linked != linked)
+    }
+
+    fn remove(&mut self, place: &Place) {
+        if self.objects.get(&place.linked).is_some_and(|owned| owned.place == *place) {
+            if let Some(name) = self.objects.remove(&place.linked).and_then(|owned| owned.name) {
+                self.names.remove(&name);
+            }
+        }
+    }
+}
+
+/// An object that is, or was, a module's.
+struct Owned {
+    /// The file that it is, or is a copy of.
+    path: PathBuf,
+    place: Place,
+    /// As we have called it, if we have.
+    name: Option<OsString>,
+    /// From when it is known until it is closed.
+    source: Option<Source>,
+}
+
+pub(crate) static KNOWN: Mutex<Known> =
+    Mutex::new(Known { objects: BTreeMap::new(), names: BTreeSet::new(), left: Vec::new() });
+
+fn known() -> MutexGuard<'static, Known> {
+    hold(&KNOWN)
+}
+
+/// Forgets what was left and has gone since: another object can be where it was.
+fn forget_gone() {
+    let mut left = std::mem::take(&mut known().left);
+    left.retain(|place| {
+        let is_mapped = place.is_mapped();
+        if !is_mapped {
+            known().remove(place);
+        }
+        is_mapped
+    });
+    known().left.append(&mut left);
+}
+
+/// The file of the module that an object is or was, if it is one: and not another object, where a
+/// module's has just gone.
+///
+/// # Safety
+///
+/// It is loaded.
+unsafe fn origin(linked: Linked) -> Option<PathBuf> {
+    // SAFETY: the caller's promise.
+    let called = unsafe { linked.path() }.into_os_string();
+    let known = known();
+    let there = known.objects.get(&linked).filter(|there| there.place.name == called);
+    there.map(|there| there.path.clone())
+}
+
+/// The right to an object as a module: one at a time has it.
 #[derive(Debug)]
-struct Claim(FileId);
+struct Claim(Place);
 
 impl Claim {
-    fn of(stamp: &Stamp) -> Option<Self> {
-        let id = stamp.id();
-        let left = lock(&FILES).get(&id).cloned();
-        match &left {
-            None => {}
-            Some(Some(place)) if place.is_mapped().is_none() => {}
-            Some(_) => return None,
-        }
-        let mut files = lock(&FILES);
-        if files.get(&id) != left.as_ref() {
-            // Somebody was faster.
+    fn of(handle: Handle, path: PathBuf, name: Option<OsString>, is_copy: bool) -> Option<Self> {
+        let place = handle.place();
+        let mut known = known();
+        // A file's object may be another module's. No other object has a copy's name, so one where
+        // it is has just gone.
+        if known.objects.contains_key(&place.linked) && !is_copy {
             return None;
         }
-        files.insert(id, None);
-        Some(Self(id))
+        known.names.extend(name.clone());
+        let owned = Owned { path, place: place.clone(), name, source: None };
+        known.objects.insert(place.linked, owned);
+        Some(Self(place))
     }
 
-    /// The file's object is left in memory, of no use.
-    fn leave(self, place: Place) {
-        lock(&FILES).insert(self.0, Some(place));
-        std::mem::forget(self);
+    /// What is known of the object.
+    fn look<T>(&self, at: impl FnOnce(&mut Owned) -> T) -> Option<T> {
+        let mut known = known();
+        known.objects.get_mut(&self.0.linked).filter(|owned| owned.place == self.0).map(at)
     }
-}
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        lock(&FILES).remove(&self.0);
+    fn set_source(&self, source: Source) {
+        self.look(|owned| owned.source = Some(source));
+    }
+
+    /// Whether the file has been written over since it was mapped.
+    fn is_overwritten(&self) -> bool {
+        let mapped = self.look(|owned| match &owned.source {
+            Some(Source::File(version, _)) => Some((owned.path.clone(), *version)),
+            _ => None,
+        });
+        let Some((path, then)) = mapped.flatten() else { return false };
+        // Another file under that name, or none, leaves the mapping alone.
+        let Ok(now) = fs::metadata(&path).map(|meta| Stamp::of(&meta)) else { return false };
+        if now.id() != then.stamp.id() || now == then.stamp && then.settled {
+            return false;
+        }
+        match elf::read(&path) {
+            Ok(file) if file.stamp.id() != then.stamp.id() => false,
+            Ok(file) if file.hash == then.hash => {
+                self.look(|owned| {
+                    if let Some(Source::File(version, _)) = &mut owned.source {
+                        *version = Version::of(&file);
+                    }
+                });
+                false
+            }
+            Ok(_) => true,
+            // No module's file would be refused as unfit.
+            Err(error) if error.errno() == libc::ENOEXEC => true,
+            // It cannot be read at the moment, for want of a descriptor perhaps.
+            Err(_) => !now.has_content_of(&then.stamp),
+        }
+    }
+
+    /// The object is left in memory, of no use.
+    fn leave(&self) {
+        known().left.push(self.0.clone());
+    }
+
+    /// It is gone, or may be shared again.
+    fn give_up(&self) {
+        known().remove(&self.0);
     }
 }
 
@@ -260,32 +375,38 @@ fn canonical(path: &Path) -> PathBuf {
 }
 
 impl Object {
-    fn new(handle: Handle, facts: Facts, was_loaded: bool, source: Source) -> Self {
-        let linked = handle.linked();
+    /// `since`: what has been loaded with it, if it has just been loaded.
+    fn new(handle: Handle, facts: Facts, since: Option<Vec<Linked>>, claim: Option<Claim>) -> Self {
+        let (linked, place) = (handle.linked(), handle.place());
+        let was_loaded = since.is_none();
         // SAFETY: it is open.
-        let place = unsafe { linked.place() }.expect("an object that is loaded is listed");
-        Self { handle, linked, place, facts, was_loaded, source: Mutex::new(source) }
+        unsafe {
+            linked.note_brought();
+            stale::are_new(since.iter().flat_map(|all| &all[1..]));
+        }
+        if !was_loaded && !facts.no_delete && facts.thread_exit() {
+            // SAFETY: as above.
+            unsafe { locals::take_over(&place) };
+        }
+        Self { handle, linked, place, facts, was_loaded, claim }
     }
 
-    fn of_file(handle: Handle, path: PathBuf, file: File, was_loaded: bool, claim: Claim) -> Self {
+    fn of_file(handle: Handle, file: File, since: Option<Vec<Linked>>, claim: Claim) -> Self {
         // SAFETY: it is open.
         let section = unsafe { handle.linked().section() };
-        let hash = hash(&file.bytes);
-        let source = Source::File(Mapped { path, stamp: file.stamp, hash, section, claim });
-        Self::new(handle, file.facts, was_loaded, source)
+        claim.set_source(Source::File(Version::of(&file), section));
+        Self::new(handle, file.facts, since, Some(claim))
     }
 
-    /// What the object, or one that it needs, has under this name.
+    /// The address of what the object, or one that it needs, has under this name.
     ///
     /// # Safety
     ///
-    /// It has not been closed, and `T` is a pointer or a function that fits the symbol.
-    pub(crate) unsafe fn symbol<T>(
-        &self,
-        name: &str,
-    ) -> Result<libloading::os::unix::Symbol<T>, libloading::Error> {
-        // SAFETY: the caller's promise.
-        unsafe { self.handle.lent().get(name.as_bytes()) }
+    /// It has not been closed.
+    pub(crate) unsafe fn symbol(&self, name: &str) -> Option<*mut c_void> {
+        // SAFETY: the caller's promise; any symbol has an address.
+        let symbol = unsafe { self.handle.lent().get::<*mut c_void>(name.as_bytes()) }.ok()?;
+        Some(symbol.as_raw_ptr())
     }
 
     /// The address of a symbol that the object itself defines. (A search goes on in the
@@ -295,94 +416,178 @@ impl Object {
     ///
     /// It has not been closed.
     pub(crate) unsafe fn own_symbol(&self, name: &str) -> Option<*mut c_void> {
-        // SAFETY: the caller's promise; any symbol has an address.
-        let symbol = unsafe { self.symbol::<*mut c_void>(name) }.ok()?;
-        let address = symbol.as_raw_ptr();
-        self.place.contains(address).then_some(address)
+        if !self.facts.may_define(name) {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.plain_symbol(name).or_else(|| self.symbol(name)) }
+            .filter(|&address| self.place.contains(address))
+    }
+
+    /// The same without the dynamic linker's lock: that of a function or a variable. `None` does not say
+    /// that there is none.
+    ///
+    /// # Safety
+    ///
+    /// It has not been closed.
+    pub(crate) unsafe fn plain_symbol(&self, name: &str) -> Option<*mut c_void> {
+        // SAFETY: the caller's promise.
+        unsafe { self.linked.plain_symbol(name.as_bytes()) }
+    }
+
+    /// What would be unmapped by its close: nothing, or this object and what goes along with it.
+    ///
+    /// # Safety
+    ///
+    /// It has not been closed.
+    pub(crate) unsafe fn would_go(&self) -> Vec<Place> {
+        // Whoever had it loaded before us may have closed it since.
+        let is_needed = || self.was_loaded && self.place.needed_by().is_some();
+        if self.facts.no_delete || self.is_overwritten() || is_needed() {
+            return Vec::new();
+        }
+        // SAFETY: the caller's promise.
+        let mut going = unsafe { self.goes_along() };
+        going.insert(0, self.place.clone());
+        going
+    }
+
+    /// # Safety
+    ///
+    /// As for `would_go`.
+    unsafe fn goes_along(&self) -> Vec<Place> {
+        // SAFETY: the caller's promise.
+        unsafe { self.linked.goes_along(|other| known().is_open(other)) }
+    }
+
+    /// The file that it is from, by a path that means the same wherever the process is.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        self.claim.as_ref()?.look(|owned| owned.path.clone())
+    }
+
+    /// A unique symbol, its own or that of a library that its load has brought, that is bound to the
+    /// object of another module, or of one that was a module, or to what such a one has brought; in
+    /// words.
+    ///
+    /// # Safety
+    ///
+    /// It has not been closed, and this thread has its turn at opening.
+    pub(crate) unsafe fn bound_elsewhere(&self) -> Option<String> {
+        let tell = |symbols: &[CString], own: &Place, who: &str| {
+            symbols.iter().find_map(|name| {
+                // SAFETY: the caller's promise; any symbol has an address.
+                let symbol =
+                    unsafe { self.handle.lent().get::<*mut c_void>(name.to_bytes_with_nul()) }.ok()?;
+                let address = symbol.as_raw_ptr();
+                // SAFETY: as above.
+                let file = unsafe { self.owner_of(address) };
+                let file = file.filter(|_| !own.contains(address))?;
+                Some(format!(
+                    "{who} does not use its own unique symbol {name:?}, but that of '{}', which may be \
+                     of another size; compile both with -fno-gnu-unique",
+                    file.display()
+                ))
+            })
+        };
+        tell(&self.facts.unique, &self.place, "it").or_else(|| {
+            // SAFETY: the caller's promise.
+            unsafe { self.goes_along() }.iter().find_map(|library| {
+                let path = Path::new(&library.name);
+                let who = format!("it needs '{}', which", path.display());
+                tell(&elf::unique_symbols(path), library, &who)
+            })
+        })
+    }
+
+    /// The file of what has this address, if it is another module's, or what such a one has brought.
+    ///
+    /// # Safety
+    ///
+    /// As for `bound_elsewhere`.
+    unsafe fn owner_of(&self, address: *mut c_void) -> Option<PathBuf> {
+        let is_others =
+            |owned: &&Owned| owned.place.linked != self.linked && owned.place.contains(address);
+        let others = known().objects.values().find(is_others).map(|owned| owned.path.clone());
+        others.or_else(|| {
+            let brought = linked::brought_to(address as usize)?;
+            // SAFETY: the caller's promise.
+            let is_needed = unsafe { self.linked.bound(|_| false) }.contains(&brought.linked);
+            (!is_needed).then(|| PathBuf::from(brought.name))
+        })
     }
 
     /// Whether the file it was mapped from has been written over since. Its code and its data
     /// are not what they were, then, nor what the new file has; even to close it would crash.
     pub(crate) fn is_overwritten(&self) -> bool {
-        match &*lock(&self.source) {
-            Source::File(file) => file.is_overwritten(),
-            _ => false,
-        }
+        self.claim.as_ref().is_some_and(Claim::is_overwritten)
     }
 
-    /// Gives up our share in the object, and says whether it is still in memory, and why.
+    /// Gives up our share in the object, unless it is to be `kept`, and says whether it is still in
+    /// memory, and why; and what has gone along.
     ///
     /// # Safety
     ///
     /// Nobody uses it any more, and this is called once.
-    pub(crate) unsafe fn close(&self) -> Unloaded {
-        let source = std::mem::replace(&mut *lock(&self.source), Source::Unknown);
-        let (overwritten, stays) = match &source {
-            Source::File(file) if file.is_overwritten() => {
+    pub(crate) unsafe fn close(&self, kept: bool) -> (Unloaded, Vec<Place>) {
+        let is_overwritten = self.is_overwritten();
+        let claim = self.claim.as_ref();
+        let source = claim.and_then(|claim| claim.look(|owned| owned.source.take())).flatten();
+        let (stays, gone) = match &source {
+            Some(Source::File(_, section)) if is_overwritten => {
                 // SAFETY: it is loaded, and stays; the caller's promise.
-                unsafe { file.section.disarm(&self.place) };
-                (true, Some(Residency::Overwritten))
+                unsafe { section.disarm(&self.place) };
+                (Some(Residency::Overwritten), Vec::new())
             }
+            _ if kept => (Some(Residency::Kept), Vec::new()),
             // SAFETY: the caller's promise.
-            _ => (false, unsafe { self.close_handle() }),
+            _ => unsafe { self.close_handle() },
         };
-        match source {
+        locals::closed(&self.place);
+        let is_copy = matches!(source, Some(Source::Copy(_)));
+        if let Some(claim) = claim {
             // What others had loaded before us may be shared again; and what asks never to be
             // unmapped is loaded once, with its variables as they are.
-            Source::File(file)
-                if overwritten || stays.is_some() && !self.was_loaded && !self.facts.no_delete =>
-            {
-                file.claim.leave(self.place.clone());
+            let may_be_shared = !is_copy && (self.was_loaded || self.facts.no_delete);
+            match &stays {
+                Some(Residency::Overwritten) => claim.leave(),
+                Some(_) if !may_be_shared => claim.leave(),
+                _ => claim.give_up(),
             }
-            Source::Copy(name) => drop(lock(&COPIES).remove(name.as_os_str())),
+        }
+        match source {
+            // For as long as it is mapped, debuggers find it by its name.
+            Some(Source::Copy(memory)) if stays.is_some() => std::mem::forget(memory),
             _ => {}
         }
-        stays.map_or(Unloaded::Unmapped, Unloaded::Resident)
+        (stays.map_or(Unloaded::Unmapped, Unloaded::Resident), gone)
     }
 
     /// # Safety
     ///
     /// As for `close`.
-    unsafe fn close_handle(&self) -> Option<Residency> {
+    unsafe fn close_handle(&self) -> (Option<Residency>, Vec<Place>) {
         // SAFETY: the caller's promise.
+        let mut gone = unsafe { self.goes_along() };
+        // SAFETY: as above.
         unsafe { self.handle.close() };
-        let mut mapped = self.place.is_mapped();
-        if mapped.is_some() && !self.facts.no_delete {
-            // Whoever looks at it has it for a moment; and so has a load that was bound to it,
-            // and has failed because it is going.
-            Look::wait_for_all();
-            for tries in 0.. {
-                mapped = self.place.is_mapped();
-                let Some(needed_by) = &mapped else { break };
-                // On a busy machine that moment can be long; what has a reason to stay is not
-                // waited for.
-                let why = Residency::of(&self.facts, self.was_loaded, needed_by.clone());
-                let enough = if why == Residency::Unknown { 200 } else { 10 };
-                if tries >= enough {
-                    break;
-                }
-                nap(Duration::from_micros(500));
-            }
+        gone.retain(|place| !place.is_mapped());
+        let forget = |object| {
+            linked::forget(object);
+            stale::forget(object);
+        };
+        gone.iter().for_each(|place| forget(place.linked));
+        if !self.place.is_mapped() {
+            forget(self.linked);
+            return (None, gone);
         }
-        mapped.map(|needed_by| Residency::of(&self.facts, self.was_loaded, needed_by))
+        (Some(Residency::of(&self.facts, self.was_loaded, self.place.needed_by())), gone)
     }
 }
 
-impl Mapped {
-    fn is_overwritten(&self) -> bool {
-        // Another file under that name, or none, leaves the mapping alone.
-        let Ok(now) = fs::metadata(&self.path).map(|meta| Stamp::of(&meta)) else { return false };
-        now.id() == self.stamp.id()
-            && now != self.stamp
-            && fs::read(&self.path).is_ok_and(|bytes| hash(&bytes) != self.hash)
+impl Version {
+    fn of(file: &File) -> Self {
+        Self { stamp: file.stamp, hash: file.hash, settled: file.settled }
     }
-}
-
-/// A number that another content hardly has.
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 /// What dlopen has returned.
@@ -398,9 +603,26 @@ impl Handle {
     /// # Safety
     ///
     /// The object's constructors and destructors may run in this process.
-    unsafe fn open(name: &Path) -> Result<Self, libloading::Error> {
+    unsafe fn open(shown: &Path, name: &Path, facts: &Facts) -> Result<Self, Error> {
         // SAFETY: the caller's promise.
-        unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map(|l| Self(l.into_raw()))
+        unsafe { refusal::open(shown, name, facts) }.map(|library| Self(library.into_raw()))
+    }
+
+    /// As `open`, and what has been loaded by that: the object first; `None` if it was there.
+    ///
+    /// # Safety
+    ///
+    /// As for `open`.
+    unsafe fn open_new(
+        shown: &Path,
+        name: &Path,
+        facts: &Facts,
+    ) -> Result<(Self, Option<Vec<Linked>>), Error> {
+        forget_gone();
+        let before = loads();
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Self::open(shown, name, facts)? };
+        Ok((handle, handle.linked().since(before)))
     }
 
     /// The library behind it, lent.
@@ -414,34 +636,18 @@ impl Handle {
         unsafe { Linked::of_handle(self.0) }.expect("dlinfo of an open handle")
     }
 
+    fn place(self) -> Place {
+        // SAFETY: an open handle.
+        unsafe { self.linked().place(self.0) }.expect("an object that is loaded is listed")
+    }
+
     /// # Safety
     ///
     /// It is open, and nobody uses this share in the object any more.
     unsafe fn close(self) {
         // dlclose fails on a handle that is not one.
-        let _ = ManuallyDrop::into_inner(self.lent()).close();
+        let _ = tool::outside(|| ManuallyDrop::into_inner(self.lent()).close());
     }
-}
-
-fn c_string(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).expect("find() refuses a NUL")
-}
-
-/// The same path, spelled as never before in this process: `.` and nothing between two
-/// slashes mean nothing to the file system, and are as good as the digits of a number.
-fn respelled(path: &Path) -> PathBuf {
-    static SPELLINGS: AtomicU64 = AtomicU64::new(0);
-    // Relaxed: a number that nobody else gets.
-    let mut number = SPELLINGS.fetch_add(1, Relaxed) + 1;
-    let bytes = path.as_os_str().as_bytes();
-    let name_at = bytes.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
-    let mut spelled = bytes[..name_at].to_vec();
-    while number > 0 {
-        spelled.extend_from_slice(if number % 2 == 1 { b"./" } else { b"/" });
-        number /= 2;
-    }
-    spelled.extend_from_slice(&bytes[name_at..]);
-    OsString::from_vec(spelled).into()
 }
 
 /// Loads a copy, in memory, of the file at `path`.
@@ -450,61 +656,31 @@ fn respelled(path: &Path) -> PathBuf {
 ///
 /// As for `Found::open`.
 unsafe fn open_copy(path: PathBuf, file: File) -> Result<Object, Error> {
-    // Linux 6.3; before, there was nothing to ask for.
-    const MFD_EXEC: libc::c_uint = 0x10;
-    let title = CString::new(path.file_name().unwrap_or_default().as_bytes()).unwrap_or_default();
     let failed = |errno: i32| {
         error!(
             errno,
-            "cannot load '{}': it has to be a copy in memory (as on request, or because the file \
-                 is a module already), and that cannot be made: {}; give it a file of its own",
+            "cannot load '{}': it needs a copy in memory (as requested, or because the file is a \
+                 module already), which cannot be made: {}; give it a file of its own",
             path.display(),
             errno_text(errno)
         )
     };
-    let create = |flags| {
-        // SAFETY: the title is a C string.
-        let fd = unsafe { libc::memfd_create(title.as_ptr(), libc::MFD_CLOEXEC | flags) };
-        // SAFETY: a new descriptor, which is nobody else's.
-        if fd < 0 { Err(last_errno()) } else { Ok(unsafe { fs::File::from_raw_fd(fd) }) }
-    };
-    let mut copy = create(MFD_EXEC)
-        .or_else(|errno| if errno == libc::EINVAL { create(0) } else { Err(errno) })
-        .map_err(failed)?;
-    copy.write_all(&file.bytes)
-        .map_err(|error| failed(error.raw_os_error().unwrap_or(libc::ENOSPC)))?;
-    // Descriptors' numbers come again, and the linker must not take one for the other.
-    let name = respelled(&Path::new(DESCRIPTORS).join(copy.as_raw_fd().to_string()));
-    // Before it is there to be found.
-    lock(&COPIES).insert(name.clone().into_os_string(), path.clone());
-    // SAFETY: the caller's promise. The mapping stays when the descriptor goes.
-    let handle = unsafe { Handle::open(&name) }.map_err(|error| {
-        lock(&COPIES).remove(name.as_os_str());
-        cannot(&path, error)
+    // What may not be run where it is may not be run anywhere else.
+    as_code(&file.open).map_err(|errno| {
+        error!(
+            errno,
+            "cannot load '{}': it may not be executed: {}",
+            path.display(),
+            errno_text(errno)
+        )
     })?;
-    Ok(Object::new(handle, file.facts, false, Source::Copy(name)))
-}
-
-fn last_errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
-}
-
-/// The linker's refusal as an error of ours. It has words, and no errno but one that the words
-/// contain. Where it could not map the object, or had no memory for its own record, they contain
-/// none. Otherwise a file that is an object of the right kind (we have looked) fails for want of
-/// something else, a symbol or a library: `ENOENT`.
-fn cannot(path: &Path, error: libloading::Error) -> Error {
-    let words = error.to_string();
-    // ENFILE's text begins with that of EMFILE.
-    let known = [libc::ENOMEM, libc::EACCES, libc::EPERM, libc::ENFILE, libc::EMFILE, libc::EIO];
-    let mut errno = known.into_iter().find(|&errno| words.contains(&errno_text(errno)));
-    if words.contains("failed to map segment") || words.contains("cannot create shared object") {
-        errno = errno.or(Some(libc::ENOMEM));
-    }
-    let advice = if words.contains("undefined symbol") {
-        "; load what defines it first, and name that with -l when linking"
-    } else {
-        ""
-    };
-    error!(errno.unwrap_or(libc::ENOENT), "cannot load '{}': {words}{advice}", path.display())
+    let title = path.file_name().unwrap_or_default().as_bytes();
+    let memory = Memory::new(title).map_err(failed)?;
+    file.copy_to(&memory.file).map_err(|error| failed(errno_of(&error)))?;
+    // SAFETY: the caller's promise.
+    let (handle, since) = unsafe { Handle::open_new(&path, &memory.name, &file.facts)? };
+    let claim = Claim::of(handle, path, Some(memory.name.clone().into()), true);
+    let claim = claim.expect("no other object has a copy's name");
+    claim.set_source(Source::Copy(memory));
+    Ok(Object::new(handle, file.facts, since, Some(claim)))
 }

@@ -8,21 +8,22 @@
 //! before the object is opened, because its constructors may call what it is bound to.
 
 use crate::host::error::{Error, error};
-use crate::host::object::linked::{Linked, Peek};
+use crate::host::object::linked::{Linked, bound_to};
+use crate::host::object::stale;
 use crate::host::registry::module::Module;
+use crate::host::registry::opening::Opening;
 use crate::host::registry::record::{Loaded, Record, State};
 use crate::host::registry::{Inner, Registry};
 use crate::misuse::Caller;
 use std::ffi::CString;
+use std::mem::{self, ManuallyDrop};
+use std::path::PathBuf;
+use std::ptr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a load waits for a provider that is still coming, as in Linux.
 const PROVIDER_COMES: Duration = Duration::from_secs(30);
-
-/// How long a load waits for others to say what they have just opened, at most: a moment, unless
-/// what they open is not what we are bound to, and takes its time.
-const JUST_OPENED: Duration = Duration::from_secs(1);
 
 /// A reference on a module, for as long as this is there.
 pub(crate) struct Kept(Arc<Record>);
@@ -30,6 +31,13 @@ pub(crate) struct Kept(Arc<Record>);
 impl Kept {
     fn take(record: &Arc<Record>) -> Option<Self> {
         record.try_get(Caller::UNKNOWN).then(|| Self(record.clone()))
+    }
+
+    /// The reference is the caller's to put.
+    fn hand_over(self) -> Arc<Record> {
+        let kept = ManuallyDrop::new(self);
+        // SAFETY: it is not dropped, so that this is moved out once.
+        unsafe { ptr::read(&kept.0) }
     }
 }
 
@@ -40,37 +48,23 @@ impl Drop for Kept {
 }
 
 impl Registry {
-    /// Takes references on the modules that an object will be bound to which needs `needed`.
+    /// This thread's turn at opening, with references on the modules that an object will be bound to
+    /// which needs `needed`. What is still coming is waited for before.
     pub(crate) fn hold_providers(
         &self,
         user: &Arc<Record>,
         needed: &[CString],
-    ) -> Result<Vec<Kept>, Error> {
-        let mut held = Vec::new();
-        for name in needed {
-            let found = {
-                let Some(peek) = Peek::at(name) else { continue };
-                // SAFETY: the look keeps it.
-                unsafe { self.modules_behind(peek.linked) }
+    ) -> Result<(Opening, Vec<Option<Kept>>), Error> {
+        loop {
+            let opening = Opening::begin()?;
+            let mut held = Vec::new();
+            let bound = bound_to(needed, false, |linked| self.owner(linked).is_some());
+            let modules = bound.into_iter().filter_map(|linked| self.owner(linked)).collect();
+            let Some(coming) = self.hold(user, modules, &mut held)? else {
+                return Ok((opening, held));
             };
-            for provider in found {
-                self.hold(user, provider, &mut held)?;
-            }
-        }
-        Ok(held)
-    }
-
-    /// The module that an object is, or else those that it is bound to.
-    ///
-    /// # Safety
-    ///
-    /// The object is loaded.
-    unsafe fn modules_behind(&self, linked: Linked) -> Vec<Arc<Record>> {
-        let owner = |linked| self.owner(&self.lock(), linked);
-        match owner(linked) {
-            Some(record) => vec![record],
-            // SAFETY: the caller's promise.
-            None => unsafe { self.bound(linked).0 },
+            drop((opening, held));
+            self.wait_for_provider(user, &coming)?;
         }
     }
 
@@ -79,12 +73,11 @@ impl Registry {
     /// # Safety
     ///
     /// The object is loaded.
-    unsafe fn bound(&self, linked: Linked) -> (Vec<Arc<Record>>, Vec<Linked>) {
-        let owner = |linked| self.owner(&self.lock(), linked);
+    pub(super) unsafe fn bound(&self, linked: Linked) -> (Vec<Arc<Record>>, Vec<Linked>) {
         let (mut modules, mut others) = (Vec::new(), Vec::new());
         // SAFETY: the caller's promise.
-        for object in unsafe { linked.bound(|linked| owner(linked).is_some()) } {
-            match owner(object) {
+        for object in unsafe { linked.bound(|linked| self.owner(linked).is_some()) } {
+            match self.owner(object) {
                 Some(record) => modules.push(record),
                 None => others.push(object),
             }
@@ -97,65 +90,76 @@ impl Registry {
     fn check_residents(&self, user: &Record, bound: &[Linked]) -> Result<(), Error> {
         for needed in bound {
             let resident = self.lock().residents.get(needed).cloned();
-            let Some((name, place)) = resident else { continue };
+            let Some(resident) = resident else { continue };
             // Without our lock, since the linker's is taken.
-            if place.is_mapped().is_some() {
-                return Err(dead(user, &name));
+            if !resident.place.is_mapped() {
+                // Gone meanwhile, and its record is another object's.
+                self.lock().strike(&resident);
+            } else if resident.has_ended {
+                return Err(dead(user, &resident.info.name));
             }
-            // Gone meanwhile, and its record is another object's.
-            self.lock().residents.remove(needed);
         }
         Ok(())
     }
 
-    /// Takes one reference, after waiting for a provider that is coming.
+    /// Takes references, unless one of them is still coming, which is returned.
     fn hold(
         &self,
         user: &Record,
-        provider: Arc<Record>,
-        held: &mut Vec<Kept>,
-    ) -> Result<(), Error> {
-        if *provider == *user || held.iter().any(|kept| kept.0 == provider) {
-            return Ok(());
+        providers: Vec<Arc<Record>>,
+        held: &mut Vec<Option<Kept>>,
+    ) -> Result<Option<Arc<Record>>, Error> {
+        for provider in providers {
+            if *provider == *user || held.iter().flatten().any(|kept| kept.0 == provider) {
+                continue;
+            }
+            if self.lock().lives.is_coming(user, &provider) {
+                return Ok(Some(provider));
+            }
+            held.push(Some(Kept::take(&provider).ok_or_else(|| going(user, &provider))?));
         }
-        let name = user.name();
-        drop(self.wait_for_load(self.lock(), &provider, Some(PROVIDER_COMES)).map_err(
-            |error| {
-                error!(
-                    error.errno(),
-                    "cannot load module '{name}', which needs '{}': {error}",
-                    provider.name()
-                )
-            },
-        )?);
-        held.push(Kept::take(&provider).ok_or_else(|| going(user, &provider))?);
-        Ok(())
+        Ok(None)
+    }
+
+    /// Waits for a provider that is coming. Not while this thread has its turn at opening: the
+    /// provider's init function may need one.
+    fn wait_for_provider(&self, user: &Record, provider: &Arc<Record>) -> Result<(), Error> {
+        let waited = self.wait_for_load(self.lock(), provider, Some(PROVIDER_COMES)).map(drop);
+        waited.map_err(|error| {
+            let (name, provider) = (user.name(), provider.name());
+            error!(error.errno(), "cannot load module '{name}', which needs '{provider}': {error}")
+        })
     }
 
     /// Turns what was held, and whatever else the object of `user` is bound to by now, into
     /// dependencies. Modules that name it, and had it mapped before it was a module, depend on it,
-    /// too.
-    pub(crate) fn link(&self, user: &Arc<Record>, mut held: Vec<Kept>) -> Result<(), Error> {
+    /// too. Returns which files of what it is bound to are others by now.
+    pub(crate) fn link(
+        &self,
+        user: &Arc<Record>,
+        mut opening: Opening,
+        mut held: Vec<Option<Kept>>,
+    ) -> Result<Vec<PathBuf>, Error> {
         let object = &user.loaded().expect("opened by the caller").object;
-        // An object we are bound to can be a module's that has just been opened by another
-        // thread, which has not told us yet: between the linker and us nothing is atomic.
-        let deadline = Instant::now() + JUST_OPENED;
-        let (modules, others) = loop {
+        let stale = loop {
             // SAFETY: the object is open, by this load, and keeps what it needs.
             let (modules, others) = unsafe { self.bound(object.linked) };
-            // SAFETY: as above.
-            let names: Vec<_> = others.iter().map(|other| unsafe { other.soname() }).collect();
-            if !self.wait_for_opening(user, &names, deadline) {
-                break (modules, others);
-            }
+            self.check_residents(user, &others)?;
+            let Some(coming) = self.hold(user, modules, &mut held)? else {
+                let modules = held.iter().flatten().filter_map(|kept| kept.0.loaded());
+                let bound: Vec<_> =
+                    modules.map(|loaded| loaded.object.linked).chain(others).collect();
+                // SAFETY: we hold them, and the object keeps the others.
+                break unsafe { stale::among(&bound) };
+            };
+            drop(opening);
+            self.wait_for_provider(user, &coming)?;
+            opening = Opening::begin()?;
         };
-        self.check_residents(user, &others)?;
-        for provider in modules {
-            self.hold(user, provider, &mut held)?;
-        }
         let mut inner = self.lock();
-        for provider in &held {
-            match self.depend(&mut inner, user, &provider.0) {
+        for kept in &mut held {
+            let provider = kept.as_ref().expect("held above").0.clone();
+            match self.depend(&mut inner, user, &provider, kept) {
                 // Two objects that need each other: the one that was there first provides.
                 Err(cycle) if cycle.errno() == libc::EDEADLK => {}
                 // It may be replaced, or forced out, although we hold it.
@@ -166,8 +170,8 @@ impl Registry {
             let others: Vec<_> = self.table().iter().cloned().collect();
             drop(inner);
             for other in others.iter().filter(|other| ***other != **user) {
-                // Only of one that names it: a reference, be it for a moment, is in the way of
-                // an unload.
+                // Skip modules that do not list it in DT_NEEDED: even a brief reference could make an
+                // unload fail.
                 let names = |loaded: &&Loaded| {
                     loaded.object.facts.needed.iter().any(|n| n.to_bytes() == user.soname)
                 };
@@ -175,24 +179,27 @@ impl Registry {
                 let Some(_kept) = Kept::take(other) else { continue };
                 // SAFETY: we hold it.
                 if unsafe { self.bound(loaded.object.linked) }.0.contains(user) {
-                    let _ = self.depend(&mut self.lock(), other, user);
+                    let mut kept = Kept::take(user);
+                    let _ = self.depend(&mut self.lock(), other, user, &mut kept);
                 }
             }
         }
-        Ok(())
+        Ok(stale)
     }
 
-    /// Adds one dependency. `EDEADLK` for a cycle, `ENOENT` if the provider is going.
-    pub(crate) fn depend(
+    /// Adds one dependency, which takes the reference on the provider over unless there is one
+    /// already. `EDEADLK` for a cycle, `ENOENT` if the provider is going.
+    fn depend(
         &self,
-        _lock: &mut Inner,
+        inner: &mut Inner,
         user: &Arc<Record>,
         provider: &Arc<Record>,
+        kept: &mut Option<Kept>,
     ) -> Result<(), Error> {
-        if user.links().uses.contains(provider) {
+        if user.links(inner).uses.contains(provider) {
             return Ok(());
         }
-        if reaches(provider, user) {
+        if reaches(inner, provider, user) {
             return Err(error!(
                 libc::EDEADLK,
                 "module '{}' cannot depend on '{}', which depends on it: neither could be unloaded",
@@ -200,34 +207,43 @@ impl Registry {
                 provider.name()
             ));
         }
-        // One that is being replaced is GOING before its door is shut.
-        if provider.state() == State::Going || !provider.try_get(Caller::UNKNOWN) {
-            return Err(going(user, provider));
-        }
-        user.links().uses.push(provider.clone());
-        provider.links().used_by.push(user.clone());
+        // One that is being replaced is GOING before its counter is closed.
+        let kept = match kept.take() {
+            Some(kept) if provider.state() != State::Going => kept.hand_over(),
+            refused => {
+                *kept = refused;
+                return Err(going(user, provider));
+            }
+        };
+        user.links(inner).uses.push(kept);
+        provider.links(inner).used_by.push(user.clone());
         Ok(())
     }
 
     /// Gives up all that `user` depends on.
-    pub(crate) fn unlink(&self, _lock: &mut Inner, user: &Record) {
-        let uses = std::mem::take(&mut user.links().uses);
-        for provider in uses {
-            provider.links().used_by.retain(|record| **record != *user);
-            provider.put();
-        }
+    pub(crate) fn unlink(&self, user: &Record) {
+        let uses = {
+            let inner = self.lock();
+            let uses = mem::take(&mut user.links(&inner).uses);
+            for provider in &uses {
+                provider.links(&inner).used_by.retain(|record| **record != *user);
+            }
+            uses
+        };
+        // Without the lock: a put may find a misuse, and report it.
+        uses.iter().for_each(|provider| provider.put());
     }
 }
 
 /// Whether `from` is, or depends on, `to`, in however many steps.
-fn reaches(from: &Arc<Record>, to: &Arc<Record>) -> bool {
+pub(super) fn reaches(inner: &Inner, from: &Arc<Record>, to: &Arc<Record>) -> bool {
     let mut seen = vec![from.clone()];
     let mut at = 0;
     while at < seen.len() {
         if seen[at] == *to {
             return true;
         }
-        let uses = seen[at].links().uses.clone();
+        let uses = seen[at].links(inner).uses.clone();
         for next in uses {
             if !seen.contains(&next) {
                 seen.push(next);
@@ -269,6 +285,8 @@ pub(crate) fn add_dependency(user: &Module, provider: &Module) -> Result<(), Err
             provider.name()
         ));
     }
+    // Before the lock, since a get may find a misuse, and report it; and given back after it.
+    let mut kept = Kept::take(&provider.0);
     let mut inner = host.lock();
     if user.refcount().is_none() || user.state() == State::Going {
         return Err(error!(
@@ -277,5 +295,5 @@ pub(crate) fn add_dependency(user: &Module, provider: &Module) -> Result<(), Err
             user.name()
         ));
     }
-    host.depend(&mut inner, &user.0, &provider.0)
+    host.depend(&mut inner, &user.0, &provider.0, &mut kept)
 }

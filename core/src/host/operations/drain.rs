@@ -5,16 +5,19 @@
 //! replaces it, and no reference is given out. Whoever changes that, under the host's lock, ends the
 //! unload, in one way or the other.
 
-use super::unload::{Claimed, in_use, not_released};
+use super::unload::{Attempt, Claimed, Despite, Stage, in_use, not_released};
 use crate::host::error::{Error, errno_text};
 use crate::host::object::resident::Unloaded;
 use crate::host::registry::life::Life;
 use crate::host::registry::module::Module;
+use crate::host::registry::opening;
 use crate::host::registry::record::{Record, State};
+use crate::host::registry::waits::ThreadId;
 use crate::host::registry::{Inner, Registry};
 use crate::misuse::Caller;
 use crate::{Drain, DrainError, FinishError};
 use std::fmt;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -22,10 +25,12 @@ use std::sync::Arc;
 impl Module {
     /// `None` if references are still held, which by force does not matter.
     #[doc(hidden)]
-    pub fn unload_finish(&self, force: bool) -> Result<Option<Unloaded>, Error> {
+    pub fn unload_finish(&self, despite: Despite) -> Result<Option<Unloaded>, Error> {
         let registry = self.registry()?;
-        let Some(claimed) = registry.finish(&self.0, force)? else { return Ok(None) };
-        Ok(Some(registry.take_out(&self.0, claimed)))
+        let Some(claimed) = registry.finish(&self.0, despite.force)? else {
+            return Ok(None);
+        };
+        Ok(Some(registry.take_out(&self.0, claimed, despite.unproven, None)))
     }
 
     #[doc(hidden)]
@@ -34,14 +39,15 @@ impl Module {
         let handle = registry.lock().take_begun(record)?;
         // SAFETY: the record has the counter.
         let cancelled = unsafe { handle.cancel() };
-        registry.lock().lives.set_live(record);
+        // It is live again.
+        drop(registry.attempt(record, Stage::Open));
         cancelled.map_err(|why| strange(record, why))
     }
 
     /// When the time is up: a last look, and `ETIMEDOUT`.
     #[doc(hidden)]
     pub fn unload_time_is_up(&self) -> Result<Unloaded, Error> {
-        if let Some(unloaded) = self.unload_finish(false)? {
+        if let Some(unloaded) = self.unload_finish(Despite::default())? {
             return Ok(unloaded);
         }
         let error = in_use(&self.0, libc::ETIMEDOUT, self.0.held());
@@ -49,7 +55,7 @@ impl Module {
     }
 
     /// The host that has it.
-    fn registry(&self) -> Result<Arc<Registry>, Error> {
+    pub(crate) fn registry(&self) -> Result<Arc<Registry>, Error> {
         self.0.host.upgrade().ok_or_else(|| {
             let why = format!("the host that module '{}' was loaded by is gone", self.name());
             Error::new(libc::ENOENT, why)
@@ -60,10 +66,12 @@ impl Module {
 impl Registry {
     pub(crate) fn unload_begin(&self, name: &str, force: bool) -> Result<(Module, OwnedFd), Error> {
         self.reap();
+        // A new thread needs a lock of the dynamic linker's for a moment.
+        opening::check_not_awaited()?;
         let record = {
             let mut inner = self.lock();
             let record = self.find_free(&inner, name, force)?;
-            inner.lives.set(&record, Life::Draining);
+            inner.lives.set(&record, Life::Draining(ThreadId::this()));
             record
         };
         let handle = Box::<Drain>::default();
@@ -71,20 +79,26 @@ impl Registry {
         // SAFETY: the handle is new. Both stay until the drain is over: the counter in its record,
         // which `lives` keeps, and the handle in its box.
         let begun = unsafe { handle.begin(&record.counter, Caller::UNKNOWN, None) };
-        let mut inner = self.lock();
-        match begun {
-            Ok(descriptor) => {
-                inner.lives.set(&record, Life::Begun(handle));
-                Ok((Module(record), descriptor))
-            }
-            Err(why) => {
-                inner.lives.set_live(&record);
-                Err(match why {
-                    DrainError::Descriptor { errno } => no_descriptor(name, errno),
-                    other => not_released(name, other.errno()),
-                })
-            }
+        let mut attempt = Attempt::new(self, &record, Stage::Open);
+        let descriptor = begun.map_err(|why| match why {
+            DrainError::Descriptor { errno } => no_descriptor(name, errno),
+            other => not_released(name, other.errno()),
+        })?;
+        if let Err(refused) = attempt.stop(force) {
+            // SAFETY: as above.
+            unsafe { handle.cancel() }.map_err(|why| strange(&record, why))?;
+            return Err(refused);
         }
+        mem::forget(attempt);
+        self.lock().lives.set(&record, Life::Begun(handle));
+        Ok((Module(record), descriptor))
+    }
+
+    /// The rest of an unload that was begun.
+    fn attempt<'a>(&'a self, record: &'a Arc<Record>, counter: Stage) -> Attempt<'a> {
+        let mut attempt = Attempt::new(self, record, counter);
+        attempt.stopped = true;
+        attempt
     }
 
     pub(crate) fn unload_begun(&self, name: &str) -> Result<Module, Error> {
@@ -100,25 +114,24 @@ impl Registry {
         // Without the lock: the end of a drain waits for a thread.
         // SAFETY: the record has the counter.
         let finished = unsafe { handle.finish(Caller::UNKNOWN) };
-        let mut inner = self.lock();
         let claimed = match finished {
-            Ok(()) => Claimed::Released,
+            Ok(()) => self.attempt(record, Stage::Released).succeed(force)?,
             // SAFETY: as above.
             Err(FinishError::InUse { .. }) if force => match unsafe { handle.hand_over() } {
                 Ok(()) => Claimed::Forced,
                 Err(why) => return Err(strange(record, why)),
             },
             Err(FinishError::InUse { .. }) => {
-                inner.lives.set(record, Life::Begun(handle));
+                self.lock().lives.set(record, Life::Begun(handle));
                 return Ok(None);
             }
             Err(FinishError::TimedOut { held }) => {
-                inner.lives.set_live(record);
+                drop(self.attempt(record, Stage::Open));
                 return Err(in_use(record, libc::ETIMEDOUT, held));
             }
             Err(why) => return Err(strange(record, why)),
         };
-        claimed.note(&mut inner, record);
+        claimed.note(&mut self.lock(), record);
         Ok(Some(claimed))
     }
 }
@@ -134,14 +147,11 @@ impl Inner {
         if let Some(Life::Begun(_)) = self.lives.of(record) {
             return Ok(());
         }
-        let name = record.name();
-        Err(if record.state() == State::Going {
-            let why = format!("module '{name}' is being unloaded by another thread, or is gone");
-            Error::new(libc::EBUSY, why)
-        } else {
-            let why = format!("no unload of module '{name}' is begun; begin one first");
-            Error::new(libc::EINVAL, why)
-        })
+        if record.state() == State::Going {
+            return Err(self.busy(record));
+        }
+        let why = format!("no unload of module '{}' is begun; begin one first", record.name());
+        Err(Error::new(libc::EINVAL, why))
     }
 }
 
@@ -190,19 +200,19 @@ impl Unloading {
     /// After an error (`ETIMEDOUT`, if the count is pinned after an overflow) the module is live
     /// again; `EINVAL` or `EBUSY` says that the unload was over.
     pub fn finish(&mut self) -> Result<Option<Unloaded>, Error> {
-        let outcome = self.module.unload_finish(false);
+        let outcome = self.module.unload_finish(Despite::default());
         self.over = !matches!(outcome, Ok(None));
         outcome
     }
 
-    /// Unloads the module also if it is held: as a forced unload whose time is up.
+    /// Unloads the module even if it is held, as a forced unload does when its time is up.
     pub fn force(mut self) -> Result<Unloaded, Error> {
         self.over = true;
-        let outcome = self.module.unload_finish(true);
+        let outcome = self.module.unload_finish(Despite { force: true, ..Despite::default() });
         outcome.map(|unloaded| unloaded.expect("by force it does not matter who holds it"))
     }
 
-    /// The module is live again, also if the last reference has just been given back.
+    /// Makes the module live again, even if the last reference has just been given back.
     pub fn cancel(self) {}
 }
 

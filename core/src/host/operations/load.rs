@@ -2,18 +2,25 @@
 //! init, LIVE, notifiers, and last the init reference. Linux: `load_module` and
 //! `do_init_module`.
 
+use super::saved::Saved;
+use super::services::SERVICES;
 use super::unload::asleep;
-use crate::host::error::{Error, errno_text, error, references, warn};
+use super::{boundary, parameters};
+use crate::host::error::{Error, error, references, warn};
 use crate::host::object::open::{self, Found};
+use crate::host::object::resident::{Residency, Unloaded};
 use crate::host::registry::life::{Left, Life};
 use crate::host::registry::module::Module;
-use crate::host::registry::record::{ExitFn, How, InitFn, Loaded, Record, State};
-use crate::host::registry::{Inner, Registry, name};
+use crate::host::registry::record::{Hook, How, Loaded, NAME_AT, Record, State};
+use crate::host::registry::{Registry, name};
+use crate::host::tombstone::Stone;
+use crate::plugin::Place;
 use crate::{Mode, trace};
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::mem;
 use std::path::Path;
-use std::sync::Arc;
+use std::slice;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How to load a module.
@@ -28,6 +35,9 @@ pub struct Load {
     name: Option<String>,
     mode: Option<Mode>,
     copied: bool,
+    deletable: bool,
+    parameters: Vec<u8>,
+    shared: bool,
 }
 
 impl Load {
@@ -52,13 +62,81 @@ impl Load {
     }
 
     /// From a copy of the file in memory, so that the file may be written over in place while
-    /// the module is in use. The copy has no path: debuggers do not find its symbols, and
-    /// what it needs from its own folder (`$ORIGIN`) has to be loaded already.
+    /// the module is in use. The copy keeps a descriptor open, by which debuggers and symbolisers
+    /// find its symbols and, unless these are larger than 16 MiB, its line numbers. What it needs
+    /// from its own folder (`$ORIGIN`) has to be loaded already.
     #[must_use]
     pub fn copied(mut self) -> Self {
         self.copied = true;
         self
     }
+
+    /// From a copy in memory, as [`copied`](Self::copied), in which the request is cleared never to be
+    /// unmapped, if the file has one (`-z nodelete`). Otherwise an object that has it stays in memory for
+    /// ever, and is refused as a replacement. Who has set it may have relied on it: see what keeps calling
+    /// into the object.
+    #[must_use]
+    pub fn deletable(mut self) -> Self {
+        self.deletable = true;
+        self
+    }
+
+    /// With its parameters set by this text, `name=value` and so on, before its init function runs.
+    /// They are those that `module_param()` of linux_module.h declares; docs/porting.md of the
+    /// repository says what the text can have. A module that replaces it is loaded with the same.
+    ///
+    /// A value that does not fit refuses the load, with `EINVAL`, `ERANGE`, or what the parameter's
+    /// own function returns.
+    #[must_use]
+    pub fn parameters(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.parameters = text.into();
+        self
+    }
+
+    /// With replacements that may be bound to its unique symbols (`STB_GNU_UNIQUE`: inline and
+    /// static variables of C++ templates, by gcc), of which the process has one each. Otherwise such
+    /// a replacement is refused: its own could be larger, or mean something else.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+}
+
+/// Tells the object which module it is.
+fn introduce(record: &Arc<Record>) -> Result<(), Error> {
+    let object = &record.loaded().expect("open() has opened it").object;
+    // SAFETY: it is open.
+    if let Some(place) = unsafe { object.own_symbol("__module_ref_plugin") } {
+        let place = place.cast::<Place>();
+        if object.place.has_variable(place) {
+            // SAFETY: it is there, and can be written to; it says itself what it is.
+            unsafe { &*place }.fill(&SERVICES, Arc::as_ptr(record).cast());
+        }
+    }
+    // SAFETY: it is open.
+    let Some(this) = (unsafe { object.own_symbol("__this_module") }) else { return Ok(()) };
+    let this = this.cast::<*const Record>();
+    if !object.place.has_variable(this) {
+        return Err(error!(
+            libc::ENOEXEC,
+            "module '{}' was not loaded: its __this_module is not a variable that the host can write \
+             to; define it as `struct module *__this_module`, without const",
+            record.name()
+        ));
+    }
+    // SAFETY: it is there, and can be written to; and what linux_module.h defines is longer, in which
+    // 8 bytes are followed by what looks like a record.
+    unsafe {
+        this.write(Arc::as_ptr(record));
+        let name = this.byte_add(8 + NAME_AT).cast::<*const c_char>();
+        if object.own_symbol("__this_linux_module") == Some(this.cast())
+            && object.place.has_variable(name)
+        {
+            name.write(record.c_name());
+        }
+    }
+    Ok(())
 }
 
 impl Registry {
@@ -67,16 +145,23 @@ impl Registry {
     /// As for `Host::load_with`.
     pub(crate) unsafe fn load(self: &Arc<Self>, path: &Path, load: Load) -> Result<Module, Error> {
         self.reap();
+        self.check_residents_fit()?;
         let name = match load.name {
             Some(name) => name::check(&name).map(|()| name),
             None => name::of_file(path),
         }?;
         self.request(&name);
         let found = open::find(path)?;
-        let how = How { mode: load.mode.unwrap_or(Mode::PerCpu), copied: load.copied };
+        let how = How {
+            mode: load.mode.unwrap_or(Mode::PerCpu),
+            copied: load.copied,
+            deletable: load.deletable,
+            shared: load.shared,
+            parameters: load.parameters.into(),
+        };
         let record = self.reserve(&name, path, how, found.soname())?;
         // SAFETY: the caller's promise.
-        unsafe { self.bring_up(&record, found, |_| Ok(()))? };
+        unsafe { self.bring_up(&record, found, || ())? };
         Ok(Module(record))
     }
 
@@ -88,7 +173,7 @@ impl Registry {
     }
 
     /// A new record in the table, or why that name cannot be had (L5).
-    fn reserve(
+    pub(crate) fn reserve(
         self: &Arc<Self>,
         name: &str,
         path: &Path,
@@ -97,18 +182,15 @@ impl Registry {
     ) -> Result<Arc<Record>, Error> {
         let mut inner = self.lock();
         if let Some(there) = self.table().get(name).cloned() {
-            let _lock = self.wait_for_load(inner, &there, None)?;
+            let inner = self.wait_for_load(inner, &there, None)?;
             // It may have gone in the meantime. Whoever waited for it does not try again: what
             // it was waiting for is its own name.
-            return Err(match self.table().get(name).map(|record| record.state()) {
-                Some(State::Live) => error!(
+            return Err(match self.table().get(name) {
+                Some(record) if record.state() == State::Live => error!(
                     libc::EEXIST,
                     "module '{name}' is loaded already; unload it first, replace it, or give another name"
                 ),
-                Some(_) => error!(
-                    libc::EBUSY,
-                    "module '{name}' is being unloaded; load it when that is done"
-                ),
+                Some(record) => inner.busy(record),
                 None => error!(
                     libc::EBUSY,
                     "another load of module '{name}' has just failed; try again"
@@ -116,12 +198,12 @@ impl Registry {
             });
         }
         let record = self.begin_loading(&mut inner, name, path, how, soname)?;
-        self.enlist(&mut inner, &record);
+        self.enlist(&mut inner, slice::from_ref(&record));
         Ok(record)
     }
 
-    /// Takes a record from UNFORMED to LIVE, where `admit` has the last word. If it does not
-    /// get there everything is undone, and the record is out of the table.
+    /// Takes a record from UNFORMED to LIVE. If it does not get there `failed` is called, everything
+    /// is undone, and the record is out of the table.
     ///
     /// # Safety
     ///
@@ -130,18 +212,32 @@ impl Registry {
         &self,
         record: &Arc<Record>,
         found: Found,
-        admit: impl FnOnce(&mut Inner) -> Result<(), Error>,
+        failed: impl FnOnce(),
     ) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        let up = unsafe { self.open(record, found) }
-            .and_then(|()| self.come(record))
-            .and_then(|()| self.go_live(record, admit));
+        let up = unsafe { self.open(record, found) }.and_then(|()| self.come(record, None));
         if let Err(error) = up {
+            failed();
             return Err(self.clear_away(record, error));
         }
+        self.put_in_service(record);
+        Ok(())
+    }
+
+    /// A record whose init function has returned is LIVE.
+    pub(crate) fn put_in_service(&self, record: &Arc<Record>) {
+        let mut inner = self.lock();
+        inner.lives.set_live(record);
+        self.has_changed(&mut inner);
+        drop(inner);
+        self.is_in_service(record);
+    }
+
+    /// Tells the notifiers so, and gives up the reference of the load.
+    pub(crate) fn is_in_service(&self, record: &Arc<Record>) {
+        self.lead_gates(record);
         self.chain.tell(&Module(record.clone()), State::Live);
         record.put_of_load();
-        Ok(())
     }
 
     /// The object and its dependencies. On failure nobody has been told of anything.
@@ -149,33 +245,62 @@ impl Registry {
     /// # Safety
     ///
     /// As for `Host::load_with`.
-    unsafe fn open(&self, record: &Arc<Record>, found: Found) -> Result<(), Error> {
-        let providers = self.hold_providers(record, found.needed())?;
+    pub(crate) unsafe fn open(&self, record: &Arc<Record>, found: Found) -> Result<(), Error> {
+        let (opening, providers) = self.hold_providers(record, found.needed())?;
         // SAFETY: the caller's promise.
-        let object = unsafe { found.open(record.how.copied)? };
-        // SAFETY: just opened. The types are the plugin contract's, and the caller's promise.
-        let (init, exit) = unsafe {
-            let init = object.own_symbol("init_module");
-            let exit = object.own_symbol("cleanup_module");
-            (
-                init.map(|f| mem::transmute::<*mut c_void, InitFn>(f)),
-                exit.map(|f| mem::transmute::<*mut c_void, ExitFn>(f)),
-            )
+        let object = unsafe { found.open(record.how.copied, record.how.deletable)? };
+        let hook = |name| -> Hook {
+            // SAFETY: just opened. The type is the plugin contract's, and the caller's promise.
+            unsafe { object.own_symbol(name).map(|f| mem::transmute::<*mut c_void, _>(f)) }
         };
-        self.set_loaded(record, Loaded { object, init, exit });
-        self.link(record, providers)
+        let (init, exit) = (hook("init_module"), hook("cleanup_module"));
+        let (stop, can_unload) = (hook("stop_module"), hook("can_unload_module"));
+        let resume = hook("resume_module");
+        let (save, restore) = (hook("save_module"), hook("restore_module"));
+        let stone = Stone::of(record.name(), &record.path, &object);
+        // SAFETY: just opened.
+        let elsewhere = unsafe { object.bound_elsewhere() };
+        let unique = elsewhere.map(|why| format!("module '{}': {why}", record.name()));
+        let loaded = Loaded {
+            object,
+            init,
+            exit,
+            stop,
+            can_unload,
+            resume,
+            save,
+            restore,
+            stone,
+            warning: OnceLock::new(),
+        };
+        self.set_loaded(record, loaded);
+        // What is not in the table is a replacement.
+        let replaces = self.table().get(record.name()).is_some_and(|there| *there != *record);
+        if let Some(why) = unique.as_ref().filter(|_| replaces && !record.how.shared) {
+            return Err(error!(libc::EEXIST, "{why}, or load with MODULE_LOAD_SHARED"));
+        }
+        let stale = self.link(record, opening, providers)?;
+        let stale = (!stale.is_empty()).then(|| {
+            let files: Vec<_> = stale.iter().map(|file| format!("'{}'", file.display())).collect();
+            format!(
+                "module '{}' is bound to {}, of which another version is on disk by now: unload all that \
+                 needs the old one, and then load it",
+                record.name(),
+                files.join(" and ")
+            )
+        });
+        let warning: Vec<_> = unique.into_iter().chain(stale).collect();
+        if !warning.is_empty() {
+            let warning = warning.join("; ");
+            warn(&warning);
+            let _ = record.loaded().expect("set above").warning.set(warning);
+        }
+        introduce(record)
     }
 
-    /// COMING: the notifiers are asked, and the init function runs. On failure all of them
-    /// know that it is going.
-    fn come(&self, record: &Arc<Record>) -> Result<(), Error> {
-        let loaded = record.loaded().expect("open() has opened it");
-        // SAFETY: the object is open; the symbol is `struct module *__this_module`.
-        unsafe {
-            if let Some(this) = loaded.object.own_symbol("__this_module") {
-                this.cast::<*const Record>().write(Arc::as_ptr(record));
-            }
-        }
+    /// COMING: the notifiers are asked, the init function runs, and goes on with what the one before
+    /// it has saved. On failure all of them know that it is going.
+    pub(crate) fn come(&self, record: &Arc<Record>, saved: Option<&Saved>) -> Result<(), Error> {
         self.set_state(record, State::Coming);
         let name = record.name();
         let refused = || self.set_state(record, State::Going);
@@ -183,59 +308,54 @@ impl Registry {
             error!(refusal.errno(), "module '{name}' was refused by a notifier: {refusal}")
         })?;
         trace::module::load(record.c_name(), self.lock().tainted);
-        record.links().has_come = true;
-        let Some(init) = loaded.init else { return Ok(()) };
-        // SAFETY: the plugin contract. It may not unwind, which would end the process at the
-        // boundary to C.
-        let rc = unsafe { init() };
+        record.set_come();
+        // Also if it has nothing that would be run now.
+        if record.loaded().is_some_and(|loaded| loaded.object.is_overwritten()) {
+            self.has_failed(record);
+            return Err(boundary::refusal(record, "not loaded", "init_module", None));
+        }
+        // SAFETY: the plugin contract.
+        if let Err(error) = unsafe { parameters::set(self, record) } {
+            self.has_failed(record);
+            return Err(error);
+        }
+        self.begin(record, saved)
+    }
+
+    /// The init function, and what comes after it.
+    pub(crate) fn begin(&self, record: &Arc<Record>, saved: Option<&Saved>) -> Result<(), Error> {
+        let name = record.name();
+        let rc = boundary::hook(record, "init_module", |loaded| loaded.init);
+        let Some(rc @ 0..) = rc else {
+            self.has_failed(record);
+            return Err(boundary::refusal(record, "not loaded", "init_module", rc));
+        };
         if rc > 0 {
             warn(&format!(
                 "'{name}': init_module returned {rc}; it should be 0 or a negative errno; loaded anyway"
             ));
         }
-        if rc < 0 {
+        let restored = saved.map_or(Ok(()), |saved| saved.restore(record));
+        if restored.is_err() {
             self.set_state(record, State::Going);
-            self.chain.tell(&Module(record.clone()), State::Going);
-            let errno = rc.checked_neg().unwrap_or(libc::EINVAL);
-            return Err(error!(
-                errno,
-                "module '{name}' was not loaded: its init_module returned {rc} ({})",
-                errno_text(errno)
-            ));
+            self.farewell(record);
         }
-        Ok(())
+        restored
     }
 
-    fn go_live(
-        &self,
-        record: &Arc<Record>,
-        admit: impl FnOnce(&mut Inner) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut inner = self.lock();
-        match admit(&mut inner) {
-            Ok(()) => {
-                inner.lives.set_live(record);
-                self.load_has_ended(&mut inner);
-                Ok(())
-            }
-            Err(error) => {
-                record.set_state(State::Going);
-                drop(inner);
-                self.farewell(record);
-                Err(error)
-            }
-        }
+    fn has_failed(&self, record: &Arc<Record>) {
+        self.set_state(record, State::Going);
+        self.chain.tell(&Module(record.clone()), State::Going);
     }
 
-    fn set_state(&self, record: &Record, state: State) {
+    pub(crate) fn set_state(&self, record: &Record, state: State) {
         let _lock = self.lock();
         record.set_state(state);
     }
 
     /// Removes what a failed load has left. References that its code has kept keep the mapping
     /// (L3), which is added to `error`.
-    fn clear_away(&self, record: &Arc<Record>, error: Error) -> Error {
-        let mut error = error;
+    pub(crate) fn clear_away(&self, record: &Arc<Record>, error: Error) -> Error {
         // What was never COMING stays out of sight until it is out of the table.
         if record.state() != State::Unformed {
             self.set_state(record, State::Going);
@@ -243,33 +363,33 @@ impl Registry {
         record.put_of_load();
         let closed = record.close();
         // Another load may look at what it is bound to just now, with a reference.
-        let moment = asleep(Some(Duration::from_millis(10)));
-        let is_free = closed && record.counter.finish_with(moment);
-        if is_free {
-            self.close(record);
+        let mut moment = asleep(Some(Duration::from_millis(10)));
+        let released = closed && record.counter.finish_with(&mut moment);
+        let ended = released && self.threads_end(record, Some(&mut moment));
+        let left = Left { released, closed, exit: false, unloaded: false, unproven: false };
+        let stays = if ended {
+            match self.end(record, left, None) {
+                Unloaded::Resident(
+                    why @ (Residency::Present { .. } | Residency::Postponed { .. }),
+                ) => format!("for now: {why}"),
+                _ => return error,
+            }
         } else {
-            let why = match closed {
-                true => format!(
-                    "{error}; somebody has kept {} to it, so its mapping stays until that is given back",
-                    references(record.held())
-                ),
-                false => format!(
-                    "{error}; its mapping stays until its counter can be released, for which a \
-                     sandbox has to allow membarrier"
-                ),
-            };
-            warn(&why);
-            error = Error::new(error.errno(), why);
-        }
-        let mut inner = self.lock();
-        self.unlist(&mut inner, record);
-        if is_free {
-            inner.lives.set_gone(record);
-        } else {
-            let left = Left { closed, exit: false, unloaded: false };
+            let mut inner = self.lock();
+            self.unlist(&mut inner, record);
             inner.lives.set(record, Life::Left(left));
-        }
-        self.load_has_ended(&mut inner);
-        error
+            self.has_changed(&mut inner);
+            if released {
+                format!("until {} has ended, which it has started", record.threads.first())
+            } else if closed {
+                format!("until somebody gives {} to it back", references(record.held()))
+            } else {
+                "until its counter can be released, for which a sandbox has to allow membarrier"
+                    .to_owned()
+            }
+        };
+        let why = format!("{error}; the mapping of '{}' stays {stays}", record.name());
+        warn(&why);
+        Error::new(error.errno(), why)
     }
 }

@@ -1,86 +1,23 @@
-//! Threads of modules: the reference that a thread runs under is given back when the thread
-//! cannot be in the module's code any more.
-//!
-//! A thread's stack unwinds through the code that started it, its C++ thread-locals have
-//! destructors, and so have its thread-specific values (pthread_key_create). All of that may be
-//! the module's code, and all of it runs after the start function has returned, or
-//! pthread_exit was called. So the put is itself the destructor of a thread-specific value: the
-//! last to run, because it asks for its turn again until the C library asks no more.
+//! Threads of modules: a thread that a module starts keeps the module's code mapped until it has
+//! ended, and does not keep it in service. The exit function tells it to end; then the host waits.
 
+use crate::Counter;
 use crate::host::error::{Error, errno_text};
-use crate::host::registry::module::{Module, Reference};
+use crate::host::registry::ends::{self, Threads};
+use crate::host::registry::fork;
+use crate::host::registry::module::Module;
 use crate::host::registry::record::Record;
 use crate::misuse::Caller;
-use std::ffi::{c_int, c_uint, c_void};
-use std::ptr;
-use std::sync::OnceLock;
+use crate::tool;
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 /// A thread's start function, as in pthread_create(3).
 pub type Start = unsafe extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 
-/// What a thread gives back at its end.
-struct AtExit {
-    references: Vec<Reference>,
-    /// How many times the destructor has had its turn.
-    turns: c_uint,
-    /// The module the thread was started for, until that reference has been given up by
-    /// `put_and_exit`.
-    started_for: *const Record,
-}
-
-/// `PTHREAD_DESTRUCTOR_ITERATIONS` of glibc and musl.
-const TURNS: c_uint = 4;
-
-/// The key of the thread-specific value, or why there is none.
-fn key() -> Result<libc::pthread_key_t, c_int> {
-    static KEY: OnceLock<Result<libc::pthread_key_t, c_int>> = OnceLock::new();
-    *KEY.get_or_init(|| {
-        let mut key = 0;
-        // SAFETY: the destructor stays, as this library does.
-        match unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } {
-            0 => Ok(key),
-            errno => Err(errno),
-        }
-    })
-}
-
-unsafe extern "C" fn at_exit(value: *mut c_void) {
-    let at_exit = value.cast::<AtExit>();
-    // SAFETY: what `set` has stored; this thread alone has it.
-    unsafe {
-        (*at_exit).turns += 1;
-        if (*at_exit).turns < TURNS
-            && key().is_ok_and(|key| libc::pthread_setspecific(key, value) == 0)
-        {
-            return;
-        }
-        // The puts: from here on the thread is in this library and in the C library alone.
-        drop(Box::from_raw(at_exit));
-    }
-}
-
-/// This thread's value, made if there is none.
-fn this_thread() -> Result<&'static mut AtExit, c_int> {
-    let key = key()?;
-    // SAFETY: the key's values are AtExit in a Box, or null; nobody else borrows this thread's.
-    unsafe {
-        let mut value = libc::pthread_getspecific(key).cast::<AtExit>();
-        if value.is_null() {
-            let new = AtExit { references: Vec::new(), turns: 0, started_for: ptr::null() };
-            value = Box::into_raw(Box::new(new));
-            let errno = libc::pthread_setspecific(key, value.cast());
-            if errno != 0 {
-                drop(Box::from_raw(value));
-                return Err(errno);
-            }
-        }
-        Ok(&mut *value)
-    }
-}
-
 /// What a new thread is given.
 struct Beginning {
-    module: Reference,
+    threads: Arc<Threads>,
     start: Start,
     argument: *mut c_void,
 }
@@ -90,25 +27,18 @@ extern "C-unwind" fn begin(beginning: *mut c_void) -> *mut c_void {
     // pthread_exit and cancellation unwind through it.
     let (start, argument) = {
         // SAFETY: the box that `create` has made for this thread.
-        let Beginning { module, start, argument } =
+        let Beginning { threads, start, argument } =
             *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
-        match this_thread() {
-            Ok(at_exit) => {
-                at_exit.started_for = module.record_ptr();
-                at_exit.references.push(module);
-            }
-            Err(_) => {
-                // No memory for a word of our own: the module stays for ever, which is safe.
-                std::mem::forget(module);
-            }
-        }
+        // If there is no memory for it, the module stays for ever, which is safe.
+        let _ = ends::belongs_to(threads);
         (start, argument)
     };
     // SAFETY: the caller of `create` has promised it.
     unsafe { start(argument) }
 }
 
-/// Starts a thread that runs `start(argument)` and holds `module` until it has ended.
+/// Starts a thread that runs `start(argument)`, and keeps the code of `module` mapped until it has
+/// ended.
 ///
 /// # Safety
 ///
@@ -122,46 +52,70 @@ pub unsafe fn create(
     start: Start,
     argument: *mut c_void,
 ) -> Result<(), Error> {
-    let failed = |errno: c_int| {
-        let why = errno_text(errno);
-        Error::new(errno, format!("no thread of module '{}' was started: {why}", module.name()))
-    };
-    key().map_err(failed)?;
-    // Not this thread's: the new one takes it over.
-    let Some(reference) = module.try_get_by(Caller::UNKNOWN) else {
+    let name = module.name();
+    // While we hold it nobody has begun to wait for its threads.
+    let Some(_held) = module.try_get_by(Caller::UNKNOWN) else {
         return Err(Error::new(
             libc::ENODEV,
-            format!("no thread of module '{}' was started: it is being unloaded", module.name()),
+            format!("no thread of module '{name}' was started: it is being unloaded"),
         ));
     };
-    let beginning = Box::into_raw(Box::new(Beginning { module: reference, start, argument }));
+    let threads = module.0.threads.clone();
+    threads.one_more();
+    let beginning = Box::into_raw(Box::new(Beginning { threads, start, argument }));
     // SAFETY: the two types differ in whether they may unwind, which pthread_create allows:
     // pthread_exit does.
     let begin =
         unsafe { std::mem::transmute::<Start, extern "C" fn(*mut c_void) -> *mut c_void>(begin) };
     // SAFETY: the caller's promise.
-    let errno = unsafe { libc::pthread_create(thread, attributes, begin, beginning.cast()) };
+    let errno = tool::outside(|| unsafe {
+        libc::pthread_create(thread, attributes, begin, beginning.cast())
+    });
     if errno != 0 {
         // SAFETY: no thread has taken it over.
         drop(unsafe { Box::from_raw(beginning) });
-        return Err(failed(errno));
+        module.0.threads.one_less();
+        let why = errno_text(errno);
+        return Err(Error::new(errno, format!("no thread of module '{name}' was started: {why}")));
     }
     Ok(())
 }
 
-/// Has this thread give back, at its end, a reference that it holds. In a thread that `create`
-/// has started for the same module that is, at first, the one that it was started with.
+/// Has a reference given back that the caller holds, once this thread has ended: no code but the
+/// library's and the C library's runs in it any more. `Err` is an errno, and leaves the reference to
+/// the caller.
+///
+/// # Safety
+///
+/// The caller has such a reference on `counter`, which becomes ours.
+#[doc(hidden)]
+pub unsafe fn put_counter_at_exit(counter: *const Counter) -> Result<(), c_int> {
+    unsafe fn put(counter: *const c_void) {
+        // SAFETY: the reference keeps the counter, and is ours.
+        unsafe { (*counter.cast::<Counter>()).put(Caller::UNKNOWN) };
+    }
+    fork::prepare();
+    // SAFETY: a reference may be put by any thread.
+    unsafe { ends::put_at_end(put, counter.cast()) }
+}
+
+/// The same for a module.
 ///
 /// # Safety
 ///
 /// The caller has such a reference on `record`, which becomes ours.
 #[doc(hidden)]
-pub unsafe fn put_at_exit(record: *const Record) {
-    match this_thread() {
-        Ok(at_exit) if at_exit.started_for == record => at_exit.started_for = ptr::null(),
-        // SAFETY: the caller's promise.
-        Ok(at_exit) => at_exit.references.push(unsafe { Reference::from_raw(record) }),
-        // No memory for it: the module stays for ever, which is safe.
-        Err(_) => {}
+pub unsafe fn put_at_exit(record: *const Record) -> Result<(), c_int> {
+    unsafe fn put(record: *const c_void) {
+        // SAFETY: the reference keeps the record, and is ours.
+        unsafe { (*record.cast::<Record>()).put() };
     }
+    // SAFETY: as above. The module's host has prepared for forks.
+    unsafe { ends::put_at_end(put, record.cast()) }
+}
+
+/// Whether this thread was started for that module.
+#[doc(hidden)]
+pub fn is_of(record: &Record) -> bool {
+    record.threads.has_this()
 }

@@ -1,64 +1,75 @@
 //! A fork must not leave a host's lock held for ever in the child.
 //!
-//! The lock is held for moments, so the forking thread takes the locks of all hosts, and both
-//! sides let go of them. What other threads were in the middle of, a load or a drain, stays in
-//! the middle in the child: nothing is released wrongly, and who asks is told (`EBUSY`).
+//! Each lock is held for moments, so the forking thread takes all of them, in their order, and both
+//! processes release them. A load or a drain that another thread was in the middle of stays unfinished in
+//! the child: nothing is released wrongly, and calls for that module return `EBUSY`.
 
-use super::notify::Entries;
-use super::{Inner, Registry, prepare_thread};
+use super::{Registry, ends, opening, track, waits};
+use crate::host::gate;
+use crate::host::locks::hold;
+use crate::host::object::{linked, locals, open, stale};
+use crate::host::tombstone;
+use std::any::Any;
 use std::cell::UnsafeCell;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::mem;
+use std::sync::{Arc, Mutex, Once, Weak};
 
-type Hosts = Vec<Weak<Registry>>;
+static HOSTS: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
 
-static HOSTS: Mutex<Hosts> = Mutex::new(Vec::new());
+/// What the forking thread holds: the guards of the locks, and then the hosts that some of these are in.
+struct HeldByFork(UnsafeCell<Vec<Box<dyn Any>>>);
 
-/// The locks that a fork under way holds.
-struct LocksOfFork(UnsafeCell<Option<Locks>>);
+// SAFETY: only the thread that holds the locks looks inside.
+unsafe impl Sync for HeldByFork {}
 
-struct Locks {
-    /// Before their owners below, which is the order they are dropped in.
-    _hosts: Vec<MutexGuard<'static, Inner>>,
-    _chains: Vec<Entries<'static>>,
-    _owners: Vec<Arc<Registry>>,
-    _registry: MutexGuard<'static, Hosts>,
-}
+static HELD: HeldByFork = HeldByFork(UnsafeCell::new(Vec::new()));
 
-// SAFETY: only the thread that holds `HOSTS` looks inside.
-unsafe impl Sync for LocksOfFork {}
-
-static HELD: LocksOfFork = LocksOfFork(UnsafeCell::new(None));
-
-/// Has forks leave `host` in order.
-pub(crate) fn register(host: &Arc<Registry>) {
+/// Makes forks leave hosts, and the list of ending threads, in order.
+pub(crate) fn prepare() {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| {
         // SAFETY: the handlers stay, as this library does. Without memory for them, forks
         // are as they would be without this file.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after_in_child)) };
     });
-    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+}
+
+/// Makes forks leave `host` in order.
+pub(crate) fn register(host: &Arc<Registry>) {
+    prepare();
+    let mut hosts = hold(&HOSTS);
     hosts.retain(|host| host.strong_count() > 0);
     hosts.push(Arc::downgrade(host));
 }
 
 unsafe extern "C" fn before() {
-    prepare_thread();
-    let registry = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held: Vec<Box<dyn Any>> = Vec::new();
+    macro_rules! hold_all {
+        ($($lock:expr),+) => { $(held.push(Box::new(hold(&$lock)));)+ };
+    }
+    hold_all![linked::BROUGHT, open::KNOWN, stale::SEEN, linked::NAMES];
+    let registry = hold(&HOSTS);
     let owners: Vec<_> = registry.iter().filter_map(Weak::upgrade).collect();
-    // SAFETY: the owner stays in `Locks` for longer than its locks.
+    // SAFETY: the owners stay in `HELD` for longer than their locks.
     let all = || owners.iter().map(|host| -> &'static Registry { unsafe { &*Arc::as_ptr(host) } });
     // All of the one kind before all of the other, which is the order everywhere.
-    let chains = all().map(|host| host.chain.lock()).collect();
-    let hosts = all().map(|host| host.lock()).collect();
-    // SAFETY: we hold HOSTS, and will until `after`.
-    unsafe {
-        *HELD.0.get() =
-            Some(Locks { _hosts: hosts, _chains: chains, _owners: owners, _registry: registry })
-    };
+    all().for_each(|host| held.push(Box::new(host.chain.lock())));
+    all().for_each(|host| held.push(Box::new(host.lock())));
+    hold_all![gate::GATES, tombstone::WRITERS, ends::LIST, locals::LOCALS];
+    hold_all![opening::OPENER, track::LOCK, waits::WAITS];
+    held.push(Box::new(registry));
+    held.push(Box::new(owners));
+    // SAFETY: we hold the locks, and will until `after`.
+    unsafe { *HELD.0.get() = held };
 }
 
 unsafe extern "C" fn after() {
-    // SAFETY: this thread, in either process, has held HOSTS since `before`.
-    drop(unsafe { (*HELD.0.get()).take() });
+    // SAFETY: this thread, in either process, has held the locks since `before`.
+    drop(mem::take(unsafe { &mut *HELD.0.get() }));
+}
+
+unsafe extern "C" fn after_in_child() {
+    // SAFETY: the same contract.
+    unsafe { after() };
+    locals::after_fork();
 }

@@ -1,62 +1,116 @@
 //! Where modules are on their way in and out.
 
 use super::record::{Record, State};
-use super::{ThreadId, this_thread_id};
+use super::waits::ThreadId;
 use crate::Drain;
+use crate::host::object::resident::Residency;
+use crate::host::presence::Going;
 use std::mem;
-use std::process;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a thread, or an event loop, is doing with a module. A module that is in service is in the
-/// table and has none; one that is gone has none, and is not in the table.
+/// What a thread, or an event loop, is doing with a module. A module in service has none, and is in the
+/// table; a module that is gone has none, and is not in the table.
 pub(crate) enum Life {
-    /// A thread loads it. It is UNFORMED, COMING, or, if that has failed, GOING. It is in the
+    /// A thread is loading it. It is UNFORMED, COMING, or, if the load has failed, GOING. It is in the
     /// table, unless it is a replacement.
     Loading(Loading),
-    /// A thread waits for its last reference. GOING, like all that follow, and in the table.
-    Draining,
-    /// An event loop waits for its last reference. Whoever takes the handle out of this ends the
-    /// unload, or puts it back.
+    /// A thread looks whether it is held, and unloads it if not. It is LIVE meanwhile.
+    Trying(ThreadId),
+    /// A thread is waiting for its last reference, or, once that is gone, is starting its replacement. It is
+    /// GOING, as in all states below, and in the table.
+    Draining(ThreadId),
+    /// An event loop is waiting for its last reference. The thread that takes the handle out of this ends the
+    /// unload, or puts the handle back.
     Begun(Box<Drain>),
-    /// A thread runs its exit function and closes it, or waits until nobody holds what it has
+    /// A thread is running its exit function and closing it, or is waiting until nobody holds what it has
     /// replaced.
     Ending {
         /// For the list: it may be held.
         forced: bool,
+        by: ThreadId,
     },
     /// It is out of the table, and its code stays for those who hold it.
     Left(Left),
+    /// It is out of the table, nobody holds it, its exit function has run, and its code stays for
+    /// those who were found in it.
+    Found(Left, Found),
+}
+
+impl Life {
+    /// The thread that is doing this. (The words of a load tell more.)
+    pub(crate) fn thread(&self) -> Option<ThreadId> {
+        match self {
+            Self::Loading(loading) => Some(loading.thread),
+            Self::Trying(by) | Self::Draining(by) | Self::Ending { by, .. } => Some(*by),
+            Self::Begun(_) | Self::Left(_) | Self::Found(..) => None,
+        }
+    }
+}
+
+impl Life {
+    /// Why the code of a module that is out of the table is still mapped.
+    pub(crate) fn residency(&self, record: &Record) -> Residency {
+        match self {
+            Self::Found(_, found) => Residency::Present { found: found.lines.clone() },
+            Self::Left(Left { released: true, .. }) => match record.threads.running() {
+                0 => match record.awaited_for_locals() {
+                    none if none.is_empty() => Residency::Postponed {
+                        why: "the dynamic linker could not be had".to_owned(),
+                    },
+                    threads => Residency::ThreadLocals { threads },
+                },
+                running => Residency::Threads { first: record.threads.first(), running },
+            },
+            _ => Residency::Held { references: record.held() },
+        }
+    }
 }
 
 /// A load that is under way.
 pub(crate) struct Loading {
     pub(super) thread: ThreadId,
-    pub(super) process: u32,
     pub(super) since: Instant,
+    /// The common number of replacements that are loaded together: they may be bound to each other before any
+    /// of them is in service.
+    set: Option<u64>,
 }
 
 impl Loading {
-    pub(super) fn begin() -> Self {
-        Self { thread: this_thread_id(), process: process::id(), since: Instant::now() }
+    pub(crate) fn begin() -> Self {
+        Self { thread: ThreadId::this(), since: Instant::now(), set: None }
     }
 }
 
-/// How a module was left to its holders.
+/// How a module was left to its holders, or to its threads.
 pub(crate) struct Left {
+    /// Nobody holds it. Threads of its own are left, or its object has yet to be closed.
+    pub(crate) released: bool,
     /// Whether its counter is closed. Not if membarrier was refused; the next look tries again.
     pub(crate) closed: bool,
     /// Its exit function is still to be run.
     pub(crate) exit: bool,
     /// It was in service once: the record of what was unloaded last takes it up.
     pub(crate) unloaded: bool,
+    /// Its object is to be closed without a look for who stands in it.
+    pub(crate) unproven: bool,
+}
+
+/// The findings of a look at a module.
+pub(crate) struct Found {
+    /// A line each.
+    pub(crate) lines: Vec<String>,
+    pub(crate) going: Going,
 }
 
 impl Left {
-    /// Whether the last holder has left; then the module is the caller's to end.
+    /// Whether the last holder has left, the last thread has ended, and threads have run the destructors of
+    /// their thread-locals. Then the caller ends the module.
+    /// (It is the exit function, if that is still to be run, that tells threads to end.)
     fn is_free(&mut self, record: &Record) -> bool {
-        self.closed = self.closed || record.close();
-        self.closed && record.counter.try_finish()
+        self.released = self.released || self.closed && record.counter.try_finish();
+        self.released
+            && (self.exit || record.threads.running() == 0 && !record.locals_are_awaited())
     }
 }
 
@@ -76,7 +130,7 @@ impl Lives {
     /// Begins or changes a life.
     pub(crate) fn set(&mut self, record: &Arc<Record>, life: Life) {
         self.remove(record);
-        if !matches!(life, Life::Loading(_)) {
+        if !matches!(life, Life::Loading(_) | Life::Trying(_)) {
             record.set_state(State::Going);
         }
         self.0.push((record.clone(), life));
@@ -87,7 +141,7 @@ impl Lives {
     pub(crate) fn take_begun(&mut self, record: &Arc<Record>) -> Option<Box<Drain>> {
         let at = self.at(record)?;
         match &mut self.0[at].1 {
-            life @ Life::Begun(_) => match mem::replace(life, Life::Draining) {
+            life @ Life::Begun(_) => match mem::replace(life, Life::Draining(ThreadId::this())) {
                 Life::Begun(handle) => Some(handle),
                 _ => unreachable!("looked at just now"),
             },
@@ -124,10 +178,62 @@ impl Lives {
         })
     }
 
+    /// Whether the load of `user`, which is bound to `provider`, has to wait for that. What an init function
+    /// of a set loads is none of the set: it would stay if that is undone.
+    pub(crate) fn is_coming(&self, user: &Record, provider: &Record) -> bool {
+        let set = |record| self.loading(record).map(|loading| loading.set);
+        set(provider).is_some_and(|of| of.is_none() || set(user) != Some(of))
+    }
+
+    /// These are loaded together.
+    pub(crate) fn load_together(&mut self, records: &[Arc<Record>]) {
+        let number = records.first().map(|record| record.serial);
+        for (record, life) in &mut self.0 {
+            if let (true, Life::Loading(loading)) = (records.contains(record), life) {
+                loading.set = number;
+            }
+        }
+    }
+
     pub(super) fn loading(&self, record: &Record) -> Option<&Loading> {
         match self.of(record) {
             Some(Life::Loading(loading)) => Some(loading),
             _ => None,
+        }
+    }
+
+    /// Takes up one that stays because of somebody, so that no other thread ends it.
+    pub(crate) fn take_staying(&mut self, record: &Record) -> Option<Life> {
+        let life = self.at(record).map(|at| &mut self.0[at].1)?;
+        let ending = Life::Ending { forced: false, by: ThreadId::this() };
+        matches!(life, Life::Left(_) | Life::Found(..)).then(|| mem::replace(life, ending))
+    }
+
+    /// Takes up all that stay for those who were found in them.
+    pub(crate) fn take_found(&mut self) -> (Vec<(Arc<Record>, Left)>, Vec<Going>) {
+        let is_found = |(record, life): &(Arc<Record>, Life)| {
+            matches!(life, Life::Found(..)).then(|| record.clone())
+        };
+        let found: Vec<_> = self.0.iter().filter_map(is_found).collect();
+        let taken = found.into_iter().map(|record| match self.take_staying(&record) {
+            Some(Life::Found(left, found)) => ((record, left), found.going),
+            _ => unreachable!("looked at just now"),
+        });
+        taken.unzip()
+    }
+
+    /// The modules that were left to their holders, or to their threads, in such a way.
+    pub(crate) fn left(&self, how: impl Fn(&Left) -> bool) -> Vec<Arc<Record>> {
+        let is_so = |life: &Life| matches!(life, Life::Left(left) if how(left));
+        self.0.iter().filter(|(_, life)| is_so(life)).map(|(record, _)| record.clone()).collect()
+    }
+
+    /// The counter of a module that was left to its holders is closed by now.
+    pub(crate) fn set_closed(&mut self, record: &Record) {
+        if let Some(at) = self.at(record) {
+            if let Life::Left(left) = &mut self.0[at].1 {
+                left.closed = true;
+            }
         }
     }
 
@@ -138,7 +244,7 @@ impl Lives {
             _ => false,
         })?;
         let (record, life) = self.0.remove(at);
-        self.set(&record, Life::Ending { forced: false });
+        self.set(&record, Life::Ending { forced: false, by: ThreadId::this() });
         let Life::Left(left) = life else { unreachable!("found as such") };
         Some((record, left))
     }

@@ -1,68 +1,78 @@
 //! What a host knows: its table, its lock, and what that guards.
 
-mod fork;
+pub(crate) mod ends;
+pub(crate) mod fork;
 pub(crate) mod life;
-mod list;
+pub(crate) mod list;
 pub(crate) mod module;
 pub(crate) mod name;
 pub(crate) mod notify;
+pub(crate) mod opening;
 pub(crate) mod record;
 mod table;
+pub(crate) mod track;
+pub(crate) mod waits;
 
-use super::error::{Error, error};
-use super::object::linked::{Linked, Place};
+use super::error::{Error, Seconds, error};
+use super::gate::Gate;
+use super::locks::hold;
+use super::object::linked::Linked;
 use super::object::resident::Unloaded;
+use super::tombstone::{self, AfterUnload};
+use crate::counter::published::{Published, Reading, Writer};
 use crate::misuse::Caller;
-use arc_swap::ArcSwap;
 use life::{Life, Lives, Loading};
+use list::Resident;
 use module::{Module, Reference};
 use name::NAME_LEN;
 use notify::Chain;
+use opening::Opening;
 use record::{How, Loaded, Record, State};
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::fmt;
-use std::path::Path;
-use std::process;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use table::Table;
-
-/// Which thread it is, among those that live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ThreadId(libc::pthread_t);
-
-/// Not Rust's, which a thread no longer has when its last destructors run.
-pub(crate) fn this_thread_id() -> ThreadId {
-    // SAFETY: has no requirements.
-    ThreadId(unsafe { libc::pthread_self() })
-}
+use waits::{ThreadId, Waiting, Why};
 
 /// What a host is made of. C's `struct module_host` is this.
 pub struct Registry {
-    /// Written under the lock alone.
-    table: ArcSwap<Table>,
+    table: Published<Table>,
     inner: Mutex<Inner>,
     /// A load has ended, in one way or the other.
     changed: Condvar,
     pub(crate) chain: Chain,
+    /// An [`AfterUnload`].
+    after_unload: AtomicU32,
 }
 
 /// What the lock guards, beside the writing of the table, of states and of links. It is
 /// never held while code of a module or of a notifier runs.
-#[derive(Default)]
 pub(crate) struct Inner {
     serial: u64,
+    /// The right to write the table.
+    writer: Writer,
     /// What is done with those that are not simply in service.
     pub(crate) lives: Lives,
-    /// Threads that wait for the end of somebody's load.
-    waiting: Vec<(ThreadId, Arc<Record>)>,
     /// What `symbol_get` has given out and nobody has given back.
     pub(crate) symbols: Vec<Given>,
+    /// The gates that lead to whichever module has a name, by that, by the symbol, and by what a refused
+    /// call returns.
+    pub(crate) following: HashMap<String, HashMap<String, HashMap<usize, Gate>>>,
     pub(crate) last_unloaded: Option<LastUnloaded>,
+    /// Where modules are looked for that are asked for by name, if that was set.
+    pub(crate) search: Option<Vec<PathBuf>>,
+    /// How many bytes of residents there may be for a load to be let in, if that was set.
+    pub(crate) most_resident: Option<usize>,
     /// An unload was forced.
     pub(crate) tainted: bool,
+    /// The modules whose objects are open.
+    pub(crate) objects: HashMap<Linked, Arc<Record>>,
     /// Unloaded, their exit functions run, and still in memory: not to be depended on.
-    pub(crate) residents: HashMap<Linked, (String, Place)>,
+    pub(crate) residents: HashMap<Linked, Resident>,
 }
 
 /// What `symbol_get` has given out.
@@ -90,52 +100,80 @@ impl fmt::Display for LastUnloaded {
     }
 }
 
-/// A thread's first look at any table registers a thread-local with the C library, which takes
-/// the dynamic linker's lock. Whoever has that may be waiting for a lock of ours (H6): so this
-/// comes before those.
-pub(crate) fn prepare_thread() {
-    // Not of (): where an Arc of nothing points, behind its counts, leak checkers do not look.
-    static ANY: LazyLock<ArcSwap<bool>> = LazyLock::new(ArcSwap::default);
-    drop(ANY.load());
-}
-
 impl Registry {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        prepare_thread();
-        // Nothing under the lock panics half-way; see H3.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.inner)
     }
 
     /// A host without modules.
     pub(crate) fn new() -> Arc<Self> {
         Linked::prepare();
+        let (table, writer) = Published::new(Table::default());
+        let inner = Inner {
+            serial: 0,
+            writer,
+            lives: Lives::default(),
+            symbols: Vec::new(),
+            following: HashMap::new(),
+            last_unloaded: None,
+            most_resident: None,
+            tainted: false,
+            objects: HashMap::new(),
+            residents: HashMap::new(),
+            search: None,
+        };
         let registry = Arc::new(Self {
-            table: ArcSwap::from_pointee(Table::default()),
-            inner: Mutex::default(),
+            table,
+            inner: Mutex::new(inner),
             changed: Condvar::new(),
             chain: Chain::default(),
+            after_unload: AtomicU32::new(AfterUnload::by_environment() as u32),
         });
+        tombstone::reports_by_environment();
         fork::register(&registry);
         registry
     }
 
-    /// The module of that name, with a reference, without a lock.
+    pub(crate) fn after_unload(&self) -> AfterUnload {
+        // Relaxed, as in `set_after_unload`: whoever sets it while others unload has no order with them.
+        AfterUnload::of_number(self.after_unload.load(Relaxed)).expect("stored as one")
+    }
+
+    pub(crate) fn set_after_unload(&self, what: AfterUnload) {
+        self.after_unload.store(what as u32, Relaxed);
+    }
+
+    /// The module of that name, if it is live, with a reference. Without a lock.
     pub(crate) fn find_get(&self, name: &str, caller: Caller) -> Option<Reference> {
         let mut table = self.table();
         loop {
-            let record = table.visible(name)?;
+            let record = table.get(name)?;
             // H1 begins here: while the snapshot is held, so is the record.
-            if record.try_get(caller) {
+            if record.state() == State::Live && record.try_get(caller) {
                 // SAFETY: the reference was taken just now.
                 return Some(unsafe { Reference::from_raw(Arc::as_ptr(record)) });
             }
-            // It is going; or it was replaced between our two steps, and the one in its place
-            // was published before its door was shut. Each turn takes one replacement.
+            // It is not live, or was replaced between our two steps: then the one in its place was
+            // published before it was GOING or closed. Each turn takes one replacement.
             let now = self.table();
-            if now.visible(name).is_none_or(|now| now == record) {
+            if now.get(name).is_none_or(|now| now == record) {
                 return None;
             }
             table = now;
+        }
+    }
+
+    /// The module of that name, if it is live.
+    pub(crate) fn find(&self, name: &str) -> Option<Module> {
+        loop {
+            let record = self.table().get(name)?.clone();
+            if record.state() == State::Live {
+                return Some(Module(record));
+            }
+            // As in find_get().
+            if self.table().get(name) == Some(&record) {
+                return None;
+            }
         }
     }
 
@@ -156,31 +194,36 @@ impl Registry {
         self.table().newest_first().into_iter().cloned().map(Module).collect()
     }
 
-    /// `EBUSY` says what there is.
-    pub(crate) fn check_empty(&self) -> Result<(), Error> {
+    /// `EBUSY` says what there is, and how many.
+    pub(crate) fn check_empty(&self) -> Result<(), (usize, Error)> {
         let inner = self.lock();
         let table = self.table();
         let out = inner.lives.iter().filter(|(record, _)| table.get(record.name()) != Some(record));
-        // A replacement that is being made ready, or what was taken out while it was held.
-        let (new, held): (Vec<_>, Vec<_>) =
+        // A replacement that is being made ready, or what was taken out and stays for somebody.
+        let (new, left): (Vec<_>, Vec<_>) =
             out.partition(|(_, life)| matches!(life, Life::Loading(_)));
         let modules = table.len() + new.len();
-        if modules + held.len() == 0 {
+        if modules + left.len() == 0 {
             return Ok(());
         }
-        let first = table.iter().next().or(held.first().map(|(record, _)| record));
-        Err(error!(
-            libc::EBUSY,
-            "the host still has modules: {modules}, and {} that are unloaded and held{}; \
-                 unload them first, or let their holders finish",
-            held.len(),
-            first.map(|record| format!(" ('{}' is one)", record.name())).unwrap_or_default()
-        ))
+        let mut why = format!("the host still has modules: {modules}");
+        if let Some(first) = table.iter().next() {
+            why.push_str(&format!(" ('{}' is one), which have to be unloaded first", first.name()));
+        }
+        if let Some((first, life)) = left.first() {
+            why.push_str(&format!(
+                ", and {} that are unloaded, of which '{}' is still mapped: {}",
+                left.len(),
+                first.name(),
+                life.residency(first)
+            ));
+        }
+        Err((modules + left.len(), Error::new(libc::EBUSY, why)))
     }
 
     /// The table as it is now.
-    pub(crate) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
-        self.table.load()
+    pub(crate) fn table(&self) -> Reading<'_, Table> {
+        self.table.read()
     }
 
     /// A new record, with which this thread begins a load.
@@ -198,22 +241,71 @@ impl Registry {
         Ok(record)
     }
 
-    /// Tells those who wait that a load has ended, which the lock says already.
-    pub(crate) fn load_has_ended(&self, _lock: &mut Inner) {
+    /// Tells those who wait that a load or an unload has ended, which the lock says already.
+    pub(crate) fn has_changed(&self, _lock: &mut Inner) {
+        waits::has_come();
         self.changed.notify_all();
     }
 
-    /// Puts a module into the table, in the place of whatever has its name. The lock is the proof
-    /// that nobody else writes the table.
-    pub(crate) fn enlist(&self, _lock: &mut Inner, record: &Arc<Record>) {
-        self.table.store(Arc::new(self.table().with(record)));
+    /// Waits for that, or for a moment. `EDEADLK` if `thread`, which is at the module, cannot be waited
+    /// for, and `ETIMEDOUT` after the deadline.
+    pub(crate) fn wait_for_change(
+        &self,
+        inner: MutexGuard<'_, Inner>,
+        thread: ThreadId,
+        name: &str,
+        waiting: &mut Waiting,
+    ) -> Result<(), Error> {
+        let turn = match Opening::is_mine() {
+            true => Err(Why::Deadlock),
+            false => waiting.turn(&self.changed, inner, thread).map(drop),
+        };
+        let what = format!("module '{name}' is being loaded, unloaded or replaced");
+        turn.map_err(|why| match why {
+            Why::Deadlock => deadlock(&what, thread),
+            Why::TimeIsUp => {
+                error!(libc::ETIMEDOUT, "{what} by a thread, and was when the time was up")
+            }
+        })
+    }
+
+    /// The module whose object is at that address, with a reference, which succeeds as long as
+    /// somebody holds one. Those that are in the table are found without a lock.
+    pub(crate) fn get_by_address(
+        &self,
+        address: *const c_void,
+        caller: Caller,
+    ) -> Option<Reference> {
+        let get = |record: &Arc<Record>| {
+            let got = record.has_code(address) && record.get_if_held(caller);
+            // SAFETY: the reference was taken just now.
+            got.then(|| unsafe { Reference::from_raw(Arc::as_ptr(record)) })
+        };
+        // H1 begins here, as in find_get().
+        let found = self.table().iter().find_map(get);
+        // The table is read no more when the lock is taken: whoever has that may write.
+        found.or_else(|| {
+            let out: Vec<_> = self.lock().lives.iter().map(|(record, _)| record.clone()).collect();
+            // Without the lock: a get may find a misuse, and report it.
+            out.iter().find_map(get)
+        })
+    }
+
+    /// Puts modules into the table, in one step, in the place of whatever has their names.
+    pub(crate) fn enlist(&self, inner: &mut Inner, records: &[Arc<Record>]) {
+        let next = self.table().with(records);
+        self.table.write(&mut inner.writer, next);
     }
 
     /// Takes a module out of the table, if it is in it.
-    pub(crate) fn unlist(&self, _lock: &mut Inner, record: &Record) {
-        if self.table().get(record.name()).is_some_and(|there| **there == *record) {
-            self.table.store(Arc::new(self.table().without(record)));
-        }
+    pub(crate) fn unlist(&self, inner: &mut Inner, record: &Record) {
+        let table = self.table();
+        let next = match table.get(record.name()) {
+            Some(there) if **there == *record => table.without(record),
+            _ => return,
+        };
+        drop(table);
+        self.table.write(&mut inner.writer, next);
     }
 
     /// Waits until nobody is loading `record`, for as long as `limit` says.
@@ -223,74 +315,45 @@ impl Registry {
         record: &Arc<Record>,
         limit: Option<Duration>,
     ) -> Result<MutexGuard<'a, Inner>, Error> {
-        let me = this_thread_id();
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut waiting = Waiting::until(limit.map(|limit| Instant::now() + limit));
         while let Some(loading) = inner.lives.loading(record) {
             let name = record.name();
-            if loading.process != process::id() {
-                return Err(error!(
-                    libc::EBUSY,
-                    "module '{name}' was being loaded when this process forked, by a thread that is not here"
-                ));
+            if loading.thread.is_left_behind() {
+                return Err(inner.busy(record));
             }
-            if inner.would_wait_for(me, record) {
-                return Err(error!(
-                    libc::EDEADLK,
-                    "module '{name}' is waiting for this thread, which would wait for its load to end; let its init function return first"
-                ));
+            let thread = loading.thread;
+            let deadlock = || deadlock(&format!("module '{name}' is being loaded"), thread);
+            if Opening::is_mine() {
+                return Err(deadlock());
             }
-            let left = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return Err(inner.still_loading(record)),
-                left => left.unwrap_or(Duration::from_secs(3600)),
+            inner = match waiting.turn(&self.changed, inner, thread) {
+                Ok(inner) => inner,
+                Err(Why::Deadlock) => return Err(deadlock()),
+                Err(Why::TimeIsUp) => return Err(self.lock().busy(record)),
             };
-            inner.waiting.push((me, record.clone()));
-            inner =
-                self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-            let at = inner.waiting.iter().position(|(thread, _)| *thread == me);
-            inner.waiting.swap_remove(at.expect("pushed above"));
         }
         Ok(inner)
     }
 
     /// A load has its object open.
-    pub(crate) fn set_loaded(&self, record: &Record, loaded: Loaded) {
-        let _lock = self.lock();
+    pub(crate) fn set_loaded(&self, record: &Arc<Record>, loaded: Loaded) {
+        let mut inner = self.lock();
+        inner.objects.insert(loaded.object.linked, record.clone());
         record.set_loaded(loaded);
-        self.changed.notify_all();
-    }
-
-    /// Waits for loads that are opening an object of one of these names, other than `user`'s, or
-    /// until `deadline`. Says whether there were any.
-    pub(crate) fn wait_for_opening(
-        &self,
-        user: &Record,
-        names: &[Vec<u8>],
-        deadline: Instant,
-    ) -> bool {
-        let inner = self.lock();
-        let is_opening = |(record, loading): (&Arc<Record>, &Loading)| {
-            **record != *user
-                && loading.thread != this_thread_id()
-                && record.loaded().is_none()
-                && names.contains(&record.soname)
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !inner.lives.loads().any(is_opening) {
-            return false;
-        }
-        drop(self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner));
-        true
     }
 
     /// The module that an object of the dynamic linker's is, among all that are open.
-    pub(crate) fn owner(&self, inner: &Inner, linked: Linked) -> Option<Arc<Record>> {
-        let table = self.table();
-        table
-            .iter()
-            .chain(inner.lives.iter().map(|(record, _)| record))
-            .find(|record| record.loaded().is_some_and(|loaded| loaded.object.linked == linked))
-            .cloned()
+    pub(crate) fn owner(&self, linked: Linked) -> Option<Arc<Record>> {
+        self.lock().objects.get(&linked).cloned()
     }
+}
+
+/// For a wait for the end of what `thread` does.
+fn deadlock(what: &str, thread: ThreadId) -> Error {
+    if thread == ThreadId::this() {
+        return error!(libc::EDEADLK, "{what} by this very thread; let it return first");
+    }
+    Why::deadlock(&format!("{what} by a thread"))
 }
 
 impl Inner {
@@ -299,41 +362,31 @@ impl Inner {
         self.serial
     }
 
-    /// Whether `record`'s load waits, through however many others, for thread `me`.
-    fn would_wait_for(&self, me: ThreadId, record: &Arc<Record>) -> bool {
-        let mut record = record;
-        // At most as many steps as there are loads: a cycle would include us.
-        for _ in 0..=self.lives.loads().count() {
-            let Some(loading) = self.lives.loading(record) else { return false };
-            if loading.thread == me {
-                return true;
-            }
-            match self.waiting.iter().find(|(thread, _)| *thread == loading.thread) {
-                Some((_, next)) => record = next,
-                None => return false,
-            }
-        }
-        false
-    }
-
-    /// EBUSY for a module that is not live yet.
-    pub(crate) fn still_loading(&self, record: &Record) -> Error {
+    /// EBUSY for a module that is not in service, or may be taken out of it: what is done with it, and by whom.
+    pub(crate) fn busy(&self, record: &Record) -> Error {
         let name = record.name();
-        let Some(loading) = self.lives.loading(record) else {
-            return error!(libc::EBUSY, "module '{name}' is being loaded");
+        let Some(life) = self.lives.of(record) else {
+            return error!(libc::EBUSY, "module '{name}' is gone");
         };
-        let what =
-            if record.state() == State::Coming { "in its init function" } else { "being opened" };
-        let wait = if loading.thread == this_thread_id() {
-            "by this very thread; let it return first".to_owned()
-        } else if loading.process != process::id() {
-            "and the thread that loads it was left behind by fork".to_owned()
-        } else {
-            format!(
-                "since {:.1} s; it can be unloaded once that returns",
-                loading.since.elapsed().as_secs_f64()
-            )
+        let what = match (life, record.state()) {
+            (Life::Loading(_), State::Unformed) => "is being opened",
+            (Life::Loading(_), State::Coming) => "is in its init function",
+            (Life::Loading(_), _) => "is going, since it could not be loaded",
+            (Life::Left(_) | Life::Found(..), _) => "is unloaded, and still mapped",
+            _ => "is being unloaded or replaced",
         };
-        error!(libc::EBUSY, "module '{name}' is {what}, {wait}")
+        let by = match (life, life.thread()) {
+            (_, Some(by)) if by == ThreadId::this() => " by this very thread; let it return first",
+            (_, Some(by)) if by.is_left_behind() => {
+                " by a thread that is not here, since this process forked"
+            }
+            (_, Some(_)) => " by another thread",
+            (Life::Begun(_), None) => " since an unload was begun; finish or cancel that",
+            (_, None) => "",
+        };
+        let since = self.lives.loading(record).map_or(String::new(), |loading| {
+            format!(" (for {} so far)", Seconds(loading.since.elapsed()))
+        });
+        error!(libc::EBUSY, "module '{name}' {what}{since}{by}")
     }
 }

@@ -1,11 +1,40 @@
 //! What modules can be called.
 
 use crate::host::error::{Error, error};
+use std::borrow::Cow;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// The text that stands for a name of any bytes: what is not UTF-8 is written as in `caf\xe9`.
+#[doc(hidden)]
+pub fn of_bytes(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes
+            .utf8_chunks()
+            .map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii()))
+            .collect(),
+    }
+}
+
+/// The same for a lookup, without memory: `None` if no module can be called so.
+#[doc(hidden)]
+pub fn of_bytes_in<'a>(bytes: &'a [u8], room: &'a mut [u8; NAME_LEN]) -> Option<&'a str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Some(text);
+    }
+    let mut left = &mut room[..];
+    for chunk in bytes.utf8_chunks() {
+        write!(left, "{}{}", chunk.valid(), chunk.invalid().escape_ascii()).ok()?;
+    }
+    let len = NAME_LEN - left.len();
+    std::str::from_utf8(&room[..len]).ok()
+}
 
 /// The name that a file's module has if none is given: the file's, up to `.so`.
 pub(crate) fn of_file(path: &Path) -> Result<String, Error> {
-    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = of_bytes(path.file_name().unwrap_or_default().as_bytes());
     let end = [".so.", ".so"].iter().find_map(|ext| {
         let at = file.find(ext)?;
         (*ext == ".so." || at + ext.len() == file.len()).then_some(at)

@@ -46,10 +46,12 @@ impl Table {
         self.get(name).filter(|record| record.state() != State::Unformed)
     }
 
-    /// This table with `record` under its name, in the place of whatever was there.
-    pub(crate) fn with(&self, record: &Arc<Record>) -> Self {
+    /// This table with each record under its name, in the place of whatever was there.
+    pub(crate) fn with(&self, records: &[Arc<Record>]) -> Self {
         let mut table = self.clone();
-        table.modules.replace(Named(record.clone()));
+        for record in records {
+            table.modules.replace(Named(record.clone()));
+        }
         table
     }
 

@@ -1,34 +1,36 @@
 //! The memory of the slots.
 //!
-//! A chunk has one row of 64 KiB per CPU, and before the rows its own bookkeeping. Slot `n` of a
-//! chunk is the `n`th 8 bytes of every row. So the slots of many counters share a page, each row's
-//! pages are first touched by their CPU and lie in its memory, and no cache line is written by two
-//! CPUs. Untouched pages cost nothing.
+//! A chunk has rows of 64 KiB, and its bookkeeping before them. Slot `n` of a chunk is the `n`th 8 bytes
+//! of every row. No two running threads have the same row, so no two CPUs write to one cache line at
+//! once, and yet the slots of many counters share a page. Untouched pages cost nothing. If the kernel
+//! numbers threads (`mm_cid`), a process uses as many rows as it has threads running at once; if rows
+//! are CPUs, as many as it has run on.
 //!
-//! The first row begins at a multiple of 64 KiB. So the bookkeeping is found from the address of any
-//! slot of the first row, which is what a counter has, by the sequence and by every copy of the library
-//! in the process: none of them has to know what another one has found out about the CPUs.
+//! The first row begins at a multiple of 64 KiB. So every copy of the library in the process finds the
+//! bookkeeping from the address of a slot in the first row, which a counter has. No copy has to know
+//! what another one has found out about the CPUs.
 //!
-//! **A1, what counts is summed.** `used` is how many rows anybody may have added to. The sequence
-//! adds only to rows below it. A CPU beyond it counts in the word, and raises `used` if it has a
-//! row at all. `used` never falls. If an add to a row comes before a releaser's barrier, so does
-//! the step that raised `used` above that row, and the releaser, which reads `used` after the
-//! barrier, sums the row; if it comes after, the sequence finds the tag cleared (P1).
+//! **A1, what counts is summed.** A counter's second word has the address of its first slot and the
+//! number of rows that the counter uses. The sequence loads both at once, and adds only to rows below
+//! that number. A thread whose row is not below it counts in the word, and then raises two numbers for
+//! the next time, if there is such a row: first the chunk's `used`, which never falls, and then the
+//! counter's number. The releaser takes the number out of the second word in one step, and so sees a
+//! `used` that is at least as large. It sums that many rows.
 //!
-//! Chunks are never unmapped: a late reader of a sum finds memory.
+//! **A2, chunks stay.** They are never unmapped, so a late reader of a sum finds memory.
 
 use super::bitmap::Bitmap;
 use super::cpus::{self, STRIDE_SHIFT};
-use core::mem::{offset_of, size_of};
+use core::mem::size_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering::*};
 
 const STRIDE: usize = 1 << STRIDE_SHIFT;
 const SLOTS: usize = STRIDE / size_of::<AtomicI64>();
 
-/// What this and every other copy of the library makes of the memory. A copy that finds another
-/// number has met one with another layout.
-const LAYOUT: u64 = u64::from_ne_bytes(*b"modref 1");
+/// Identifies the layout of the memory. A copy of the library that finds another number has met a copy
+/// with another layout.
+const LAYOUT: u64 = u64::from_ne_bytes(*b"modref 2");
 
 /// A chunk's bookkeeping, which ends where its first row begins.
 #[repr(C)]
@@ -39,17 +41,11 @@ pub(super) struct Chunk {
     taken: Bitmap<{ SLOTS / 64 }>,
     /// How many rows there are.
     rows: u32,
-    /// What each get and put reads stands in a cache line of its own.
-    apart: [u32; 15],
-    /// How many of the rows may have been added to (A1). The sequence knows where this is.
+    /// How many of the rows threads may have added to (A1).
     used: AtomicU32,
-    end: u32,
 }
 
-const _: () =
-    assert!(size_of::<Chunk>() - offset_of!(Chunk, used) == 8, "the sequence has it as a number");
-
-/// The newest chunk. They stay for ever, so nobody needs to protect a walk.
+/// The newest chunk. Walking the list needs no protection, because chunks stay (A2).
 static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
 
 /// The chunks, newest first.
@@ -64,7 +60,7 @@ fn chunks() -> impl Iterator<Item = &'static Chunk> {
     })
 }
 
-/// The slot of CPU 0 of a counter's slots, or `None` if there is no memory.
+/// A counter's slot in the first row, or `None` if there is no memory.
 pub(super) fn allocate() -> Option<NonNull<AtomicI64>> {
     loop {
         if let Some(slot) = chunks().find_map(Chunk::take) {
@@ -74,14 +70,14 @@ pub(super) fn allocate() -> Option<NonNull<AtomicI64>> {
     }
 }
 
-/// Gives slots back. They keep what they add up to.
+/// Gives a counter's slots back. They keep their values (P2).
 pub(super) fn free(slot: NonNull<AtomicI64>) {
     let n = slot.addr().get() % STRIDE / size_of::<AtomicI64>();
     Chunk::of(slot).taken.free(n);
 }
 
 impl Chunk {
-    /// The one that these slots are in.
+    /// The chunk that this slot is in.
     pub(super) fn of(slot: NonNull<AtomicI64>) -> &'static Self {
         let first = slot.as_ptr().map_addr(|address| address & !(STRIDE - 1));
         // SAFETY: the bookkeeping ends there, and stays.
@@ -90,22 +86,26 @@ impl Chunk {
         chunk
     }
 
-    /// How many rows may have been added to.
+    /// How many rows threads may have added to.
     pub(super) fn used(&self) -> usize {
-        // Relaxed: the barrier has ordered it for those who need it exactly (A1).
+        // Relaxed: whoever needs it exactly has read the counter's second word first, which orders it (A1).
         self.used.load(Relaxed) as usize
     }
 
-    /// Has this CPU use its row, if it has one.
-    pub(super) fn widen(&self, cpu: u32) {
-        // A look first: every get reads this line. Relaxed: a number of its own; the barrier has
-        // ordered it for those who need it exactly (A1).
-        if cpu < self.rows && self.used.load(Relaxed) <= cpu {
-            self.used.fetch_max(cpu + 1, Relaxed);
+    /// Counts this row as used. False: there is no such row.
+    pub(super) fn widen(&self, row: u32) -> bool {
+        if row >= self.rows {
+            return false;
         }
+        // Relaxed: the step that follows, on the second word, publishes it (A1), also what another thread
+        // has raised. Nothing is written if it is enough. (A debugger that steps a thread through
+        // `fetch_max` on aarch64 never gets it out.)
+        let raised = |used| (used <= row).then_some(row + 1);
+        let _ = self.used.fetch_update(Relaxed, Relaxed, raised);
+        true
     }
 
-    /// The slot of CPU 0 of the first counter.
+    /// The slot of the first counter in the first row.
     fn first(&self) -> *mut AtomicI64 {
         ptr::from_ref(self).wrapping_add(1).cast_mut().cast()
     }
@@ -118,7 +118,7 @@ impl Chunk {
 /// Adds a chunk; `None` if there is no memory.
 fn grow() -> Option<()> {
     let rows = cpus::rows();
-    // One stride for the bookkeeping, and one for the first row to begin where it has to.
+    // One stride more for the bookkeeping, and one to align the first row.
     let length = (rows + 2) * STRIDE;
     // SAFETY: new anonymous memory, and nothing else of ours.
     let memory = unsafe {
@@ -136,8 +136,8 @@ fn grow() -> Option<()> {
     }
     let first = memory.map_addr(|address| (address + size_of::<Chunk>()).next_multiple_of(STRIDE));
     let chunk = first.wrapping_byte_sub(size_of::<Chunk>()).cast::<Chunk>();
-    // SAFETY: all of it is ours; a huge page would put the rows of several CPUs into one
-    // CPU's memory, so we ask for none, and an answer is not needed.
+    // SAFETY: all of it is ours. A huge page would put the rows of several CPUs into one CPU's memory,
+    // so we ask for none; if the kernel refuses that, it costs speed alone.
     unsafe {
         libc::madvise(memory, length, libc::MADV_NOHUGEPAGE);
         (*chunk).layout = LAYOUT;

@@ -1,12 +1,12 @@
 //! Which slots of a chunk are taken.
 //!
-//! Each step is one atomic one, so a fork in another thread finds no lock held. The models see this
-//! file too, as `models::bitmap`.
+//! Each step is one atomic operation, so a fork in another thread finds no lock held. The models include
+//! this file too, as `models::bitmap`.
 
 use crate::sync::Bits;
 use core::sync::atomic::Ordering::*;
 
-/// One bit for each of 64 times `N` slots. Other copies of the library use the same memory.
+/// One bit for each of `64 * N` slots. Other copies of the library use the same memory.
 #[repr(transparent)]
 pub(crate) struct Bitmap<const N: usize>([Bits; N]);
 
@@ -16,7 +16,7 @@ impl<const N: usize> Bitmap<N> {
         Self(core::array::from_fn(|_| Bits::new(0)))
     }
 
-    /// A slot, which is the caller's until it is freed; `None` if all are taken.
+    /// Takes a slot, which is the caller's until it frees it. `None`: all are taken.
     pub(crate) fn take(&self) -> Option<usize> {
         for (index, taken) in self.0.iter().enumerate() {
             // Relaxed: a guess; the step below decides.
@@ -35,7 +35,7 @@ impl<const N: usize> Bitmap<N> {
 
     /// Gives a slot back.
     pub(crate) fn free(&self, n: usize) {
-        // Release pairs with the Acquire of `take`: the next owner sees what this one did.
+        // Release pairs with the Acquire of `take`: the next owner sees what this owner did.
         self.0[n / 64].fetch_and(!(1 << (n % 64)), Release);
     }
 }

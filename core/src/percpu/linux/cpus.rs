@@ -1,28 +1,28 @@
-//! How many rows of slots there shall be: one for each CPU that this process may run on, as far as can
-//! be told.
+//! How many rows of slots to make: one for each CPU that this process may run on, as far as the system
+//! tells. No more threads than that run at the same time.
 //!
-//! It is a matter of speed alone. What is told may be wrong: a container shows what it likes
-//! below `/sys`, and a mask is widened later. A CPU whose number is beyond the rows counts in the
-//! word, because the sequence compares the two.
+//! The number matters for speed alone, and may be wrong: a container shows what it likes, and a mask may
+//! be widened later. The sequence compares its thread's row with the number of rows; a thread whose row
+//! does not exist counts in the word.
 
 use core::mem::size_of_val;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
-/// From the slot of one CPU to that of the next: 64 KiB, a whole number of pages on
-/// every system, so that each CPU's slots are in pages of their own.
+/// From one row to the next: 64 KiB, a whole number of pages on every system, so that each row's
+/// slots are in pages of their own.
 pub(super) const STRIDE_SHIFT: u32 = 16;
 
-/// As many as Linux can be built for (`NR_CPUS`).
+/// The most CPUs that Linux can be built for (`NR_CPUS`).
 const MOST: usize = 8192;
 
 static ROWS: AtomicUsize = AtomicUsize::new(0);
 
 pub(super) fn rows() -> usize {
-    // Relaxed: whoever makes slots has learned this first.
+    // Relaxed: the maker of slots has learned the number first.
     ROWS.load(Relaxed)
 }
 
-/// Looks at the CPUs: those that the C library knows of, and those of this thread's mask.
+/// Finds out about the CPUs: those that the C library knows of, and those in this thread's mask.
 pub(super) fn learn() -> bool {
     // SAFETY: no pointers.
     let configured = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) };

@@ -1,87 +1,41 @@
 //! The restartable sequence.
 //!
-//! The C library registers each thread's `struct rseq` and says where it is, relative
-//! to the thread pointer. Of that structure we read `cpu_id` and write `rseq_cs`.
+//! The C library, or `own`, registers each thread's `struct rseq`, which is at the same distance from
+//! each thread's pointer. Of that structure we write `rseq_cs`, and read `cpu_id` and the number of
+//! the row, which is `mm_cid` if the kernel has that, and otherwise `cpu_id`.
+//!
+//! No other thread of the process has a thread's `mm_cid` while the thread runs. It is smaller than the
+//! number of the process's threads, and than the number of CPUs that the process may run on, so memory
+//! and time for a sum are in proportion to what the process uses. It changes only when the thread is
+//! scheduled, as `cpu_id` does, and that aborts the sequence.
 //!
 //! Rules of the kernel's ABI that are easy to get wrong:
 //! - The start label is the instruction after the store to `rseq_cs`: a signal in a gap
 //!   between would clear the field, and the sequence would go on unprotected.
-//! - What the decision rests on, the CPU's number and the tag, is loaded inside.
+//! - The sequence itself loads what it decides by: the row, whether the thread is registered, and the
+//!   counter's second word.
 //! - The add is the last instruction before the end label.
 //! - The descriptor's version and flags are 0; the C library's signature stands right
 //!   before the abort label.
-//! - Every way out clears `rseq_cs`. The kernel follows the pointer at the next
-//!   preemption, and the code that the descriptor lies in may be gone by then.
-//! - The sections carry the flag `?`, to go along with the group of an inlined function.
+//! - Code that can be unmapped clears `rseq_cs` on every way out, because the kernel follows the pointer
+//!   at the next preemption. If the descriptor stays mapped, the kernel itself clears the pointer when it
+//!   finds the thread outside of its range.
+//! - The sections have the flag `?`, so that they belong to the section group of an inlined function.
 
-use core::ffi::{c_int, c_uint, c_void};
+use super::{own, processor};
+use crate::errno;
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::*};
 
-/// A distance from the thread pointer, which this file alone sets.
-#[repr(transparent)]
-pub struct Offset(AtomicIsize);
+const _: () = assert!(super::cpus::STRIDE_SHIFT == 16, "the sequences have it as a number");
 
-/// Where `struct rseq` is, from the thread pointer; 0 if there is none.
-pub static OFFSET: Offset = Offset(AtomicIsize::new(0));
-
-/// Finds out where the sequence is registered; false if it is not, as under a C library
-/// before 2.35, with `GLIBC_TUNABLES=glibc.pthread.rseq=0`, or under valgrind.
-pub(super) fn learn() -> bool {
-    /// A variable of the C library, if it has it: not every one does, and stable Rust
-    /// has no weak references.
-    fn variable(name: &core::ffi::CStr) -> Option<*const c_void> {
-        // SAFETY: a constant string; the answer is the address of a variable, or null.
-        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-        (!found.is_null()).then_some(found.cast_const())
-    }
-    let (Some(offset), Some(size)) = (variable(c"__rseq_offset"), variable(c"__rseq_size")) else {
-        return false;
-    };
-    // SAFETY: the types are glibc's; both are set before any constructor runs. The size is
-    // 20 in some versions and larger in others: not 0 is what counts.
-    let (offset, size) = unsafe { (*offset.cast::<isize>(), *size.cast::<c_uint>()) };
-    if size == 0 || offset == 0 || cpu_id(offset) < 0 {
-        return false;
-    }
-    // Relaxed: whoever sees it may use it, and whoever does not counts in the word.
-    OFFSET.0.store(offset, Relaxed);
-    true
-}
-
-/// The CPU that this thread runs on, if the thread is registered.
-pub(super) fn this_cpu() -> Option<u32> {
-    // Relaxed: as in `add`.
-    match OFFSET.0.load(Relaxed) {
-        0 => None,
-        offset => cpu_id(offset).try_into().ok(),
-    }
-}
-
-/// The CPU that this thread runs on; negative if the thread is not registered.
-fn cpu_id(offset: isize) -> c_int {
-    let cpu: c_int;
-    // SAFETY: `offset` is where the C library says that this thread's `struct rseq` is.
-    unsafe {
-        core::arch::asm!(
-            "mov {cpu:e}, fs:[{offset} + 4]",
-            cpu = out(reg) cpu,
-            offset = in(reg) offset,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-    cpu
-}
-
-/// The text of the sequence, for [`add`] and for the C library's entry points, which have
-/// it in them without a call. Arguments are assembler text: the register with the address of
-/// the counter's second word, the register with the offset, what to add, and where to go
-/// if it was not added. Changes rax, rcx, r8 and the flags.
+/// The descriptor of a sequence from 2 to 3, at 77, that goes on at 4 if it is aborted.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __rseq_add {
-    ($slots:literal, $offset:literal, $delta:literal, $failed:literal) => {
+macro_rules! __rseq_descriptor {
+    () => {
         concat!(
-            // The descriptor: version and flags, start, length, abort.
+            // Version and flags, start, length, abort.
             ".pushsection __rseq_cs, \"aw?\"\n",
             ".balign 32\n",
             "77: .long 0, 0\n",
@@ -91,94 +45,117 @@ macro_rules! __rseq_add {
             ".pushsection __rseq_cs_ptr_array, \"aw?\"\n",
             ".quad 77b\n",
             ".popsection\n",
-            // Announce the sequence in rseq_cs: it begins with the next instruction.
-            "lea rax, [rip + 77b]\n",
-            "mov fs:[",
-            $offset,
-            " + 8], rax\n",
-            "2:\n",
-            // The CPU's number, cpu_id.
-            "mov eax, fs:[",
-            $offset,
-            " + 4]\n",
-            // The look that decides: counting per CPU is on.
-            "mov rcx, [",
-            $slots,
-            "]\n",
-            "test cl, 1\n",
-            "jz 5f\n",
-            // The rows that are used: their number stands 8 bytes before the first one, which
-            // begins at a multiple of 64 KiB. A thread that is not registered has a negative
-            // CPU, which is beyond them, too.
-            "mov r8, rcx\n",
-            "and r8, -65536\n",
-            "cmp eax, dword ptr [r8 - 8]\n",
-            "jae 5f\n",
-            // One plain add, which ends the sequence. From CPU to CPU it is STRIDE_SHIFT, and
-            // 1 takes the tag off the pointer.
-            "shl rax, 16\n",
-            "add qword ptr [rcx + rax - 1], ",
-            $delta,
-            "\n",
-            "3:\n",
-            "mov qword ptr fs:[",
-            $offset,
-            " + 8], 0\n",
-            // Out of line: where the kernel sends an aborted sequence. The signature looks
-            // like an undefined instruction, so that nobody can jump here by accident.
-            ".pushsection __rseq_failure, \"ax?\"\n",
-            ".byte 0x0f, 0xb9, 0x3d\n",
-            ".long 0x53053053\n",
-            "4:\n",
-            "5:\n",
-            "mov qword ptr fs:[",
-            $offset,
-            " + 8], 0\n",
-            "jmp ",
-            $failed,
-            "\n",
-            ".popsection\n",
         )
     };
 }
 
-const _: () = assert!(super::cpus::STRIDE_SHIFT == 16, "the sequence has it as a number");
-
-/// Adds `DELTA` to this CPU's slot of the counter whose second word is `slots`; false if
-/// it did not.
+/// Where a thread's fields are, as distances from the thread pointer: its `struct rseq` in the lower half,
+/// the number of its row in the upper half. 0: not known yet.
 ///
-/// Memory ordering: on x86-64 a load is an acquire and a store is a release; for the
-/// compiler the assembly reads and writes all memory.
+/// The C library exports one for `module_ref_inline.h`, so this is ABI.
+#[repr(transparent)]
+pub struct Area(pub(super) AtomicIsize);
+
+impl Area {
+    #[doc(hidden)]
+    pub const fn unknown() -> Self {
+        Self(AtomicIsize::new(0))
+    }
+
+    fn get(&self) -> Option<(isize, isize)> {
+        let both = self.0.load(Relaxed);
+        (both != 0).then_some((both as i32 as isize, both >> 32))
+    }
+}
+
+/// The distances that this copy of the library uses.
+pub static AREA: Area = Area::unknown();
+
+/// `AT_RSEQ_FEATURE_SIZE`: how many bytes of `struct rseq` the kernel fills in.
+const FEATURE_SIZE: c_ulong = 27;
+/// Where fields are in it.
+const CPU_ID: isize = 4;
+const MM_CID: usize = 24;
+
+/// Finds out where threads are registered, or registers them itself. False: neither is possible, because a
+/// sandbox refuses it, or under valgrind.
+pub(super) fn learn() -> bool {
+    /// A variable of a library, if it is there. Not every library has it, and stable Rust has no weak
+    /// references.
+    fn variable(name: &core::ffi::CStr) -> Option<*const c_void> {
+        // SAFETY: a constant string; the answer is the address of a variable, or null.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        (!found.is_null()).then_some(found.cast_const())
+    }
+    // SAFETY: no pointers.
+    let filled_in = unsafe { libc::getauxval(FEATURE_SIZE) } as usize;
+    let rseq = match (variable(c"__rseq_offset"), variable(c"__rseq_size")) {
+        // SAFETY: the types are glibc's; both are set before any constructor runs. The size is
+        // 20 in some versions and larger in others: not 0 is what counts.
+        (Some(offset), Some(size)) => unsafe {
+            if *size.cast::<c_uint>() == 0 { own::learn().ok() } else { Some(*offset.cast()) }
+        },
+        _ => match own::learn() {
+            Err(libc::EINVAL) => ask_kernel(filled_in),
+            learned => learned.ok(),
+        },
+    };
+    if let Some(rseq) = rseq {
+        // Every copy of the library in a process reads the same, so they agree on the rows.
+        let row = rseq + if filled_in >= MM_CID + 4 { MM_CID as isize } else { CPU_ID };
+        AREA.0.store(row << 32 | rseq as u32 as isize, Relaxed);
+        return this_row().is_some();
+    }
+    let others = variable(c"module_ref_area").map_or(0, |area| {
+        // SAFETY: another copy's, of the type that it has in every version.
+        unsafe { &*area.cast::<Area>() }.0.load(Relaxed)
+    });
+    AREA.0.store(others, Relaxed);
+    others != 0
+}
+
+/// Where this thread's `struct rseq` is in a static program, whose variables have no names at run time.
+/// The kernel answers a second registration with `EBUSY` if it names the registered place, and with
+/// `EINVAL` if it names another, and looks at nothing else.
+fn ask_kernel(filled_in: usize) -> Option<isize> {
+    /// The C library has it among the thread's variables, which are near the thread pointer.
+    const REACH: isize = 8192;
+    const ALIGNMENT: usize = 32;
+
+    let length = filled_in.next_multiple_of(ALIGNMENT).max(ALIGNMENT);
+    let thread = processor::thread_pointer();
+    let register = |place: isize| {
+        // SAFETY: this thread is registered, so the kernel only compares the place.
+        errno::checked(|| unsafe {
+            libc::syscall(libc::SYS_rseq, place, length, 0, processor::SIGNATURE)
+        })
+    };
+    let first = thread / ALIGNMENT as isize * ALIGNMENT as isize - REACH;
+    (first..first + 2 * REACH)
+        .step_by(ALIGNMENT)
+        .find(|&place| register(place) == Err(libc::EBUSY))
+        .map(|place| place - thread)
+}
+
+/// The row of this thread, if it is registered, or can be.
+pub(super) fn this_row() -> Option<u32> {
+    let (rseq, row) = AREA.get()?;
+    let thread = processor::thread_pointer();
+    // SAFETY: `rseq` leads to this thread's `struct rseq`; the kernel writes to its fields.
+    let cpu = unsafe { ((thread + rseq + CPU_ID) as *const c_int).read_volatile() };
+    // SAFETY: as above.
+    (cpu >= 0 || own::register(rseq))
+        .then(|| unsafe { ((thread + row) as *const u32).read_volatile() })
+}
+
+/// Adds `DELTA` to this thread's row of the counter whose second word is `slots`. False: it did not.
+///
+/// Memory ordering: acquire and release. To the compiler the assembly reads and writes all memory.
 #[inline(always)]
 pub(super) fn add<const DELTA: i64>(slots: &AtomicUsize) -> bool {
-    // 0 if a constructor runs before ours on another copy's counter: then it counts in the word.
-    // Relaxed: set before this copy of the library gave any tag.
-    let offset = OFFSET.0.load(Relaxed);
-    if offset == 0 {
-        return false;
-    }
-    let added: isize;
-    // SAFETY: `offset` leads to this thread's `struct rseq`. The pointer,
-    // if its tag is still set, leads to mapped slots for every CPU there may be. The assembly
-    // keeps to the rules above.
-    unsafe {
-        core::arch::asm!(
-            crate::__rseq_add!("{slots}", "{offset}", "{DELTA}", "8f"),
-            // rax is the CPU's number, shifted.
-            ".pushsection __rseq_failure, \"ax?\"",
-            "8:",
-            "mov rax, -1",
-            "jmp 9f",
-            ".popsection",
-            "9:",
-            slots = in(reg) slots.as_ptr(),
-            offset = in(reg) offset,
-            DELTA = const DELTA,
-            out("rax") added,
-            out("rcx") _,
-            out("r8") _,
-            options(nostack),
-        );
-    }
-    added >= 0
+    // Not known yet: a constructor that runs before ours uses another copy's counter. It counts in the word.
+    let Some((rseq, row)) = AREA.get() else { return false };
+    // SAFETY: `rseq` leads to this thread's `struct rseq`, and the other distance to a part of it.
+    // The second word leads to mapped slots for every row below its own number of rows.
+    unsafe { processor::add::<DELTA>(slots.as_ptr(), rseq, row) }
 }

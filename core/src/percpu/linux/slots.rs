@@ -8,9 +8,10 @@ use core::ffi::c_int;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI64, AtomicUsize, Ordering::*};
 
-/// Per-CPU counting is on: the one bit of the pointer that is free, since slots are 8-aligned,
-/// and that the sequence looks at.
-const ON: usize = 1;
+/// The lowest 16 bits: how many rows this counter adds to; 0: counting per CPU is off. The other 48 bits are
+/// the address of the slot in the first row. So the sequence decides by one load and one comparison.
+const ROWS: usize = 0xffff;
+const ADDRESS_SHIFT: u32 = 16;
 
 #[repr(transparent)]
 pub(crate) struct Slots(AtomicUsize);
@@ -21,12 +22,17 @@ impl Slots {
         Self(AtomicUsize::new(0))
     }
 
-    /// Slots for one counter, off, and what they add up to; `None` if there is no
-    /// memory. Only where [`available`](Self::available).
+    /// Slots for one counter, turned off, and their sum. `None`: there is no memory. Only if
+    /// [`available`](Self::available).
     pub(crate) fn allocate() -> Option<(Self, i64)> {
-        let slots = Self(AtomicUsize::new(arena::allocate()?.as_ptr() as usize));
-        slots.widen();
-        // Whoever had them before left them as they were (P2).
+        let first = arena::allocate()?;
+        // At least one row, because no rows mean off.
+        let chunk = Chunk::of(first);
+        if !rseq::this_row().is_some_and(|row| chunk.widen(row)) {
+            chunk.widen(0);
+        }
+        let slots = Self(AtomicUsize::new((first.as_ptr() as usize) << ADDRESS_SHIFT));
+        // The last owner left their values in them (P2).
         let sum = slots.sum();
         Some((slots, sum))
     }
@@ -45,13 +51,13 @@ impl Slots {
         barrier::available()
     }
 
-    /// Adds to the slot of the CPU this runs on; false if it did not, because counting
-    /// per CPU is off, the sequence was aborted, or this CPU has not had a slot yet.
+    /// Adds to this thread's row. False: it did not, because counting per CPU is off, the sequence was
+    /// aborted, or the counter does not use that row yet.
     #[inline(always)]
     pub(crate) fn add<const DELTA: i64>(&self) -> bool {
-        // A look outside of the sequence, so that a counter in one word pays for a load and a
-        // test alone. Relaxed: the look that decides is inside.
-        if self.0.load(Relaxed) & ON == 0 {
+        // A look outside of the sequence, so that a counter in one word pays for one load and one test
+        // only. Relaxed: the look that decides is inside.
+        if self.0.load(Relaxed) & ROWS == 0 {
             return false;
         }
         #[cfg(tsan)]
@@ -64,13 +70,26 @@ impl Slots {
         added
     }
 
-    /// After a sequence that did not add: if that was because its CPU is beyond the rows that are
-    /// used, the next one will. Async-signal-safe.
+    /// After a sequence that did not add: if the counter does not use the thread's row yet, it does from now
+    /// on (A1). Async-signal-safe.
     #[cold]
     #[inline(never)]
     pub(crate) fn widen(&self) {
-        if let (Some(first), Some(cpu)) = (self.first(), rseq::this_cpu()) {
-            Chunk::of(first).widen(cpu);
+        let (Some(first), Some(row)) = (self.first(), rseq::this_row()) else { return };
+        // The chunk first: `turn_off`, which finds the counter's number, must find the chunk's too (A1).
+        if !Chunk::of(first).widen(row) {
+            return;
+        }
+        let wanted = row as usize + 1;
+        // Relaxed: the exchange checks it.
+        let mut seen = self.0.load(Relaxed);
+        // Off stays off: the releaser has decided how many rows to sum.
+        while (1..wanted).contains(&(seen & ROWS)) {
+            // Release pairs with the Acquire of `turn_off`.
+            match self.0.compare_exchange_weak(seen, seen & !ROWS | wanted, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
         }
     }
 
@@ -79,15 +98,15 @@ impl Slots {
         self.first().is_some()
     }
 
-    /// From here on, and after a [`barrier`](Self::barrier), every CPU uses the word.
+    /// Turns counting per CPU off. After a [`barrier`](Self::barrier) every thread uses the word.
     pub(crate) fn turn_off(&self) {
-        // Relaxed: the barrier orders it against every sequence (P1).
-        self.0.fetch_and(!ON, Relaxed);
+        // Acquire pairs with the Release of `widen` (A1). The barrier orders it against every
+        // sequence (P1).
+        self.0.fetch_and(!ROWS, Acquire);
     }
 
-    /// After [`turn_off`](Self::turn_off): returns once no CPU uses its slot any more, and
-    /// all that they added is visible here (P1). `Err` is an errno, and then nothing is
-    /// known.
+    /// After [`turn_off`](Self::turn_off): returns once no thread adds to a slot any more, and every add is
+    /// visible here (P1). `Err` is an errno; then nothing is known.
     pub(crate) fn barrier(&self) -> Result<(), c_int> {
         barrier::barrier()?;
         #[cfg(tsan)]
@@ -95,27 +114,29 @@ impl Slots {
         Ok(())
     }
 
-    /// Every CPU may use its slot again.
+    /// Lets threads add to the rows that the process uses again.
     pub(crate) fn turn_on(&self) {
-        // Release pairs with the load of the tag in the sequence: who sees it sees what
-        // was published before.
-        self.0.fetch_or(ON, Release);
+        if let Some(first) = self.first() {
+            // Release pairs with the sequence's load of the second word: a thread that sees rows sees what
+            // was published before.
+            self.0.fetch_or(Chunk::of(first).used(), Release);
+        }
     }
 
-    /// The slot of CPU 0.
+    /// The slot in the first row.
     fn first(&self) -> Option<NonNull<AtomicI64>> {
-        // Relaxed: the pointer stays from init to destroy.
-        NonNull::new((self.0.load(Relaxed) & !ON) as *mut AtomicI64)
+        // Relaxed: the address stays from init to destroy.
+        NonNull::new((self.0.load(Relaxed) >> ADDRESS_SHIFT) as *mut AtomicI64)
     }
 
-    /// What the slots add up to: exactly, if they have been off since a barrier.
-    /// Wraps like the slots themselves.
+    /// The sum of the slots. It is exact if they have been off since a barrier. It wraps like the slots
+    /// themselves.
     pub(crate) fn sum(&self) -> i64 {
         let Some(first) = self.first() else { return 0 };
-        (0..Chunk::of(first).used()).fold(0, |sum, cpu| {
+        (0..Chunk::of(first).used()).fold(0, |sum, row| {
             // SAFETY: used rows are there, and mapped for as long as the process lives.
-            let slot = unsafe { first.byte_add(cpu << cpus::STRIDE_SHIFT).as_ref() };
-            // Relaxed: after a barrier it is exact (P1); before it, it is a guess.
+            let slot = unsafe { first.byte_add(row << cpus::STRIDE_SHIFT).as_ref() };
+            // Relaxed: after a barrier it is exact (P1); before one it is a guess.
             sum.wrapping_add(slot.load(Relaxed))
         })
     }

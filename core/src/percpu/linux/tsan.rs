@@ -1,6 +1,6 @@
-//! What ThreadSanitizer cannot see of the slots, for builds with `--cfg tsan` alone: the
-//! sequence is assembly, and the barrier is the kernel's. `c-tests/tsan/annotations.c` has
-//! what is called, and says which edge each of them is; `ci/tsan` puts it all together.
+//! For builds with `--cfg tsan` only: what ThreadSanitizer cannot see of the slots, because the sequence
+//! is assembly and the barrier is in the kernel. `c-tests/tsan/annotations.c` has the functions called
+//! here, and says which edge each of them is; `ci/tsan` builds it all.
 
 use core::sync::atomic::AtomicUsize;
 
@@ -10,8 +10,8 @@ unsafe extern "C" {
     fn module_ref_tsan_after_barrier(slots: *const AtomicUsize);
 }
 
-/// The sequence, between what is told before it and after. The C library's entry points
-/// have the same around theirs.
+/// The sequence, with annotations before and after it. The C library's entry points have the same around
+/// theirs.
 pub(super) fn add(slots: &AtomicUsize, delta: i64, add: impl Fn(&AtomicUsize) -> bool) -> bool {
     // SAFETY: the address is only a name to them.
     unsafe { module_ref_tsan_before_add(slots, delta) };

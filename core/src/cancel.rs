@@ -5,13 +5,12 @@ use core::ffi::c_int;
 /// Keeps a cancellation of this thread (pthread_cancel) pending for as long as it lives. A load
 /// or an unload that was left half way, at a cancellation point of the plugin's or of the C
 /// library's, would leave its module in the middle for ever.
-pub(crate) struct NotCancelled {
+pub struct NotCancelled {
     before: c_int,
 }
 
 /// Sets this thread's state, and returns what it was.
 fn set_cancel_state(state: c_int) -> c_int {
-    // In here, because cbindgen would declare it in the header.
     unsafe extern "C" {
         fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
     }
@@ -22,7 +21,8 @@ fn set_cancel_state(state: c_int) -> c_int {
 }
 
 impl NotCancelled {
-    pub(crate) fn until_dropped() -> Self {
+    /// From now on.
+    pub fn until_dropped() -> Self {
         const PTHREAD_CANCEL_DISABLE: c_int = 1;
         Self { before: set_cancel_state(PTHREAD_CANCEL_DISABLE) }
     }
