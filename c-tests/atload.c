@@ -172,7 +172,8 @@ static void registers_at_load(void)
 	}
 	need(waitpid(child, NULL, 0) == child);
 	if (per_cpu)
-		is(inject_calls(SYS_membarrier), 1, "it registers for the barrier when it is loaded");
+		is(inject_calls(SYS_membarrier), 2,
+		   "it asks for the barrier and registers for it when it is loaded");
 }
 
 static void try_call(const struct call *call)

@@ -7,10 +7,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lib/oracle.h"
 #include "lib/tap.h"
+#include "lib/threads.h"
 #include "plugins/copy.h"
 
 struct module_ref taken_by_constructor;
@@ -48,11 +50,41 @@ static void row(const struct copy *maker, const struct copy *holder, const struc
 	is(maker->try_release(&ref), -EINVAL, "%s: destroyed", who);
 }
 
+/* In the child, for the thread that has forked. */
+static void *waits(void *arg)
+{
+	(void)arg;
+	_exit(shared.drain(&taken_by_constructor, 10 * SECOND) == 0 ? 0 : 1);
+}
+
+static void *ends(void *arg)
+{
+	const struct copy *copy = arg;
+
+	need(copy->try_get(&taken_by_constructor));
+	return copy->put_at_thread_exit(&taken_by_constructor) == 0 ? NULL : arg;
+}
+
+/* A thread and its child, in which it alone goes on, each end with a reference to put. */
+static void *forks(void *arg)
+{
+	pid_t *child = arg;
+
+	need(shared.try_get(&taken_by_constructor));
+	need(shared.put_at_thread_exit(&taken_by_constructor) == 0 && (*child = fork()) >= 0);
+	if (*child == 0)
+		start_thread(waits, NULL);
+	return NULL;
+}
+
 int main(void)
 {
 	const struct copy *copies[2] = { &shared };
 	const char *names[2] = { "shared", "static" };
-	void *plugin;
+	void *plugin, *result;
+	pthread_t thread;
+	pid_t child;
+	int status;
 
 	need(module_ref_init_percpu(&taken_by_constructor) == 0);
 	plugin = dlopen(PLUGIN, RTLD_NOW);
@@ -69,5 +101,19 @@ int main(void)
 			 names[n >> 1 & 1], names[n >> 2]);
 		row(copies[n & 1], copies[n >> 1 & 1], copies[n >> 2], who);
 	}
+	is(shared.drain(&taken_by_constructor, -1), 0, "nobody holds the first one");
+	need(shared.reinit(&taken_by_constructor) == 0);
+	thread = start_thread(forks, &child);
+	pthread_join(thread, NULL);
+	is(shared.drain(&taken_by_constructor, -1), 0, "a thread that forked has ended");
+	need(waitpid(child, &status, 0) == child);
+	is(status, 0, "and in the child, too");
+	need(shared.reinit(&taken_by_constructor) == 0);
+	thread = start_thread(ends, (void *)copies[1]);
+	pthread_join(thread, &result);
+	ok(!result, "a copy puts at the end of a thread");
+	is(shared.drain(&taken_by_constructor, -1), 0, "and has put");
+	dlclose(plugin);
+	ok(dlopen(PLUGIN, RTLD_NOW | RTLD_NOLOAD), "and stays mapped, for what runs in it then");
 	return tap_done();
 }

@@ -84,7 +84,7 @@ static void over(int64_t held, const char *after)
 	is(module_ref_count(ref), held, "%s: the count", after);
 	is(module_ref_try_get(ref), held >= 0, "%s: it is %s", after, held < 0 ? "released" : "live");
 	is(module_ref_mode(ref) == MODULE_REF_PERCPU, per_cpu, "%s: in the mode it had", after);
-	is(ref->slots & 1, per_cpu && held >= 0, "%s: and its slots are used", after);
+	is((ref->slots & 0xffff) != 0, per_cpu && held >= 0, "%s: and its slots are used", after);
 	for (int64_t left = held; left >= 0; left--)
 		module_ref_put(ref);
 	is(module_ref_try_release(ref), held < 0 ? -EALREADY : 0, "%s: it is released once", after);

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <semaphore.h>
@@ -216,7 +217,7 @@ static void *hold_for_a_while(void *arg)
 	for (int i = 0; i < 1000 && module_state(mod) != MODULE_STATE_GOING; i++)
 		sleep_ns(MILLISECOND);
 	is(module_state(mod), MODULE_STATE_GOING, "while it drains it is GOING");
-	ok(!module_try_get(mod), "its door is shut");
+	ok(!module_try_get(mod), "it is closed");
 	ok(!module_find_get(host, "a"), "and it is not found");
 	field_is("a", 4, "Unloading", "Listing: Unloading");
 	is(unload("a"), -EBUSY, "U4 another unload");
@@ -349,7 +350,7 @@ static void a_failed_load_that_leaks(void)
 	init_result = 0;
 	need(module_notifier_unregister(host, keep_a_reference, &kept) == 0);
 	is(leak_result, -ENODEV, "L3 a load that fails and leaks a reference");
-	says("has kept 1 reference to it");
+	says("stays until somebody gives 1 reference to it back");
 	ok(!module_find_get(host, "hooked"), "L3 is not in the table");
 	is(call(kept, "answer"), 1, "L3 the mapping is kept for the holder");
 	ok(!module_try_get(kept), "L3 nobody else gets in");
@@ -380,10 +381,13 @@ static void coming(void)
 	for (int fails = 0; fails < 2; fails++) {
 		init_waits = true;
 		init_result = fails ? -EIO : 0;
+		mod = NULL;
+		need(module_notifier_register(host, keep_a_reference, &mod, 0) == 0);
 		first = start_thread(load_slowly, "slow");
 		sem_wait(&in_init);
-		mod = module_find_get(host, "slow");
-		ok(mod, "C4 COMING is found");
+		need(module_notifier_unregister(host, keep_a_reference, &mod) == 0);
+		ok(!module_find_get(host, "slow"), "L8 COMING is not found");
+		ok(mod, "C4 but can be referenced by who has it");
 		is(module_state(mod), MODULE_STATE_COMING, "C4 its state says so");
 		is(module_refcount(mod), 2, "C1 the init reference, and ours");
 		field_is("slow", 4, "Loading", "Listing: Loading");
@@ -419,10 +423,42 @@ static void coming(void)
 	need(unload("there") == 0);
 }
 
+/* As before glibc 2.35, which has no such function. */
+static bool walks;
+
+#if __GLIBC_PREREQ(2, 35)
+int _dl_find_object(void *address, struct dl_find_object *object)
+{
+	static int (*real)(void *, struct dl_find_object *);
+
+	if (walks)
+		return -1;
+	if (!real) {
+		void *symbol = dlsym(RTLD_NEXT, "_dl_find_object");
+
+		memcpy(&real, &symbol, sizeof(real));
+	}
+	return real(address, object);
+}
+#endif
+
+static void dependency_by_walk(void)
+{
+	need(load("aliased.so", NULL) == 0);
+	walks = true;
+	is(load("aliases.so", NULL), 0, "DT_NEEDED by another name, which the linker's list tells alone");
+	/* Unwinding needs the function, where there is one. */
+	walks = false;
+	field_is("aliased", 3, "aliases,", "is found");
+	is(unload("aliased"), -EWOULDBLOCK, "and held");
+	need(unload("aliases") == 0 && unload("aliased") == 0);
+}
+
 static void dependencies(void)
 {
 	struct module *a, *b, *c, *user, *provider;
 
+	dependency_by_walk();
 	need(module_load(host, plugin("plain.so"), "a", &a) == 0);
 	need(module_load(host, plugin("plain.so"), "b", &b) == 0);
 	need(module_load(host, plugin("plain.so"), "c", &c) == 0);
@@ -590,16 +626,92 @@ static void resident(void)
 	is(unload("unique"), 1, "a unique symbol");
 	says("unique");
 	ok(mapped("/unique.so") > 0, "and mapped, indeed");
+	is(load("unique.so", NULL), 0, "one that is bound to the old one's symbol is loaded");
+	says("counter");
+	is(module_replace(host, "unique", plugin("unique.so"), 0), -EEXIST, "and not replaced");
+	need(unload("unique") >= 0);
+	need(module_load_flags(host, plugin("unique.so"), NULL, MODULE_LOAD_SHARED, NULL) == 0);
+	ok(module_replace(host, "unique", plugin("unique.so"), 0) >= 0, "unless that is wanted");
+	need(unload("unique") >= 0);
+	need(load("counts1.so", "counts") == 0 && unload("counts") == 0);
+	ok(mapped("/libunique1.so") > 0, "a library with a unique symbol stays");
+	is(load("counts2.so", "counts"), 0, "one that is bound to that is loaded");
+	says("/libunique2.so', which does not use its own unique symbol");
+	says("libunique1.so'");
+	need(unload("counts") == 0);
 #endif
 
 	need(load("tlsdtor.so", NULL) == 0);
 	mod = module_find_get(host, "tlsdtor");
 	is(call(mod, "answer"), 1, "a thread-local object");
 	module_put(mod);
-	is(unload("tlsdtor"), 1, "whose destructor is pending");
-	says("thread-local destructors");
-	ok(mapped("/tlsdtor.so") > 0, "and mapped, indeed");
+	is(unload("tlsdtor"), 0, "which goes with its module");
 	order[0] = '\0';
+}
+
+static void *opened;
+static void (*when_gone)(void);
+
+/* In front of the C library's: the host asks whether there is anything where an object was. */
+int mincore(void *start, size_t size, unsigned char *pages)
+{
+	static int (*real)(void *, size_t, unsigned char *);
+	void (*happens_now)(void) = when_gone;
+	int rc, error;
+
+	if (!real) {
+		void *symbol = dlsym(RTLD_NEXT, "mincore");
+
+		memcpy(&real, &symbol, sizeof(real));
+	}
+	rc = real(start, size, pages);
+	error = errno;
+	when_gone = NULL;
+	if (happens_now)
+		happens_now();
+	errno = error;
+	return rc;
+}
+
+static int counts(const struct module_info *info, void *data)
+{
+	*(int *)data += info->residency != MODULE_IN_SERVICE;
+	return 0;
+}
+
+static int residents(void)
+{
+	int n = 0;
+
+	need(module_host_each(host, counts, &n) == 0);
+	return n;
+}
+
+static void stays_shared(void)
+{
+	need((opened = dlopen(plugin("plain.so"), RTLD_NOW)) && load("plain.so", "shared") == 0);
+	is(unload("shared"), 1, "a module that another user has open");
+}
+
+/* One has gone, and while the host looks another one comes, which has the linker's record of the first. */
+static void resident_in_its_place(void)
+{
+	int before = residents();
+	void *first;
+
+	stays_shared();
+	first = opened;
+	is(residents(), before + 1, "is told");
+	need(dlclose(opened) == 0);
+	when_gone = stays_shared;
+	residents();
+	ok(!when_gone, "the other one has come");
+	if (opened != first)
+		ok(true, "the linker's record # SKIP it is another one");
+	else
+		is(residents(), before + 1, "and is told as well");
+	need(dlclose(opened) == 0);
+	is(residents(), before, "until it has gone, too");
 }
 
 /* ---- replace ---------------------------------------------------------------------------- */
@@ -634,6 +746,37 @@ static long answer_of(const char *name)
 	return answer;
 }
 
+/* What a debugger does: it opens the name that the linker has, and looks for the lines' numbers. */
+static bool has_lines(const char *name)
+{
+	struct module *mod = module_find_get(host, name);
+	bool has = false;
+	Elf64_Ehdr elf;
+	Elf64_Shdr section;
+	Dl_info info;
+	FILE *file;
+
+	need(mod && dladdr(module_symbol(mod, "answer"), &info));
+	module_put(mod);
+	need(strstr(info.dli_fname, "/fd/") && (file = fopen(info.dli_fname, "r")));
+	need(fread(&elf, sizeof(elf), 1, file) == 1);
+	for (int i = 0; i < elf.e_shnum; i++) {
+		char title[20] = "";
+		long at = (long)elf.e_shoff;
+
+		need(fseek(file, at + (long)sizeof(section) * elf.e_shstrndx, SEEK_SET) == 0 &&
+		     fread(&section, sizeof(section), 1, file) == 1);
+		at = (long)section.sh_offset;
+		need(fseek(file, (long)elf.e_shoff + (long)sizeof(section) * i, SEEK_SET) == 0 &&
+		     fread(&section, sizeof(section), 1, file) == 1);
+		need(fseek(file, at + (long)section.sh_name, SEEK_SET) == 0);
+		need(fgets(title, sizeof(title), file));
+		has |= strcmp(title, ".debug_line") == 0 && section.sh_type == SHT_PROGBITS;
+	}
+	fclose(file);
+	return has;
+}
+
 /* What the init function of a replacement can do to the one in service. */
 static void while_being_replaced(struct module *self)
 {
@@ -644,6 +787,42 @@ static void while_being_replaced(struct module *self)
 	is(module_replace(host, module_name(self), plugin("plain.so"), 0), -EBUSY,
 	   "nor replaced by yet another");
 	is(answer_of(module_name(self)), 1, "it is in service");
+}
+
+static char renamed_from[PATH_MAX], renamed_to[PATH_MAX];
+
+/* In front of the C library's: another program installs a file at this moment. */
+void *dlopen(const char *path, int flags)
+{
+	static void *(*real)(const char *, int);
+
+	if (!real) {
+		void *symbol = dlsym(RTLD_NEXT, "dlopen");
+
+		memcpy(&real, &symbol, sizeof(real));
+	}
+	if (renamed_from[0] && path && strcmp(path, renamed_to) == 0) {
+		need(rename(renamed_from, renamed_to) == 0);
+		renamed_from[0] = '\0';
+	}
+	return real(path, flags);
+}
+
+static void renamed_while_opened(void)
+{
+	char new[PATH_MAX];
+
+	snprintf(new, sizeof(new), "%s", plugin("new.so"));
+	snprintf(renamed_to, sizeof(renamed_to), "%s", plugin("renamed.so"));
+	copy(plugin("hooked.so"), renamed_to, false);
+	copy(plugin("hooked2.so"), new, false);
+	strcpy(renamed_from, new);
+	need(module_load(host, renamed_to, "first", NULL) == 0);
+	is(answer_of("first"), 2, "a file renamed while it is opened is the new one");
+	need(module_load(host, renamed_to, "second", NULL) == 0);
+	ok(mapped("/memfd:renamed.so") > 0, "renamed while it was opened, it is no second module's");
+	is(unload("first") + unload("second"), 0, "and both are unloaded");
+	unlink(renamed_to);
 }
 
 static void replace(void)
@@ -673,6 +852,7 @@ static void replace(void)
 	need(unload("replaced") == 0);
 
 	need(module_load_flags(host, path, NULL, MODULE_LOAD_COPY, NULL) == 0);
+	ok(has_lines("replaced"), "a copy's name leads to its line numbers");
 	copy(plugin("hooked.so"), path, true);
 	is(answer_of("replaced"), 2, "a copy: its file is written over, and it goes on");
 	is(module_replace(host, "replaced", path, -1), 0, "replaced by that");
@@ -745,7 +925,7 @@ static _Atomic int late_values;
 /* Runs long after the thread's function has returned, for the plugin's code. */
 static void late(void *value)
 {
-	if (module_refcount(late_module) > 0)
+	if (mapped("/hooked.so"))
 		atomic_fetch_add(&late_values, 1);
 	if ((intptr_t)value > 1)
 		pthread_setspecific(late_key, (void *)((intptr_t)value - 1));
@@ -796,11 +976,8 @@ static void threads(void)
 		is(module_thread_create(&thread, NULL, mod, run_in_the_plugin, (void *)i), 0,
 		   "a thread that %s", how[i]);
 		module_put(mod);
-		if (i == 3) {
-			sleep_ns(10 * MILLISECOND);
-			is(unload("hooked"), -EWOULDBLOCK, "holds its module");
+		if (i == 3)
 			pthread_cancel(thread);
-		}
 		is(module_unload(host, "hooked", 0, 10 * SECOND), 0, "which goes when it has ended");
 		pthread_join(thread, &result);
 		ok(result == (i == 3 ? PTHREAD_CANCELED : (void *)i), "with its result");
@@ -829,11 +1006,21 @@ static void threads(void)
 
 /* ---- symbols, NULL, hosts -------------------------------------------------------------------- */
 
+static void *look_for_nothing(void *ends)
+{
+	while (!atomic_load((atomic_bool *)ends))
+		need(!module_symbol_get(host, "no_such_symbol"));
+	return NULL;
+}
+
 static void symbols(void)
 {
 	struct module *first, *second;
 	long (*exported)(void);
 	void *address;
+	atomic_bool ends = false;
+	pthread_t thread;
+	int disturbed = 0;
 
 	need(module_load(host, plugin("libprovider.so"), "first", &first) == 0);
 	need(module_load(host, plugin("libprovider.so"), "second", &second) == 0);
@@ -858,6 +1045,16 @@ static void symbols(void)
 	need(unload("first") == 0 && unload("second") == 0);
 	module_handle_put(first);
 	module_handle_put(second);
+
+	thread = start_thread(look_for_nothing, &ends);
+	for (int i = 0; i < 1000; i++) {
+		need(module_load(host, plugin("plain.so"), "plain", NULL) == 0);
+		while (module_unload(host, "plain", 0, 0) == -EWOULDBLOCK)
+			disturbed++;
+	}
+	atomic_store(&ends, true);
+	pthread_join(thread, NULL);
+	is(disturbed, 0, "looking for symbols keeps no module that does not have them");
 	order[0] = '\0';
 }
 
@@ -871,7 +1068,7 @@ static void nulls(void)
 	is(module_load(NULL, "x", NULL, NULL), -EINVAL, "NULL: host");
 	says("host is NULL");
 	is(module_load(host, NULL, NULL, NULL), -EINVAL, "NULL: path");
-	is(module_load_flags(host, plugin("plain.so"), NULL, 4, NULL), -EINVAL, "unknown flags");
+	is(module_load_flags(host, plugin("plain.so"), NULL, 16, NULL), -EINVAL, "unknown flags");
 	is(module_unload(NULL, "x", 0, 0), -EINVAL, "NULL: host");
 	is(module_unload(host, NULL, 0, 0), -EINVAL, "NULL: name");
 	is(module_replace(host, "x", NULL, 0), -EINVAL, "NULL: path");
@@ -886,7 +1083,7 @@ static void nulls(void)
 	is(module_notifier_unregister(NULL, tell, NULL), -EINVAL, "NULL: host");
 	is(module_replace(NULL, "x", "x", 0), -EINVAL, "NULL: host");
 	is(module_replace(host, NULL, "x", 0), -EINVAL, "NULL: name");
-	is(module_unload(host, "x", 2, 0), -EINVAL, "unknown flags");
+	is(module_unload(host, "x", 4, 0), -EINVAL, "unknown flags");
 	is(module_add_dependency(NULL, NULL), -EINVAL, "NULL: user");
 	is(module_symbol_put(host, NULL), -EINVAL, "NULL: symbol");
 	is(module_host_last_unloaded(NULL, NULL, 0), -EINVAL, "NULL has unloaded nothing");
@@ -935,6 +1132,8 @@ int main(void)
 	listing();
 	same_file_twice();
 	resident();
+	resident_in_its_place();
+	renamed_while_opened();
 	replace();
 	threads();
 	symbols();

@@ -17,7 +17,7 @@ enum { WORKERS = 4 };
 
 static struct module_host *host;
 static _Atomic bool stop;
-static _Atomic long calls, wrong, lost;
+static _Atomic long calls, wrong, lost, unknown, late;
 
 /* The checksum of what the workers ask for, by a table of our own. */
 static unsigned long crc32_of(const unsigned char *bytes, size_t n)
@@ -63,6 +63,16 @@ static void *checksum(void *arg)
 	return NULL;
 }
 
+/* Stacks of threads that run may have an address left that is this object's now: then it goes
+ * with a later call. */
+static void is_gone(int rc)
+{
+	if (rc == 0)
+		return;
+	printf("# unloaded with %d: %s\n", rc, module_last_error());
+	atomic_fetch_add(rc == 1 ? &late : &unknown, 1);
+}
+
 static void replace_libz(long times)
 {
 	pthread_t threads[WORKERS];
@@ -78,8 +88,15 @@ static void replace_libz(long times)
 	for (uintptr_t i = 0; i < WORKERS; i++)
 		threads[i] = start_thread(checksum, (void *)(i + 1));
 	for (long i = 0; i < times; i++) {
-		done += module_replace(host, "libz", "libz.so.1", -1) == 0;
-		/* What was replaced is gone: one object is mapped, in as many lines as at first. */
+		int rc = module_replace(host, "libz", "libz.so.1", -1);
+
+		is_gone(rc);
+		done += rc >= 0;
+		/* One object is mapped, in as many lines as at first. */
+		for (int n = 0; n < 10000 && mapped("libz.so") != lines; n++) {
+			need(module_host_reap(host) >= 0);
+			sleep_ns(MILLISECOND);
+		}
 		agree += mapped("libz.so") == lines;
 	}
 	/* However few rounds there are, and however late the workers begin. */
@@ -101,7 +118,7 @@ static void replace_libz(long times)
 void initialised(int before);
 
 static _Atomic bool churned;
-static _Atomic long loads, used, unknown;
+static _Atomic long loads, used;
 
 void initialised(int before)
 {
@@ -112,19 +129,13 @@ void initialised(int before)
 
 static void *churn(void *name)
 {
-	while (!atomic_load(&churned))
-		if (module_load(host, plugin("fresh.so"), name, NULL) != 0 ||
-		    module_unload(host, name, 0, 0) != 0)
+	while (!atomic_load(&churned)) {
+		if (module_load(host, plugin("fresh.so"), name, NULL) == 0)
+			is_gone(module_unload(host, name, 0, 0));
+		else
 			atomic_fetch_add(&unknown, 1);
+	}
 	return NULL;
-}
-
-static void is_gone(int rc)
-{
-	if (rc == 0)
-		return;
-	printf("# unloaded with %d: %s\n", rc, module_last_error());
-	atomic_fetch_add(&unknown, 1);
 }
 
 /* A library that is found by its name can be anybody's object of that name, or a copy. */
@@ -163,7 +174,10 @@ static void one_file_under_several_names(void)
 	is(atomic_load(&wrong), 0, "each load of a library's name is that library");
 	is(atomic_load(&used), 0, "each of %ld loads of one file has variables of its own",
 	   atomic_load(&loads));
-	is(atomic_load(&unknown), 0, "each is loaded, and each is gone from memory");
+	is(atomic_load(&unknown), 0, "each is loaded, and unloaded, %ld of them with a later call",
+	   atomic_load(&late));
+	/* None is left in the end: round_of_all counts them. */
+	need(module_host_reap(host) >= 0);
 }
 
 /* A round: everything that takes something. */
@@ -202,7 +216,8 @@ static void leaks(long rounds)
 		round_of_all();
 	after = mallinfo2();
 	is(open_files(), files, "no descriptor is left after %ld rounds", rounds);
-	is(mapped(""), maps, "no mapping is left");
+	/* Tombstones side by side are one mapping. */
+	ok(mapped("") <= maps + 64, "no mapping is left, but for the newest tombstones");
 	/* What is there goes up and down by some kilobytes; 64 of them are seven bytes a round. */
 	ok(after.uordblks <= before.uordblks + 65536, "no memory is left: %zd bytes more",
 	   (ssize_t)(after.uordblks - before.uordblks));

@@ -21,6 +21,8 @@
 
 namespace {
 
+void *volatile kept;
+
 using namespace std::chrono_literals;
 using clock_type = std::chrono::steady_clock;
 
@@ -109,7 +111,7 @@ template <class Function> int thrown(Function function)
 	return 0;
 }
 
-bool says(const char *text)
+bool says(const std::string &text)
 {
 	return said.find(text) != std::string::npos;
 }
@@ -174,13 +176,13 @@ void releases()
 		ok(!counter.try_release(), "a held counter is not released");
 		ok(!counter.drain(20ms) && clock_type::now() - began >= 20ms, "nor drained in time");
 		ok(!counter.drain(modref::timeout()) && !counter.drain(-1h), "nor without waiting");
-		ok(counter.try_get(), "and is live again");
+		ok(counter.try_get() && counter.get_if_held(), "and is live again");
 		is(thrown([&] { counter.reinit(); }), EBUSY, "a live one is not made live again");
 		ok(says("only a released one"), "which is said: %s", said.c_str());
 	}
 	ok(counter.try_release(), "then it is released");
 	is(counter.count(), -1, "and has no count");
-	ok(!counter.try_get(), "and gives no guard");
+	ok(!counter.try_get() && !counter.get_if_held(), "and gives no guard");
 	is(thrown([&] { (void)counter.try_release(); }), EALREADY, "a second release throws");
 	is(thrown([&] { (void)counter.drain(1ms); }), EALREADY, "and a drain");
 	counter.reinit();
@@ -252,6 +254,42 @@ void leaks()
 
 // ---- modules ----------------------------------------------------------------------------------
 
+void lives()
+{
+	modref::host host;
+	const modref::handle loaded = host.load(plugin("hooked.so"));
+	std::vector<std::string> names;
+	std::atomic<bool> ran{ false };
+
+	modref::user one = host.open(plugin("hooked.so"));
+	{
+		modref::user two = host.open(plugin("hooked.so"), "hooked");
+
+		ok(one == two && loaded.refcount() == 2, "two users of one module");
+	}
+	is(loaded.refcount(), 1, "of which one has gone");
+	ok(host.get_by_address(one.native() ? ::module_symbol(one.native(), "answer") : nullptr),
+	   "which an address leads to");
+	ok(!host.get_by_address(&host), "and others do not");
+	{
+		const modref::module_thread thread(one, [&] { ran = true; });
+	}
+	ok(ran, "a thread of its own");
+	host.load(plugin("noexit.so"), "pinned").pin("it is used");
+	is(host.each([&](const ::module_info &info) {
+		names.emplace_back(info.name);
+		return 0;
+	}), 0, "each module");
+	ok(names == std::vector<std::string>({ "pinned", "hooked" }), "is seen");
+	is(thrown([&] {
+		host.each([](auto &) -> int {
+			throw std::system_error(EINTR, std::generic_category());
+		});
+	}), EINTR, "until something is thrown");
+	is(one.close(1s), 0, "the last one unloads");
+	is(host.shutdown(0s), 1, "and one stays");
+}
+
 void loading()
 {
 	modref::host host;
@@ -267,6 +305,9 @@ void loading()
 	auto answer = held.symbol<long()>("answer");
 	is(answer(), 1, "its function is called");
 	is(held.refcount(), 2, "and has a reference of its own");
+	kept = held.address("answer");
+	ok(held.dangling().find("answer of hooked.so\n") != std::string::npos,
+	   "who points into it is told");
 	ok(answer.holder() == held, "to the same module");
 	ok(held.symbol<void *>("__this_module").get() == held.address("__this_module") &&
 		   *held.symbol<void *>("__this_module") == held.native(),
@@ -274,6 +315,14 @@ void loading()
 	is(thrown([&] { held.address("no_such_symbol"); }), ENOENT, "an unknown symbol throws");
 	ok(says("no_such_symbol"), "with words: %s", said.c_str());
 	is(thrown([&] { held.address(std::string("answer\0x", 8)); }), EINVAL, "a NUL inside, too");
+
+	modref::gate<long()> gate(loaded, answer.get(), -3), follows(loaded, "answer");
+	is(gate() + follows(), 2, "gates lead to it");
+	ok(modref::gate<long()>(held, answer.get(), -3).get() == gate.get(), "always the same ones");
+	is(thrown([&] { modref::gate<void(int &, double)>(held, nullptr); }), ENOENT,
+	   "there is none to nothing");
+	ok(says("function is NULL"), "with words: %s", said.c_str());
+	is(thrown([&] { modref::gate<long()>(held, "no_such_symbol"); }), ENOENT, "nor to no symbol");
 
 	held.reset();
 	is(thrown([&] { host.unload("hooked"); }), EWOULDBLOCK, "it is not unloaded under the symbol");
@@ -285,6 +334,8 @@ void loading()
 	ok(!moved && moved.get() == nullptr, "and ends");
 	ok(host.unload("hooked", 1s), "then the module is unloaded");
 	ok(!is_mapped("hooked.so"), "and unmapped");
+	is(gate() * 10 + follows(), -30, "and its gates return what was agreed upon");
+	is(static_cast<long>(gate.refused()), 1, "and count");
 	ok(loaded.state() == modref::state::going && loaded.refcount() == -1 && !loaded.try_get(),
 	   "and its handle gives no reference");
 	ok(host.last_unloaded() == "hooked unmapped", "it was the last: %s",
@@ -356,6 +407,16 @@ void hosts()
 	is(host.find("b").symbol<long()>("answer")(), 2, "by the new one");
 	is(thrown([&] { host.replace("c", plugin("hooked2.so")); }), ENOENT, "what is not there is not");
 
+	ok(host.replace("b", plugin("hooked.so"), 1s, modref::replace_flags::stop_first) &&
+		   host.find_wait("b").symbol<long()>("answer")() == 1,
+	   "and by one that begins when the old one has ended");
+	ok(host.replace_set({ { "a", plugin("plain.so") }, { "b", plugin("hooked2.so") } }, 1s),
+	   "two in one step");
+	is(host.find("b").symbol<long()>("answer")(), 2, "are replaced");
+	is(thrown([&] { host.replace_set({ { "b", plugin("plain.so") }, { "a", plugin("none.so") } }); }),
+	   ENOENT, "or neither");
+	ok(!host.find_wait("c"), "for what is not there nobody waits");
+
 	modref::reference held = host.find("b");
 	is(thrown([&] { host.close(); }), EBUSY, "a host with modules is not closed");
 	ok(!host.tainted(), "nothing was forced");
@@ -366,6 +427,21 @@ void hosts()
 	ok(!is_mapped("hooked2.so"), "and gone");
 	ok(host.unload("a"), "unloaded");
 	ok(host.list().empty(), "nothing is listed");
+
+	ok(modref::check_file(plugin("noexit.so")).compare(0, 11, "permanent: ") == 0 &&
+		   modref::check_file(plugin("plain.so")).empty(),
+	   "a file can be checked");
+	is(thrown([&] { modref::check_file("/"); }), EISDIR, "a folder throws");
+	is(thrown([&] { modref::check_file({ '/', '\0' }); }), EINVAL, "and so does a NUL");
+
+	host.after_unload(MODULE_AFTER_TRAP);
+	host.load(plugin("plain.so"), "a");
+	const void *const there = host.find("a").address("answer");
+	ok(modref::describe_address(there).find("plain.so!answer+0x0, loaded ") == 0, "an address is described");
+	host.unload("a");
+	ok(modref::describe_address(there).find("plain.so!answer+0x0, unloaded ") == 0, "also afterwards");
+	modref::crash_reports(true);
+	modref::crash_reports(false);
 
 	modref::host moved = std::move(host);
 	ok(moved.native() && !host.native(), "a host moves"); // NOLINT: that is the test
@@ -489,6 +565,35 @@ void in_a_plugin()
 	ok(!is_mapped("guarded.so"), "really");
 }
 
+std::string here(int line)
+{
+	return std::string(__FILE__) + ":" + std::to_string(line) + ": thread ";
+}
+
+void holders()
+{
+	modref::host host;
+	modref::handle plain = host.load(plugin("plain.so"));
+	const modref::reference untracked = plain.try_get();
+	modref::reference found = host.find("plain", modref::track());
+	const int finds = __LINE__ - 1;
+	modref::reference cloned = found.clone(modref::track());
+	modref::reference got = plain.try_get(modref::track());
+	const int gets = __LINE__ - 1;
+
+	is(thrown([&] { host.unload("plain"); }), EWOULDBLOCK, "it is not unloaded under its holders");
+	ok(says("held by " + here(finds)), "the first of them is named: %s", said.c_str());
+	ok(says("; " + here(gets)) && says("; 1 more, untracked"), "and all that can be");
+	modref::reference moved = std::move(found);
+	modref::reference released(modref::adopt, got.release());
+	cloned = std::move(moved);
+	is(thrown([&] { host.unload("plain"); }), EWOULDBLOCK, "still held");
+	ok(says("held by " + here(finds)) && !says(here(gets)) && says("; 2 more, untracked"),
+	   "by one that has moved, and one that was released: %s", said.c_str());
+	ok(!modref::handle().try_get(modref::track()) && !host.find("nothing", modref::track()),
+	   "nothing is not tracked");
+}
+
 } // namespace
 
 int main()
@@ -499,11 +604,13 @@ int main()
 	threads(modref::mode::percpu);
 	until_a_moment();
 	leaks();
+	lives();
 	loading();
 	handles();
 	hosts();
 	notifiers();
 	notifiers_end();
 	in_a_plugin();
+	holders();
 	return tap_done();
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * linux_module.c - linux_module.h, seen from a program that uses drivers (plugins/driver.c and
- * plugins/driver_user.c) as the kernel's subsystems use theirs.
+ * linux_module.c - linux_module.h, seen from a program that uses drivers (plugins/driver.c,
+ * plugins/driver_user.c and plugins/watcher.c, which include what a driver includes) as the
+ * kernel's subsystems use theirs.
  *
  * The program exports a variable __this_module of its own, so it is linked with -rdynamic.
  */
@@ -36,8 +37,24 @@ static void __exit built_in_exit(void)
 	built_in = -1;
 }
 
+static int early, late;
+
+static int __init early_init(void)
+{
+	early = built_in;
+	return 0;
+}
+
+static int __init late_init(void)
+{
+	late = built_in;
+	return 0;
+}
+
+late_initcall(late_init);
 module_init(built_in_init);
 module_exit(built_in_exit);
+subsys_initcall(early_init);
 MODULE_LICENSE("Dual MIT/Apache-2.0");
 
 static char driver_path[PATH_MAX], user_path[PATH_MAX];
@@ -123,6 +140,7 @@ static int delete_errno(const char *name, unsigned int flags)
 static void test_built_in(void)
 {
 	is(built_in, 1, "a built-in init function has run before main, and may fail");
+	ok(early == 0 && late == 1, "between those of earlier and of later levels");
 	ok(!THIS_MODULE, "THIS_MODULE is NULL in the program");
 	ok(try_module_get(THIS_MODULE), "which try_module_get takes");
 	__module_get(THIS_MODULE);
@@ -142,6 +160,14 @@ static void test_this_module(void)
 	ok(found && found == driver, "the driver is found");
 	ok(ring->owner == ring->this_module(), "its THIS_MODULE is the owner of its operations");
 	ok(module_name(ring->owner) == module_name(found), "which is the module");
+	ok(!strcmp(ring->owner->name, "driver") && found->name == ring->owner->name,
+	   "and has its name");
+	ok(find_module("driver") == driver && !find_module("nobody"), "find_module finds it");
+	is(module_refcount(driver), 1, "without a reference");
+	ok(within_module((unsigned long)ring, driver) &&
+		   within_module((unsigned long)ring->open, ring->owner),
+	   "its data and its code are within");
+	ok(!within_module((unsigned long)&driver, driver), "and the program's are not");
 	ok(__this_module == (void *)&decoy, "the program's __this_module is as it was");
 	is(module_refcount(driver), 1, "one reference");
 	module_put(found);
@@ -149,6 +175,7 @@ static void test_this_module(void)
 	is(delete_errno("driver", O_NONBLOCK), 0, "deleted");
 	ok(!module_is_live(driver), "not live any more");
 	ok(!try_module_get(driver), "nor to be had, by a pointer that a handle keeps");
+	ok(!within_module((unsigned long)ring, driver), "and nothing is within");
 	ok(!mapped(driver_path), "and gone from memory");
 	module_handle_put(driver);
 }
@@ -209,7 +236,7 @@ static void *release_when_going(void *arg)
 
 	while (module_is_live(releaser->driver))
 		sched_yield();
-	/* The state is set first, and then the door is shut. */
+	/* The state is set first, and then the counter is closed. */
 	while (vfs_open(releaser->opened.operations, &other) == 0)
 		vfs_close(&other);
 	releaser->refused = true;
@@ -335,6 +362,162 @@ static void test_symbols(void)
 	module_handle_put(driver);
 }
 
+/* What the driver says its parameters are, loaded with these. */
+static const char *parameters(const char *args)
+{
+	static char buffer[512];
+	int (*shown)(char *);
+	int rc = module_load_args(module_host_default(), driver_path, NULL, args);
+
+	if (rc) {
+		snprintf(buffer, sizeof(buffer), "%d: %s", rc, module_last_error());
+		return buffer;
+	}
+	need((shown = symbol_get(ring_parameters)));
+	shown(buffer);
+	need(symbol_put(ring_parameters) == 0);
+	need(delete_module("driver", O_NONBLOCK) == 0);
+	return buffer;
+}
+
+static const char *said_by(const char *(*what)(const char *), const char *args)
+{
+	static char said[1024];
+	int pipe_ends[2], before = dup(STDERR_FILENO);
+	ssize_t n;
+
+	need(pipe(pipe_ends) == 0 && dup2(pipe_ends[1], STDERR_FILENO) >= 0);
+	what(args);
+	need(dup2(before, STDERR_FILENO) >= 0 && close(before) == 0 && close(pipe_ends[1]) == 0);
+	need((n = read(pipe_ends[0], said, sizeof(said) - 1)) >= 0);
+	close(pipe_ends[0]);
+	said[n] = '\0';
+	return said;
+}
+
+static void test_parameters(void)
+{
+	static const struct {
+		const char *args, *shown;
+	} loads[] = {
+		{ NULL, "64 N N nobody ring 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ "", "64 N N nobody ring 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ " capacity=0x10 quiet=1\tverbose=n ", "16 N Y nobody ring 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ "quiet=off owner=\"Ada Lovelace\" nick_name=seven77",
+		  "64 N N Ada Lovelace seven77 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ "\"owner=a b\" minors=-1,020,0x7fff labels=x,y nick_name=",
+		  "64 N N a b  -1,16,32767 0 0 0 0 0 0 0 x y 3" },
+		{ "byte=255 ushort=65535 uint=4294967295 long=-9223372036854775808 "
+		  "ulong=18446744073709551615 ullong=+18446744073709551615 even=-2",
+		  "64 N N nobody ring 1,2 255 65535 4294967295 -9223372036854775808 "
+		  "18446744073709551615 18446744073709551615 -2 - - 2" },
+		{ "nick-name=Bob", "64 N N nobody Bob 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ "owner=\"no end", "64 N N no end ring 1,2 0 0 0 0 0 0 0 - - 2" },
+		{ "capacity=1 -- capacity=2", "1 N N nobody ring 1,2 0 0 0 0 0 0 0 - - 2" },
+	};
+	static const struct {
+		const char *args, *parameter;
+		int error;
+	} refused[] = {
+		{ "capacity=many", "'capacity'", EINVAL },
+		{ "capacity=", "'capacity'", EINVAL },
+		{ "capacity", "'capacity'", EINVAL },
+		{ "capacity=08", "'capacity'", EINVAL },
+		{ "capacity=\" 1\"", "'capacity'", EINVAL },
+		{ "capacity=2147483648", "'capacity'", ERANGE },
+		{ "capacity=99999999999999999999", "'capacity'", ERANGE },
+		{ "byte=256", "'byte'", ERANGE },
+		{ "uint=-1", "'uint'", EINVAL },
+		{ "long=-9223372036854775809", "'long'", ERANGE },
+		{ "minors=1,2,3,4,5", "'minors'", EINVAL },
+		{ "minors=1,32768", "'minors'", ERANGE },
+		{ "verbose=maybe", "'verbose'", EINVAL },
+		{ "quiet", "'quiet'", EINVAL },
+		{ "nick-name=too-long", "too large for parameter 'nick-name'", ENOSPC },
+		{ "even=3", "'even'", EDOM },
+		{ "owner=me even=3", "'even'", EDOM },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(loads); i++) {
+		const char *shown = parameters(loads[i].args);
+
+		if (!ok(!strcmp(shown, loads[i].shown), "with %s",
+			loads[i].args ? loads[i].args : "nothing"))
+			printf("#   found: %s\n", shown);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+		is(module_load_args(module_host_default(), driver_path, NULL, refused[i].args),
+		   -refused[i].error, "not with %s", refused[i].args);
+		ok(strstr(module_last_error(), refused[i].parameter), "which is said: %s",
+		   module_last_error());
+		ok(!mapped(driver_path), "and nothing is loaded");
+	}
+	ok(!strcmp(said_by(parameters, "verbose owner=me"), "driver: this is driver of me\n"),
+	   "a bool needs no value, and printk speaks with the driver's name");
+	ok(strstr(said_by(parameters, "colour=green"), "unknown parameter 'colour'"),
+	   "an unknown one is warned of");
+	is(module_load_args(module_host_default(), driver_path, NULL, "owner=before"), 0, "loaded");
+	is(module_replace(module_host_default(), "driver", driver_path, -1), 0, "and replaced");
+	{
+		char buffer[512];
+		int (*shown)(char *) = symbol_get(ring_parameters);
+
+		need(shown);
+		shown(buffer);
+		ok(strstr(buffer, " before "), "by one with the same parameters");
+		symbol_put(ring_parameters);
+	}
+	is(delete_errno("driver", O_NONBLOCK), 0, "deleted");
+}
+
+static void test_requests(void)
+{
+	struct module_host *host = module_host_default();
+	struct module *driver;
+	int (*seen)(void);
+	long (*capacity)(void);
+
+	is(module_host_search(host, "drivers"), -EINVAL, "a search path of a relative folder");
+	is(module_host_search(host, ""), -EINVAL, "or of none");
+	is(module_host_search(host, "/nowhere:/proc/self"), 0, "one of absolute ones");
+	is(request_module("driver"), -ENOENT, "in which there is no driver");
+	ok(strstr(module_last_error(), "/nowhere:/proc/self"), "which is said");
+	is(module_load_args(host, user_path, NULL, "autoload"), -ENOENT,
+	   "so that a driver who requests it fails");
+	is(module_host_search(host, NULL), 0, "without one");
+	is(module_load_args(host, user_path, NULL, "autoload=y"), 0, "it is found beside");
+	driver = find_module("driver");
+	is(module_refcount(driver), 2, "and used");
+	is(request_module("%s", "driver"), 0, "what is there is not loaded again");
+	ok(find_module("driver") == driver, "and is the same");
+	is(request_module("driver-%s", "user"), 0, "by a name with - for _, too");
+	is(request_module("../linux_module"), -EINVAL, "a path is no name");
+	is(request_module("%0100d", 1), -ENAMETOOLONG, "nor is what is too long");
+	is(delete_errno("driver_user", O_NONBLOCK) + delete_errno("driver", O_NONBLOCK), 0, "deleted");
+
+	is(request_module("watch-dog-%d", 7), 0, "a module by its alias");
+	seen = symbol_get(watch_seen);
+	need(seen);
+	is(seen(), 0, "which watches");
+	capacity = symbol_request(ring_capacity);
+	ok(capacity && capacity() == RING_SIZE, "a symbol with the module that has it");
+	is(seen(), 2, "whose coming is seen");
+	ok(symbol_request(ring_capacity) == capacity, "and which is there by then");
+	symbol_put(ring_capacity);
+	symbol_put(ring_capacity);
+	is(delete_errno("driver", O_NONBLOCK), 0, "deleted");
+	is(seen(), 12, "which is seen, too");
+	symbol_put(watch_seen);
+	is(delete_errno("watcher", O_NONBLOCK), 0, "the watcher goes");
+
+	need(request_module("driver") == 0);
+	need(module_load_args(host, "watcher.so", NULL, "target=driver") == -ENOENT);
+	need(module_request(host, "watcher") == 0 && (seen = symbol_get(watch_seen)));
+	is(seen(), 100, "a watcher finds what was there before it");
+	symbol_put(watch_seen);
+	is(delete_errno("watcher", 0) + delete_errno("driver", 0), 0, "both go");
+}
+
 static char events[64];
 
 struct listener {
@@ -419,6 +602,8 @@ int main(void)
 	test_force(O_TRUNC | O_NONBLOCK, "O_TRUNC|O_NONBLOCK");
 	test_force(O_TRUNC, "O_TRUNC");
 	test_symbols();
+	test_parameters();
+	test_requests();
 	test_notifiers();
 	is(module_host_list(module_host_default(), NULL, 0), 0, "no module is left");
 	return tap_done();

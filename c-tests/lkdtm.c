@@ -148,7 +148,7 @@ static void from_zero(int n, const char *row)
 	gets(ref, n);
 	is(reports_since(MODULE_REF_STALE_GET), n, "%s a get is reported", row);
 	is(module_ref_count(ref), -1, "%s and does not bring it back", row);
-	ok(!module_ref_try_get(ref), "%s the door is shut", row);
+	ok(!module_ref_try_get(ref), "%s the counter is closed", row);
 	is(module_ref_reinit(ref), 0, "%s its winner can open it", row);
 	is(module_ref_count(ref), 0, "%s and nothing is left", row);
 }

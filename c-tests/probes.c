@@ -368,7 +368,7 @@ static struct {
 
 static void *unregistered(void *arg)
 {
-	if (percpu && !rseq_unregister())
+	if (percpu && !rseq_unregister(arg))
 		return "cannot unregister";
 	ok(module_try_get(arg), "a get");
 	module_put(arg);

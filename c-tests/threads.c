@@ -17,7 +17,7 @@ static struct module_ref ref = MODULE_REF_INIT;
 static _Atomic int go, stop;
 static _Atomic long refused, served;
 
-/* ---- 32 threads hammer a closed door while a drain with a holder runs ------- */
+/* ---- 32 threads hammer a closed counter while a holder delays a drain ------- */
 
 static void *hammer(void *arg)
 {
@@ -39,7 +39,7 @@ static void *put_later(void *arg)
 	return NULL;
 }
 
-static void hammered_door(void)
+static void hammered(void)
 {
 	enum { THREADS = 32 };
 	pthread_t threads[THREADS], holder;
@@ -47,7 +47,7 @@ static void hammered_door(void)
 	long served_before;
 	uint64_t began;
 
-	ok(module_ref_try_get(&ref), "a holder, and %d threads at the door", THREADS);
+	ok(module_ref_try_get(&ref), "a holder, and %d threads that ask", THREADS);
 	for (int i = 0; i < THREADS; i++)
 		threads[i] = start_thread(hammer, NULL);
 	began = now_ns();
@@ -56,7 +56,7 @@ static void hammered_door(void)
 	ok(now_ns() - began >= 200000000, "and not before");
 	served_before = atomic_load(&served);
 	sleep_ns(50 * MILLISECOND);
-	is(atomic_load(&served), served_before, "the door stays shut");
+	is(atomic_load(&served), served_before, "the counter stays closed");
 	ok(atomic_load(&refused) > 0, "%ld gets were refused", atomic_load(&refused));
 	is(module_ref_reinit(&ref), 0, "the winner lets them in again");
 	while (atomic_load(&served) == served_before)
@@ -191,22 +191,26 @@ static void while_draining(void)
 	drainer = start_thread(drain_for_ever, &rc);
 	while (module_ref_try_get(&ref))
 		module_ref_put(&ref);
-	ok(1, "a drain shuts the door");
+	ok(1, "a drain closes the counter");
 	is(module_ref_try_release(&ref), -EBUSY, "a release is told of the drain");
 	is(module_ref_drain(&ref, -1), -EBUSY, "and so is a second drain, at once");
 	is(module_ref_count(&ref), 1, "the count is what is held");
 	module_ref_get(&ref);
 	is(module_ref_count(&ref), 2, "a holder may get one more");
 	module_ref_put(&ref);
+	ok(module_ref_get_if_held(&ref), "and who asks whether somebody holds it");
+	is(module_ref_count(&ref), 2, "which counts");
+	module_ref_put(&ref);
 	module_ref_put(&ref);
 	pthread_join(drainer, NULL);
 	is(rc, 0, "the drain ends with the last put");
+	ok(!module_ref_get_if_held(&ref), "and then nobody holds it");
 	is(module_ref_reinit(&ref), 0, "reinit");
 }
 
 int main(void)
 {
-	hammered_door();
+	hammered();
 	one_winner();
 	happens_before();
 	put_then_free();

@@ -19,9 +19,9 @@
 enum { THREADS = 4, ROUNDS = 300 };
 
 static struct module_ref counted, in_a_word = MODULE_REF_INIT, plugin = MODULE_REF_INIT;
-static void (*_Atomic entry)(struct module_ref *, long);
+static long (*_Atomic entry)(struct module_ref *, long);
 static _Atomic int stop;
-static _Atomic long calls;
+static _Atomic long calls, left;
 
 static void *work(void *arg)
 {
@@ -29,7 +29,7 @@ static void *work(void *arg)
 
 	while (!atomic_load(&stop)) {
 		if (module_ref_try_get(&plugin)) {
-			atomic_load(&entry)(ref, 1000);
+			atomic_fetch_add(&left, atomic_load(&entry)(ref, 1000));
 			atomic_fetch_add(&calls, 1);
 			module_ref_put(&plugin);
 		}
@@ -51,7 +51,7 @@ int main(int argc, char **argv)
 		threads[i] = start_thread(work, i % 2 ? &counted : &in_a_word);
 	for (int round = 0; round < ROUNDS; round++) {
 		void *handle = dlopen(path, RTLD_NOW), *symbol;
-		void (*function)(struct module_ref *, long);
+		long (*function)(struct module_ref *, long);
 		long before = atomic_load(&calls);
 
 		need(handle && (symbol = dlsym(handle, "count_rounds")));
@@ -68,6 +68,7 @@ int main(int argc, char **argv)
 		pthread_join(threads[i], NULL);
 	ok(1, "%d unloads of a plugin that counts inline, %ld calls into it", ROUNDS,
 	   atomic_load(&calls));
+	is(atomic_load(&left), 0, "which leave no descriptor in its code");
 	is(module_ref_count(&counted) + module_ref_count(&in_a_word), 0, "and it all adds up");
 	is(module_ref_try_release(&counted), 0, "released");
 	is(module_ref_try_release(&in_a_word), 0, "and the one in a word, too");

@@ -23,17 +23,22 @@ static inline int filter_by(struct sock_filter *code, size_t length, unsigned fl
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
-/* One system call is refused from here on: EPERM. */
-static inline int refuse_call(unsigned nr, unsigned flags)
+/* One system call is not made from here on: it answers this errno, or success. */
+static inline int answer_call(unsigned nr, unsigned answer, unsigned flags)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | answer),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 
 	return filter_by(code, sizeof(code) / sizeof(code[0]), flags);
+}
+
+static inline int refuse_call(unsigned nr, unsigned flags)
+{
+	return answer_call(nr, EPERM, flags);
 }
 
 #endif

@@ -6,12 +6,9 @@
 #define HOST_H
 
 #include <dirent.h>
-#include <libgen.h>
-#include <limits.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "module_ref.h"
+#include "process.h"
 #include "tap.h"
 
 #define SECOND INT64_C(1000000000)
@@ -20,29 +17,12 @@
 /* A plugin beside the program. */
 static inline const char *plugin(const char *file)
 {
-	static _Thread_local char paths[4][PATH_MAX];
-	static _Thread_local unsigned next;
-	char program[PATH_MAX], *path = paths[next++ % 4];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+	static __thread char paths[4][PATH_MAX];
+	static __thread unsigned next;
+	const char *path = beside_program(paths[next++ % 4], file);
 
-	need(n > 0);
-	program[n] = '\0';
-	need(snprintf(path, PATH_MAX, "%s/%s", dirname(program), file) < PATH_MAX);
+	need(path);
 	return path;
-}
-
-/* How many lines of /proc/self/maps have that text: 0 if nothing of it is mapped. */
-static inline int mapped(const char *text)
-{
-	FILE *maps = fopen("/proc/self/maps", "r");
-	char line[PATH_MAX + 128];
-	int n = 0;
-
-	need(maps);
-	while (fgets(line, sizeof(line), maps))
-		n += strstr(line, text) != NULL;
-	fclose(maps);
-	return n;
 }
 
 static inline int entries(const char *folder)

@@ -10,7 +10,9 @@
 
 #include "module_ref.h"
 
-static _Atomic int reports[4];
+enum { MISUSES = 5 };
+
+static _Atomic int reports[MISUSES];
 static const struct module_ref *reported_ref;
 static const void *reported_caller;
 
@@ -27,7 +29,7 @@ static inline int reports_since(enum module_ref_misuse what)
 {
 	int n = atomic_load(&reports[what]);
 
-	for (int kind = 0; kind < 4; kind++)
+	for (int kind = 0; kind < MISUSES; kind++)
 		atomic_store(&reports[kind], 0);
 	return n;
 }

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * oracle.h - whether counters have to be per CPU here. It does not ask the library, whose answer
- * is what is tested: it looks at the processor, the C library and the kernel.
+ * is what is tested: it looks at the processor and asks the kernel.
  */
 #ifndef ORACLE_H
 #define ORACLE_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(__x86_64__) && defined(__linux__) && !defined(__ILP32__)
-
-/* glibc's, from 2.35 on; 0 if restartable sequences are switched off or refused. */
-extern const unsigned int __rseq_size __attribute__((weak));
+#if (defined(__x86_64__) || defined(__aarch64__)) && defined(__linux__) && !defined(__ILP32__)
 
 /* NULL if counters have to be per CPU, or why they cannot be. */
 static inline const char *why_not_per_cpu(void)
@@ -22,8 +20,9 @@ static inline const char *why_not_per_cpu(void)
 	enum { QUERY = 0, PRIVATE_EXPEDITED_RSEQ = 1 << 7, REGISTER = 1 << 8 };
 	long commands = syscall(SYS_membarrier, QUERY, 0, 0);
 
-	if (!&__rseq_size || __rseq_size == 0)
-		return "the C library has no restartable sequences";
+	/* No area is so short: that is what a kernel says that would take a longer one. */
+	if (syscall(SYS_rseq, NULL, 0, 0, 0) == 0 || errno != EINVAL)
+		return "the kernel has no restartable sequences, or refuses them";
 	if (commands < 0 || !(commands & PRIVATE_EXPEDITED_RSEQ) || !(commands & REGISTER))
 		return "the kernel has no membarrier for restartable sequences";
 	return NULL;
@@ -33,7 +32,7 @@ static inline const char *why_not_per_cpu(void)
 
 static inline const char *why_not_per_cpu(void)
 {
-	return "this library counts per CPU on Linux on x86-64 alone";
+	return "this library counts per CPU on Linux on x86-64 and aarch64 alone";
 }
 
 #endif

@@ -1,29 +1,39 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * rseq.h - a thread that gives up the restartable sequence that glibc registered for it.
+ * rseq.h - a thread's struct rseq, which the C library has registered or this library has, and a
+ * thread that gives its registration up.
  */
 #ifndef RSEQ_H
 #define RSEQ_H
 
-#include <features.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if __GLIBC_PREREQ(2, 35)
-#include <sys/rseq.h>
+#include "module_ref_inline.h"
 
-/* Undone as it was done: by the address, the length and the signature. */
-static inline bool rseq_unregister(void)
-{
-	return syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 1,
-		       RSEQ_SIG) == 0;
-}
+/* What stands before an abort label, as C libraries have it. */
+#ifdef __aarch64__
+#define RSEQ_SIGNATURE 0xd428bc00
 #else
-static inline bool rseq_unregister(void)
-{
-	return false;
-}
+#define RSEQ_SIGNATURE 0x53053053
 #endif
+
+/* Where it is if counters are per CPU. */
+static inline char *rseq_area(void)
+{
+	return (char *)__builtin_thread_pointer() + (int32_t)module_ref_area;
+}
+
+/* Undone as it was done: by the address, the length and the signature, of which the kernel knows whether
+ * they are right. */
+static inline bool rseq_unregister(struct module_ref *ref)
+{
+	/* Where that is for the library to do, the thread is registered when it begins to count. */
+	if (module_ref_try_get(ref))
+		module_ref_put(ref);
+	return syscall(SYS_rseq, rseq_area(), 32, 1, RSEQ_SIGNATURE) == 0;
+}
 
 #endif

@@ -16,6 +16,7 @@ struct copy {
 	int (*reinit)(struct module_ref *);
 	int (*init_percpu)(struct module_ref *);
 	void (*destroy)(struct module_ref *);
+	int (*put_at_thread_exit)(struct module_ref *);
 };
 
 #define COPY                                                                                      \
@@ -23,5 +24,5 @@ struct copy {
 		module_ref_try_get, module_ref_put, module_ref_count, module_ref_try_release,     \
 			module_ref_drain, module_ref_drain_begin, module_ref_drain_finish,        \
 			module_ref_drain_cancel, module_ref_reinit, module_ref_init_percpu,       \
-			module_ref_destroy                                                        \
+			module_ref_destroy, module_ref_put_at_thread_exit                         \
 	}

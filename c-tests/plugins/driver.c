@@ -7,14 +7,17 @@
  * to where it is read. An open file holds a reference to the module, and so does a thread that
  * nobody waits for.
  */
-#include <errno.h>
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/errno.h>
+#include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/printk.h>
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "driver.h"
-#include "linux_module.h"
 
 struct ring {
 	char bytes[RING_SIZE];
@@ -29,6 +32,60 @@ struct notification {
 	void (*done)(void *arg);
 	void *arg;
 };
+
+static int capacity __read_mostly = RING_SIZE;
+module_param(capacity, int, S_IRUGO);
+MODULE_PARM_DESC(capacity, "how many bytes it says there is room for");
+
+static bool verbose __ro_after_init;
+module_param(verbose, bool, 0644);
+static bool loud = true;
+module_param_named(quiet, loud, invbool, 0644);
+
+static char *owner = "nobody";
+module_param(owner, charp, 0444);
+static char nick[8] = "ring";
+module_param_string(nick_name, nick, sizeof(nick), 0444);
+
+static short minors[4] = { 1, 2 };
+static unsigned int nr_minors = 2;
+module_param_array(minors, short, &nr_minors, 0444);
+static char *names[2];
+module_param_array_named(labels, names, charp, NULL, 0444);
+
+static unsigned char a_byte;
+module_param_named(byte, a_byte, byte, 0);
+static unsigned short a_ushort;
+module_param_named(ushort, a_ushort, ushort, 0);
+static unsigned int a_uint;
+module_param_named(uint, a_uint, uint, 0);
+static long a_long;
+module_param_named(long, a_long, long, 0);
+static unsigned long a_ulong;
+module_param_named(ulong, a_ulong, ulong, 0);
+static unsigned long long a_ullong;
+module_param_named(ullong, a_ullong, ullong, 0);
+
+/* Even numbers only. */
+static int even;
+
+static int even_set(const char *val, const struct kernel_param *kp)
+{
+	int value, rc = kstrtoint(val, 0, &value);
+
+	if (rc)
+		return rc;
+	return value % 2 ? -EDOM : param_set_int(val, kp);
+}
+
+static const struct kernel_param_ops even_ops = {
+	.set = even_set,
+	.get = param_get_int,
+};
+module_param_cb(even, &even_ops, &even, 0644);
+
+static const struct ring_id { const char *name; } ids[] = { { "ring" }, { NULL } };
+MODULE_DEVICE_TABLE(ring, ids);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
@@ -159,9 +216,28 @@ static struct module *ring_this_module(void)
 
 long ring_capacity(void)
 {
-	return RING_SIZE;
+	return capacity;
 }
-EXPORT_SYMBOL_GPL(ring_capacity);
+EXPORT_SYMBOL_NS_GPL(ring_capacity, RING);
+
+/* As they are shown in /sys/module/driver/parameters, with what is not shown in between. */
+int ring_parameters(char *buffer)
+{
+	const struct kernel_param *const shown[] = {
+		&__param_capacity, &__param_verbose, &__param_quiet, &__param_owner,
+		&__param_nick_name, &__param_minors, &__param_byte, &__param_ushort, &__param_uint,
+		&__param_long, &__param_ulong, &__param_ullong, &__param_even,
+	};
+	int length = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(shown); i++) {
+		length += shown[i]->ops->get(buffer + length, shown[i]);
+		buffer[length - 1] = ' ';
+	}
+	return length + sprintf(buffer + length, "%s %s %u", names[0] ? names[0] : "-",
+				names[1] ? names[1] : "-", nr_minors);
+}
+EXPORT_SYMBOL(ring_parameters);
 
 const struct ring_operations ring_operations = {
 	.owner = THIS_MODULE,
@@ -176,6 +252,9 @@ EXPORT_SYMBOL(ring_operations);
 
 static int __init ring_init(void)
 {
+	if (verbose)
+		pr_info("this is %s of %s\n", THIS_MODULE->name, owner);
+	pr_debug("never said\n");
 	return -pthread_create(&pump_thread, NULL, pump, NULL);
 }
 

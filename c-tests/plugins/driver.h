@@ -32,6 +32,11 @@ struct ring_operations {
 /* Exported by driver.c. */
 extern const struct ring_operations ring_operations;
 long ring_capacity(void);
+/* Writes what its parameters are, in their order. */
+int ring_parameters(char *buffer);
+
+/* Exported by watcher.c: what it has seen of another module. */
+int watch_seen(void);
 
 /* Exported by driver_user.c: sends text through the ring and back; its length, or a negative
  * errno. */

@@ -2,11 +2,15 @@
  *
  * driver_user.c - a module that uses another one's symbols without being linked with it.
  */
-#include <errno.h>
-#include <string.h>
+#include <linux/errno.h>
+#include <linux/kmod.h>
+#include <linux/module.h>
 
 #include "driver.h"
-#include "linux_module.h"
+
+static bool autoload;
+module_param(autoload, bool, 0444);
+MODULE_PARM_DESC(autoload, "request the driver");
 
 static const struct ring_operations *ring;
 static long (*capacity)(void);
@@ -33,6 +37,10 @@ EXPORT_SYMBOL(echo);
 
 static int __init user_init(void)
 {
+	int rc = autoload ? request_module("%s", "driver") : 0;
+
+	if (rc)
+		return rc;
 	ring = symbol_get(ring_operations);
 	if (!ring)
 		return -ENXIO;

@@ -7,8 +7,11 @@
  *   NO_INIT, NO_EXIT   without one, the other, or both
  *   EXPORTS    the name of one more function to export
  *   USES       the name of another plugin's function, for uses() to call
+ *   CONSTANT   __this_module is
  */
 #include "module_ref.h"
+
+#include <stdatomic.h>
 
 #ifndef ANSWER
 #define ANSWER 1
@@ -23,8 +26,13 @@ void *call_back(void *(*function)(void *), void *argument);
 extern int on_init(struct module *self) __attribute__((weak));
 extern void on_exit_of(struct module *self) __attribute__((weak));
 
+#ifdef CONSTANT
+struct module *const __this_module = 0;
+#else
 struct module *__this_module;
+#endif
 static volatile long count = ANSWER;
+static _Atomic long called_back;
 
 #ifndef NO_INIT
 int init_module(void)
@@ -53,7 +61,8 @@ void *call_back(void *(*function)(void *), void *argument)
 {
 	void *result = function(argument);
 
-	count = count;
+	/* Not the last call, so that there is something to come back to. */
+	atomic_fetch_add(&called_back, 1);
 	return result;
 }
 

@@ -6,8 +6,15 @@
 
 uint32_t sample_answer(uint32_t x);
 uint32_t relay_answer(uint32_t x);
+uint32_t (*relay_source(void))(uint32_t x);
 
 uint32_t relay_answer(uint32_t x)
 {
 	return sample_answer(x);
+}
+
+/* The very function that calls are passed on to. */
+uint32_t (*relay_source(void))(uint32_t x)
+{
+	return sample_answer;
 }

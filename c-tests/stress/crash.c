@@ -16,7 +16,7 @@
 #include "stress.h"
 
 static const struct run *_Atomic watched;
-static _Thread_local const char *thread_role = "main thread";
+static _Thread_local const char *thread_role = "another thread";
 static _Thread_local unsigned thread_index;
 
 static const int crashes[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT };
@@ -52,6 +52,10 @@ static const char *program_counter(void *context)
 
 static void where(const struct run *run, const char *what, const char *address)
 {
+	char whose[256];
+
+	if (module_describe_address(address, whose, sizeof(whose)) > 0)
+		say("  %s is %s\n", what, whose);
 	for (unsigned i = 0; run && i < run->nslots; i++) {
 		const struct slot *slot = &run->slots[i];
 
@@ -67,6 +71,7 @@ static void crashed(int number, siginfo_t *info, void *context)
 {
 	const struct run *run = atomic_load(&watched);
 	const char *pc = program_counter(context);
+	char row[81];
 
 	say("\nCRASH: %s in %s %u, at address %p, program counter %p\n", strsignal(number),
 	    thread_role, thread_index, info->si_addr, (const void *)pc);
@@ -79,8 +84,13 @@ static void crashed(int number, siginfo_t *info, void *context)
 #ifdef __GLIBC__
 	void *frames[32];
 
-	backtrace_symbols_fd(frames, backtrace(frames, 32), STDERR_FILENO);
+	/* What unwinds would read the code, too. */
+	if (info->si_addr != pc)
+		backtrace_symbols_fd(frames, backtrace(frames, 32), STDERR_FILENO);
 #endif
+	if (run && run->bad)
+		for (unsigned line = 0; report_bad_line(line, true, row, sizeof(row)); line++)
+			say("%s\n", row);
 	say("violations: a crash, and %llu others\n", (unsigned long long)violations());
 	_exit(1);
 }

@@ -7,13 +7,13 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "../lib/oracle.h"
+#include "../lib/process.h"
 #include "stress.h"
 
 enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2, EXIT_INTERRUPTED = 130 };
@@ -21,23 +21,26 @@ enum { EXIT_VIOLATIONS = 1, EXIT_TROUBLE = 2, EXIT_INTERRUPTED = 130 };
 static const char usage[] =
 	"Usage: module-ref-stress [OPTION]...\n"
 	"Worker threads call into shared objects while other threads unload, reload and\n"
-	"replace them. Nothing is stopped, and nothing may break.\n"
+	"replace them. No thread is stopped, and nothing may break.\n"
 	"\n"
 	"  -t, --threads=N     worker threads (default: twice the CPUs, 4 at least)\n"
 	"  -u, --unloaders=N   threads that unload and reload (default: 2)\n"
 	"  -s, --seconds=S     length of each run (default: 10)\n"
-	"  -l, --layer=LAYER   host: modules with dependencies are loaded, unloaded, replaced\n"
-	"                      and forced out through the module host; counter: the program\n"
-	"                      opens and closes plugins itself, by counters; or both\n"
+	"  -l, --layer=LAYER   host: the module host loads, unloads, replaces and forces\n"
+	"                      out modules with dependencies; counter: the program opens\n"
+	"                      and closes plugins itself, by counters; or both\n"
 	"                      (default: host; with --compare both)\n"
-	"  -m, --mode=MODE     how references are counted: atomic, percpu or both (default:\n"
-	"                      percpu)\n"
-	"  -p, --plugin=FILE   a shared object to unload instead of the default ones, the\n"
+	"  -m, --mode=MODE     how references are counted: atomic, percpu or both\n"
+	"                      (default: percpu)\n"
+	"  -p, --plugin=FILE   unload this shared object instead of the default ones, the\n"
 	"                      sample plugin and the system's libz; may be repeated\n"
 	"      --symbol=NAME   the function to call in the last --plugin: sample_answer\n"
-	"                      and crc32 are known; any other is called as long NAME(void)\n"
-	"                      and has to answer always as it did the first time\n"
+	"                      and crc32 are known; any other is called as long\n"
+	"                      NAME(void) and must always answer as it did first\n"
 	"      --seed=N        for the random choices (default: from the clock)\n"
+	"      --bad           the first unloader has plugins that leave something\n"
+	"                      behind: a thread, a timer, a destructor, a callback ...;\n"
+	"                      each must be reported, and unmapped once that is gone\n"
 	"      --compare       the same run under stop-the-world by signals and under the\n"
 	"                      Linux patch's plain CAS counter\n"
 	"      --json=FILE     write the results to FILE, - for standard output\n"
@@ -47,7 +50,13 @@ static const char usage[] =
 	"\n"
 	"Ctrl-C ends a run early and reports what there is. Exit status: 0 without a\n"
 	"violation, 1 with one or after a crash, 2 if a run could not be made, 130 if it\n"
-	"was ended early without a violation.\n";
+	"was ended early without a violation.\n"
+	"\n"
+	"Examples:\n"
+	"  module-ref-stress --seconds 60 --threads 16       a longer run, more workers\n"
+	"  module-ref-stress --plugin ./p.so --symbol run    your own plugin\n"
+	"  module-ref-stress --bad                           plugins that misbehave\n"
+	"  module-ref-stress --layer counter --json=-        for a machine to read\n";
 
 static _Noreturn void trouble(const char *option, const char *value, const char *expected)
 {
@@ -71,18 +80,15 @@ static unsigned long long number(const char *option, const char *value, unsigned
 	return n;
 }
 
-/* The sample plugin lies beside the program. */
-static char *beside_program(const char *name)
+/* The plugins lie beside the program. */
+static const char *beside(const char *name)
 {
-	char *path = malloc(PATH_MAX + NAME_MAX);
-	char program[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+	static char paths[5][PATH_MAX];
+	static size_t n;
 
-	if (!path)
+	if (n == sizeof(paths) / sizeof(*paths) || !beside_program(paths[n], name))
 		abort();
-	program[n < 0 ? 0 : n] = '\0';
-	snprintf(path, PATH_MAX + NAME_MAX, "%s/%s", n < 0 ? "." : dirname(program), name);
-	return path;
+	return paths[n++];
 }
 
 /* A file in this folder is meant, if there is one; dlopen() would look for a name
@@ -106,7 +112,7 @@ static bool there(const char *library)
 
 static void parse(int argc, char **argv, struct options *options)
 {
-	enum { SYMBOL = 256, SEED, COMPARE, JSON, TAP, VERSION };
+	enum { SYMBOL = 256, SEED, BAD, COMPARE, JSON, TAP, VERSION };
 	static const struct option known[] = {
 		{ "threads", required_argument, NULL, 't' },
 		{ "unloaders", required_argument, NULL, 'u' },
@@ -116,6 +122,7 @@ static void parse(int argc, char **argv, struct options *options)
 		{ "plugin", required_argument, NULL, 'p' },
 		{ "symbol", required_argument, NULL, SYMBOL },
 		{ "seed", required_argument, NULL, SEED },
+		{ "bad", no_argument, NULL, BAD },
 		{ "compare", no_argument, NULL, COMPARE },
 		{ "json", required_argument, NULL, JSON },
 		{ "tap", no_argument, NULL, TAP },
@@ -171,6 +178,9 @@ static void parse(int argc, char **argv, struct options *options)
 		case SEED:
 			options->seed = number("--seed", optarg, 0, UINT64_MAX);
 			break;
+		case BAD:
+			options->bad = true;
+			break;
 		case COMPARE:
 			options->compare = true;
 			break;
@@ -202,14 +212,20 @@ static void parse(int argc, char **argv, struct options *options)
 		if (!options->plugins[i].symbol)
 			trouble("--plugin", options->plugins[i].file,
 				"a --symbol after it that says what to call");
+	if (options->bad && (options->layer_counter || options->compare))
+		trouble("--bad", options->compare ? "--compare" : "--layer",
+			"the module host alone");
 	if (!options->layer_host && !options->layer_counter) {
 		options->layer_host = true;
 		options->layer_counter = options->compare;
 	}
 	if (options->nplugins == 0) {
-		options->relay = beside_program("relay.so");
+		options->relay = beside("relay.so");
+		options->keeper = beside("keeper.so");
+		options->left = beside("left.so");
+		options->right = beside("right.so");
 		options->plugins[options->nplugins++] = (struct plugin){
-			.file = beside_program("sample.so"), .symbol = "sample_answer" };
+			.file = beside("sample.so"), .symbol = "sample_answer" };
 		if (there("libz.so.1"))
 			options->plugins[options->nplugins++] =
 				(struct plugin){ .file = "libz.so.1", .symbol = "crc32" };
@@ -335,7 +351,7 @@ int main(int argc, char **argv)
 	if (done > 0) {
 		if (!options.tap)
 			fputc('\n', to);
-		(options.tap ? report_tap : report_table)(to, results, done);
+		(options.tap ? report_tap : report_table)(to, &options, results, done);
 	}
 	status = verdict(results, done, wanted);
 	if (options.json && report_json(&options, results, done) != 0) {

@@ -88,7 +88,36 @@ void report_live_end(void)
 
 /* ---- the table ----------------------------------------------------------------- */
 
-void report_table(FILE *to, const struct result *results, unsigned n)
+bool report_bad_line(unsigned line, bool has_crashed, char *text, size_t size)
+{
+	const struct bad *bad = line > 0 ? bad_result((line - 1) / 2) : NULL;
+
+	if (line == 0)
+		snprintf(text, size, "%-38s %8s %9s %9s %8s", "bad plugin, and what was said of it",
+			 "unloads", "resident", "unmapped", "crashes");
+	else if (!bad || !bad->what)
+		return false;
+	else if (line % 2 == 0)
+		snprintf(text, size, "  %.77s",
+			 bad->is_absent ? "(not tried: its file is not beside this program)" :
+					  bad->said);
+	else
+		snprintf(text, size, "%-38s %8" PRIu64 " %9" PRIu64 " %9s %8d", bad->what,
+			 bad->unloads, bad->resident,
+			 bad->unmapped < bad->unloads ? "no" : bad->unloads ? "yes" : "-",
+			 has_crashed && atomic_load(&bad->now));
+	return true;
+}
+
+static void bad_table(FILE *to, const char *before)
+{
+	char text[81];
+
+	for (unsigned line = 0; report_bad_line(line, false, text, sizeof(text)); line++)
+		fprintf(to, "%s%s\n", before, text);
+}
+
+void report_table(FILE *to, const struct options *options, const struct result *results, unsigned n)
 {
 	static const char *const kinds[UNLOAD_KINDS] = { "refusing if in use", "draining" };
 	char a[32], b[32], c[32], d[32], stall[32];
@@ -105,9 +134,13 @@ void report_table(FILE *to, const struct result *results, unsigned n)
 	}
 	for (unsigned i = 0; i < n; i++)
 		if (results[i].replaced + results[i].forced > 0)
-			fprintf(to, "%-30s of the unloads, %" PRIu64 " were replacements and %" PRIu64
-				    " by force\n",
-				results[i].scheme->name, results[i].replaced, results[i].forced);
+			fprintf(to,
+				"%-19s %s replaced: %s stop first, %s of a set; %s forced\n",
+				results[i].scheme->name,
+				count(results[i].replaced, a, sizeof(a)),
+				count(results[i].stopped_first, b, sizeof(b)),
+				count(results[i].sets, c, sizeof(c)),
+				count(results[i].forced, d, sizeof(d)));
 	fprintf(to, "\n%-30s %-19s %8s %9s %9s\n", "unload latency", "", "p50", "p99", "max");
 	for (unsigned i = 0; i < n; i++)
 		for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
@@ -124,6 +157,12 @@ void report_table(FILE *to, const struct result *results, unsigned n)
 		    "the plugin in, because it was in use. A stall is the longest time from one call\n"
 		    "of a worker to its next, the time the system gave to other threads included; a\n"
 		    "drain's latency includes the wait for the calls that were inside.\n\n");
+	if (options->bad) {
+		bad_table(to, "");
+		fprintf(to, "\nUnmapped: once what it had left behind was taken back. What its user "
+			    "keeps is\nlooked for on request alone: that is then an address of a plugin "
+			    "that is gone.\n\n");
+	}
 	for (int kind = 0; kind < VIOLATION_KINDS; kind++)
 		fprintf(to, "%8" PRIu64 "  %s\n", violations_of((enum violation)kind),
 			violation_text[kind]);
@@ -132,9 +171,12 @@ void report_table(FILE *to, const struct result *results, unsigned n)
 
 /* ---- TAP -------------------------------------------------------------------------- */
 
-void report_tap(FILE *to, const struct result *results, unsigned n)
+void report_tap(FILE *to, const struct options *options, const struct result *results, unsigned n)
 {
 	unsigned test = 0;
+
+	if (options->bad)
+		bad_table(to, "# ");
 
 	for (unsigned i = 0; i < n; i++) {
 		const struct result *r = &results[i];
@@ -209,9 +251,10 @@ int report_json(const struct options *options, const struct result *results, uns
 			", \"seconds\": %.3f, \"gets\": %" PRIu64 ", \"refusals\": %" PRIu64
 			",\n     \"unloads\": %" PRIu64 ", \"unloads_refused\": %" PRIu64
 			", \"idle_checks\": %" PRIu64 ", \"longest_stall_ns\": %" PRIu64
-			",\n     \"replaced\": %" PRIu64 ", \"forced\": %" PRIu64,
+			",\n     \"replaced\": %" PRIu64 ", \"stopped_first\": %" PRIu64
+			", \"sets\": %" PRIu64 ", \"forced\": %" PRIu64,
 			r->seconds, r->gets, r->refusals, r->unloads, r->refused, r->idle_checks,
-			r->longest_stall_ns, r->replaced, r->forced);
+			r->longest_stall_ns, r->replaced, r->stopped_first, r->sets, r->forced);
 		for (int kind = 0; kind < UNLOAD_KINDS; kind++)
 			fprintf(to,
 				",\n     \"%s_ns\": {\"n\": %" PRIu64 ", \"p50\": %" PRIu64
@@ -219,6 +262,19 @@ int report_json(const struct options *options, const struct result *results, uns
 				kind == BY_DRAIN ? "drain" : "try_release", r->latency[kind].n,
 				r->latency[kind].p50_ns, r->latency[kind].p99_ns,
 				r->latency[kind].max_ns);
+		fputc('}', to);
+	}
+	fprintf(to, "\n  ],\n  \"bad_plugins\": [");
+	for (unsigned i = 0; options->bad && bad_result(i) && bad_result(i)->what; i++) {
+		const struct bad *bad = bad_result(i);
+
+		fprintf(to, "%s\n    {\"what\": ", i ? "," : "");
+		json_string(to, bad->what);
+		fprintf(to,
+			", \"unloads\": %" PRIu64 ", \"resident\": %" PRIu64
+			", \"unmapped\": %" PRIu64 ", \"said\": ",
+			bad->unloads, bad->resident, bad->unmapped);
+		json_string(to, bad->said);
 		fputc('}', to);
 	}
 	fprintf(to, "\n  ],\n  \"violations\": {");

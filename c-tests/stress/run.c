@@ -140,7 +140,7 @@ void keep_latency(struct latencies *kept, uint64_t *random, uint64_t ns)
 }
 
 /* The winner of a release: the plugin is ours alone. Take it out for real, leave
- * the door shut for a while, and bring it back. */
+ * the counter closed for a while, and bring it back. */
 static void reload(struct run *run, struct unloader *unloader, struct slot *slot)
 {
 	if (atomic_fetch_add(&slot->winners, 1) != 0) {
@@ -241,7 +241,10 @@ static void *unload(void *arg)
 	while (!atomic_load(&run->stop_unloaders) && !atomic_load(&run->broken)) {
 		uint64_t dice = next_random(&unloader->random);
 
-		run->scheme->layer->attempt(run, unloader, dice);
+		if (run->bad && unloader == run->unloaders)
+			bad_round(unloader);
+		else
+			run->scheme->layer->attempt(run, unloader, dice);
 		sleep_ns(next_random(&unloader->random) % 200000);
 	}
 	return NULL;
@@ -304,6 +307,8 @@ static void summarise(const struct run *run, struct result *result)
 		result->refused += atomic_load(&unloader->refused);
 		result->idle_checks += atomic_load(&unloader->idle_checks);
 		result->replaced += atomic_load(&unloader->replaced);
+		result->stopped_first += atomic_load(&unloader->stopped_first);
+		result->sets += atomic_load(&unloader->sets);
 		result->forced += atomic_load(&unloader->forced);
 	}
 	for (int kind = 0; kind < UNLOAD_KINDS; kind++) {
@@ -475,6 +480,7 @@ int stress_run(const struct options *options, const struct scheme *scheme, struc
 		.nslots = options->nplugins,
 		.seconds = options->seconds,
 		.seed = options->seed,
+		.bad = options->bad,
 	};
 	uint64_t began = now_ns();
 	int rc = -1;

@@ -30,12 +30,15 @@
 
 enum violation {
 	WRONG_ANSWER,
+	MIXTURE,
+	LOST_STATE,
 	CALL_AFTER_RELEASE,
 	TWO_WINNERS,
 	COUNT_LEFT,
 	IDLE_REFUSED,
 	DRAIN_STUCK,
 	UNKNOWN_RESULT,
+	UNTOLD,
 	VIOLATION_KINDS
 };
 
@@ -75,6 +78,7 @@ struct worker {
 	uint32_t index;
 	uint64_t random;
 	_Atomic uint64_t gets, refusals, longest_stall_ns;
+	_Atomic uint64_t kept, kept_refusals; /* calls of the plugin that hands its count over */
 	/* For each plugin: odd while this worker may be holding it. */
 	_Atomic uint64_t presence[MAX_PLUGINS];
 	/* Stop-the-world counts here, in plain memory. */
@@ -110,7 +114,8 @@ struct latencies {
 struct unloader {
 	pthread_t thread;
 	uint64_t random;
-	_Atomic uint64_t unloads, refused, idle_checks, replaced, forced;
+	_Atomic uint64_t unloads, refused, idle_checks, forced;
+	_Atomic uint64_t replaced, stopped_first, sets;
 	_Atomic uint64_t waiting_since; /* in a drain without a timeout; 0 if not */
 	struct latencies latencies[UNLOAD_KINDS];
 };
@@ -127,6 +132,9 @@ struct layer {
 };
 
 extern const struct layer layer_counter, layer_host;
+
+/* The module host of the run. */
+extern struct module_host *host;
 
 /* A way to count who uses a plugin. Those through the module host have no functions of
  * their own. Errors are negative errno values, as in module_ref.h. */
@@ -155,6 +163,7 @@ struct run {
 	struct slot *slots;
 	double seconds;
 	uint64_t seed;
+	bool bad; /* the first unloader has misbehaving plugins */
 	_Atomic bool stop_workers, stop_unloaders, broken;
 };
 
@@ -163,7 +172,8 @@ struct result {
 	const struct scheme *scheme;
 	double seconds;
 	uint64_t gets, refusals, unloads, refused, idle_checks, longest_stall_ns;
-	uint64_t replaced, forced; /* of the unloads, through the host */
+	/* Of the unloads, through the host; and of the replacements. */
+	uint64_t replaced, forced, stopped_first, sets;
 	struct {
 		uint64_t n, p50_ns, p99_ns, max_ns;
 	} latency[UNLOAD_KINDS];
@@ -173,11 +183,13 @@ struct options {
 	unsigned threads, unloaders;
 	double seconds;
 	uint64_t seed;
-	bool layer_counter, layer_host, mode_atomic, mode_percpu, mode_asked, compare, tap;
+	bool layer_counter, layer_host, mode_atomic, mode_percpu, mode_asked, compare, bad, tap;
 	FILE *json;
 	struct plugin plugins[MAX_PLUGINS];
 	unsigned nplugins;
-	const char *relay; /* a plugin that needs the sample, or NULL */
+	const char *relay;  /* a plugin that needs the sample, or NULL */
+	/* One that hands its state over, and two that go together; or NULL. */
+	const char *keeper, *left, *right;
 };
 
 /* ---- the parts ----------------------------------------------------------- */
@@ -189,11 +201,31 @@ extern volatile sig_atomic_t interrupted;
 int stress_run(const struct options *options, const struct scheme *scheme,
 	       struct result *result);
 
+/* Tries each misbehaving plugin once. */
+void bad_round(struct unloader *unloader);
+
+/* What has come of one of them. */
+struct bad {
+	const char *what; /* NULL: there was no time for it */
+	bool is_absent;	  /* its file is not there */
+	_Atomic bool now; /* it is being tried */
+	uint64_t unloads, resident, unmapped;
+	char said[160];
+};
+
+/* The i-th of them, or NULL. */
+const struct bad *bad_result(unsigned i);
+
 /* The running totals, on a line that is written over, if there is a terminal. */
 void report_live(const struct run *run, double elapsed);
 void report_live_end(void);
-void report_table(FILE *to, const struct result *results, unsigned n);
-void report_tap(FILE *to, const struct result *results, unsigned n);
+void report_table(FILE *to, const struct options *options, const struct result *results,
+		  unsigned n);
+void report_tap(FILE *to, const struct options *options, const struct result *results,
+		unsigned n);
+/* A line of the table of misbehaving plugins, false if there are no more. Also for a handler of a
+ * crash, which happened in the one that was being tried. */
+bool report_bad_line(unsigned line, bool has_crashed, char *text, size_t size);
 int report_json(const struct options *options, const struct result *results, unsigned n);
 
 /* Turns a crash into a report that names the thread and the plugin. */

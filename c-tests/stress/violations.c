@@ -9,12 +9,15 @@
 
 const char *const violation_text[VIOLATION_KINDS] = {
 	[WRONG_ANSWER] = "wrong answers from a plugin that was held",
+	[MIXTURE] = "mixtures of two sets of modules",
+	[LOST_STATE] = "counts that a replacement did not hand over",
 	[CALL_AFTER_RELEASE] = "calls that began after a release had succeeded",
 	[TWO_WINNERS] = "releases with two winners",
 	[COUNT_LEFT] = "counts that did not come back to zero",
 	[IDLE_REFUSED] = "releases refused although nobody held anything",
 	[DRAIN_STUCK] = "drains that did not end",
 	[UNKNOWN_RESULT] = "results that no table has",
+	[UNTOLD] = "misbehaving plugins that were not told, or not unmapped",
 };
 
 static _Atomic uint64_t violation_count[VIOLATION_KINDS];

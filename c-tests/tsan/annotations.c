@@ -15,15 +15,9 @@
  *           fences, and std's own way around that is not in its compiled form
  *   mutex   from the unlock of a Rust mutex to a lock that had to wait, or a wait on a condition
  *           variable: std is not instrumented
- *   once    from the end of a Rust OnceLock's initialisation to those who find it done
- *   linker  from one use of the dynamic linker to the next: its locks are its own
  *
  * A futex needs nothing: who is woken decides by the word, which is an atomic like others.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <link.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,8 +27,8 @@
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
 
-enum edge { PUT, GET, FENCE, MUTEX, ONCE, LINKER, EDGES };
-static const char *const names[EDGES] = { "put", "get", "fence", "mutex", "once", "linker" };
+enum edge { PUT, GET, FENCE, MUTEX, EDGES };
+static const char *const names[EDGES] = { "put", "get", "fence", "mutex" };
 static bool left_out[EDGES];
 
 __attribute__((constructor(101))) static void choose(void)
@@ -115,8 +109,6 @@ void __wrap___tsan_atomic_thread_fence(int order)
 
 void wrap_lock(void *mutex) WRAPS(LOCK_CONTENDED);
 void real_lock(void *mutex) REAL(LOCK_CONTENDED);
-void wrap_wait(void *condition, void *mutex) WRAPS(CONDVAR_WAIT);
-void real_wait(void *condition, void *mutex) REAL(CONDVAR_WAIT);
 bool wrap_wait_timeout(void *condition, void *mutex, uint64_t seconds,
 		       uint32_t nanoseconds) WRAPS(CONDVAR_WAIT_TIMEOUT);
 bool real_wait_timeout(void *condition, void *mutex, uint64_t seconds,
@@ -128,13 +120,6 @@ void wrap_lock(void *mutex)
 	acquire(MUTEX, mutex);
 }
 
-void wrap_wait(void *condition, void *mutex)
-{
-	release(MUTEX, mutex);
-	real_wait(condition, mutex);
-	acquire(MUTEX, mutex);
-}
-
 bool wrap_wait_timeout(void *condition, void *mutex, uint64_t seconds, uint32_t nanoseconds)
 {
 	bool in_time;
@@ -143,102 +128,4 @@ bool wrap_wait_timeout(void *condition, void *mutex, uint64_t seconds, uint32_t 
 	in_time = real_wait_timeout(condition, mutex, seconds, nanoseconds);
 	acquire(MUTEX, mutex);
 	return in_time;
-}
-
-/* A once calls the method of a closure that it is given, and then says that it is done, to
- * be found by an instrumented load at its own address. So the end of the method is what has
- * to be told, and the closure it gets is one of ours. The layout is the compiler's own. */
-struct methods {
-	void *drop;
-	size_t size, align;
-	void *call_once;
-	void (*call)(void *closure, void *state);
-};
-
-struct once_call {
-	const void *once;
-	void *closure;
-	const struct methods *methods;
-};
-
-void wrap_once(void *once, bool again, void *closure, const struct methods *methods,
-	       void *caller) WRAPS(ONCE_CALL);
-void real_once(void *once, bool again, void *closure, const struct methods *methods,
-	       void *caller) REAL(ONCE_CALL);
-
-static void in_once(void *closure, void *state)
-{
-	struct once_call *call = closure;
-
-	call->methods->call(call->closure, state);
-	release(ONCE, call->once);
-}
-
-void wrap_once(void *once, bool again, void *closure, const struct methods *methods, void *caller)
-{
-	struct once_call call = { once, closure, methods };
-	struct methods ours = *methods;
-
-	ours.call = in_once;
-	real_once(once, again, &call, &ours, caller);
-	acquire(ONCE, once);
-}
-
-/* ---- the dynamic linker -----------------------------------------------------------------
- *
- * ci/tsan gives the calls of the library and of the C tests these names; the sanitizer's
- * runtime goes on calling the linker itself.
- */
-
-static pthread_mutex_t loading = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-
-typedef int each_object(struct dl_phdr_info *info, size_t size, void *data);
-
-void *told_dlopen(const char *file, int mode);
-int told_dlclose(void *handle);
-int told_dl_iterate_phdr(each_object *each, void *data);
-
-/* The linker has a recursive lock for loading and another for its list, which it also takes
- * while it loads. Here is one around both, which the sanitizer sees. A walk and a load then go
- * in turn as a whole, where the linker lets them overlap. */
-static void begin(void)
-{
-	if (!left_out[LINKER])
-		pthread_mutex_lock(&loading);
-}
-
-static void end(void)
-{
-	if (!left_out[LINKER])
-		pthread_mutex_unlock(&loading);
-}
-
-void *told_dlopen(const char *file, int mode)
-{
-	void *handle;
-
-	begin();
-	handle = dlopen(file, mode);
-	end();
-	return handle;
-}
-
-int told_dlclose(void *handle)
-{
-	int rc;
-
-	begin();
-	rc = dlclose(handle);
-	end();
-	return rc;
-}
-
-int told_dl_iterate_phdr(each_object *each, void *data)
-{
-	int rc;
-
-	begin();
-	rc = dl_iterate_phdr(each, data);
-	end();
-	return rc;
 }

@@ -1,0 +1,697 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * guard.c - programs that know no host, with libmodule_guard.so preloaded and without. Each is this one, started
+ * with what it shall do; it is not linked with the library.
+ *
+ *     guard                  the tests
+ *     guard WHAT [WHICH N]   one of the programs, which ends with 0 if all was as it should be
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <link.h>
+#include <sys/wait.h>
+
+#include "dangles.h"
+#include "tap.h"
+#include "threads.h"
+
+enum { CYCLES = 1000 };
+
+/* ---- the programs ---------------------------------------------------------------- */
+
+/* What has to be so in one of them. */
+#define must(condition)                                                       \
+	do {                                                                  \
+		if (!(condition)) {                                           \
+			printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+			fflush(stdout);                                       \
+			_exit(1);                                             \
+		}                                                             \
+	} while (0)
+
+/* For plugins/closes.c. */
+void *to_close;
+
+static const char *beside(const char *file)
+{
+	static __thread char path[PATH_MAX];
+
+	must(beside_program(path, file));
+	return path;
+}
+
+static void *opened(const char *file)
+{
+	void *handle = dlopen(beside(file), RTLD_NOW);
+
+	must(handle);
+	return handle;
+}
+
+static bool is_loaded(const char *file)
+{
+	void *handle = dlopen(beside(file), RTLD_NOW | RTLD_NOLOAD);
+
+	if (handle)
+		must(dlclose(handle) == 0);
+	return handle != NULL;
+}
+
+static bool is_mapped(const char *file)
+{
+	char name[NAME_MAX];
+
+	snprintf(name, sizeof(name), "/%s", file);
+	return mapped(name) != 0;
+}
+
+/* A close of anything is a look at what is kept. Threads that nobody joins end a moment later. */
+static void gone(const char *file)
+{
+	for (int i = 0; i < 10000 && is_mapped(file); i++) {
+		must(dlclose(opened("plain.so")) == 0);
+		sleep_ns(MILLISECOND / 10);
+	}
+	must(!is_mapped(file));
+}
+
+typedef int closes(void *handle);
+
+static void *function(void *handle, const char *name)
+{
+	void *symbol = dlsym(handle, name);
+
+	must(symbol);
+	return symbol;
+}
+
+static int calls(void *symbol, void *argument)
+{
+	closes *function;
+
+	memcpy(&function, &symbol, sizeof(function));
+	return function(argument);
+}
+
+static void leave_thread(void *handle)
+{
+	must(calls(function(handle, "leave_thread"), NULL) == 0);
+}
+
+static void *uses_key(void *key)
+{
+	must(pthread_setspecific(*(pthread_key_t *)key, malloc(1)) == 0);
+	return NULL;
+}
+
+/* Does what calls into the plugin, or waits for what does so by itself. */
+static void provoke(struct dangle_user *user)
+{
+	struct itimerspec soon = { .it_value.tv_nsec = 1 };
+	const char *kind = user->dangle->kind;
+
+	if (strcmp(kind, "signal") == 0)
+		raise(SIGUSR2);
+	else if (strcmp(kind, "key") == 0)
+		pthread_join(start_thread(uses_key, &user->left.key), NULL);
+	else if (strcmp(kind, "timer") == 0)
+		must(timer_settime(user->left.timer, 0, &soon, NULL) == 0);
+	sleep_ns(MILLISECOND / 10);
+}
+
+/* Loads a plugin, has it leave something behind, and closes it meanwhile, time after time. */
+static void leave(const char *kind, int cycles)
+{
+	static struct dangle_user user;
+	const struct dangle *dangle = dangle_of(kind);
+
+	for (int i = 0; i < cycles; i++) {
+		void *handle = opened(dangle->file);
+
+		must(!dangle_begin(&user, dangle, function(handle, "leave")));
+		must(dlclose(handle) == 0);
+		if (dangle->told == ON_REQUEST)
+			must(!is_mapped(dangle->file));
+		else
+			provoke(&user);
+		dangle_end(&user);
+		gone(dangle->file);
+	}
+}
+
+static void idle(int cycles)
+{
+	static const char *const files[] = { "plain.so", "user.so", "far.so", "fresh.so", "atexit.so" };
+
+	for (int i = 0; i < cycles; i++) {
+		const char *file = files[i % 5];
+		void *handle = opened(file);
+
+		must(is_mapped(file));
+		must(dlclose(handle) == 0);
+		must(!is_mapped(file) && !is_loaded(file));
+		must(!is_mapped("libprovider.so") && !is_mapped("libbetween.so"));
+	}
+}
+
+/* Only the last close counts, and a program may open again what is kept for somebody. */
+static void counted(void)
+{
+	static struct dangle_user user;
+	void *handle = opened("dangles.so");
+
+	must(opened("dangles.so") == handle && opened("dangles.so") == handle);
+	must(!dangle_begin(&user, dangle_of("asleep"), function(handle, "leave")));
+	must(dlclose(handle) == 0 && dlclose(handle) == 0);
+	must(is_mapped("dangles.so"));
+	/* The last one, and once more. */
+	for (int i = 0; i < 3; i++) {
+		must(dlclose(handle) == 0);
+		must(is_mapped("dangles.so"));
+		must(opened("dangles.so") == handle);
+		must(function(handle, "leave"));
+	}
+	must(dlclose(handle) == 0);
+	must(dlclose(handle) == -1);
+	must(strstr(dlerror(), "not open"));
+	must(is_mapped("dangles.so"));
+	dangle_end(&user);
+	gone("dangles.so");
+}
+
+/* Its own code closes a plugin, and so do constructors and destructors of others. */
+static void inside(void)
+{
+	void *handle = opened("closes.so");
+
+	must(calls(function(handle, "close_it"), handle) == 0);
+	must(is_mapped("closes.so"));
+	gone("closes.so");
+
+	/* In a destructor, what is idle, and what is not. */
+	handle = opened("closes.so");
+	to_close = opened("user.so");
+	must(dlclose(handle) == 0);
+	must(!is_mapped("closes.so") && !is_mapped("user.so") && !is_mapped("libprovider.so"));
+
+	setenv("CLOSES_AT_ONCE", "1", 1);
+	to_close = opened("user.so");
+	handle = opened("closes.so");
+	must(!to_close && !is_mapped("user.so"));
+	must(dlclose(handle) == 0 && !is_mapped("closes.so"));
+}
+
+/* The destructor of one closes one with a thread in it. */
+static void inside_busy(void)
+{
+	static struct dangle_user user;
+	void *handle = opened("closes.so");
+
+	to_close = opened("dangles.so");
+	must(!dangle_begin(&user, dangle_of("asleep"), function(to_close, "leave")));
+	must(dlclose(handle) == 0);
+	must(!is_mapped("closes.so") && is_mapped("dangles.so"));
+	dangle_end(&user);
+	gone("dangles.so");
+}
+
+static int close_within(struct dl_phdr_info *info, size_t size, void *handle)
+{
+	(void)info;
+	(void)size;
+	must(dlclose(handle) == 0);
+	return 1;
+}
+
+static void iterating(int cycles)
+{
+	for (int i = 0; i < cycles; i++) {
+		must(dl_iterate_phdr(close_within, opened("user.so")) == 1);
+		must(!is_mapped("user.so"));
+	}
+}
+
+static atomic_bool enough;
+
+static void *open_and_close(void *file)
+{
+	int n = 0;
+
+	while (!enough || n == 0) {
+		must(dlclose(opened(file)) == 0);
+		n++;
+	}
+	return NULL;
+}
+
+static int ends_well(pid_t child)
+{
+	int status;
+
+	must(child > 0 && waitpid(child, &status, 0) == child);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void *closes_it(void *handle)
+{
+	must(dlclose(handle) == 0);
+	return NULL;
+}
+
+/* A child has none of the threads, and can close what is kept for them. */
+static void forked(int cycles)
+{
+	static struct dangle_user user;
+	void *handle = opened("dangles.so");
+	pthread_t thread;
+	pid_t child;
+
+	must(!dangle_begin(&user, dangle_of("asleep"), function(handle, "leave")));
+	must(dlclose(handle) == 0);
+	if ((child = fork()) == 0) {
+		gone("dangles.so");
+		_exit(0);
+	}
+	must(ends_well(child));
+	must(is_mapped("dangles.so"));
+	dangle_end(&user);
+	gone("dangles.so");
+	/* While another thread has its turn, and looks: until one that runs can be looked at. */
+	handle = opened("dangles.so");
+	must(!dangle_begin(&user, dangle_of("spinning"), function(handle, "leave")));
+	thread = start_thread(closes_it, handle);
+	for (int i = 0; i < cycles; i++) {
+		sleep_ns(10 * MILLISECOND);
+		if ((child = fork()) == 0) {
+			must(dlclose(opened("user.so")) == 0);
+			must(!is_mapped("user.so"));
+			_exit(0);
+		}
+		must(ends_well(child));
+	}
+	pthread_join(thread, NULL);
+	must(is_mapped("dangles.so"));
+	dangle_end(&user);
+	gone("dangles.so");
+}
+
+static void *open_and_close_often(void *arg)
+{
+	static const char *const files[] = { "plain.so", "user.so", "far.so", "dangles.so" };
+	const int *n = arg;
+
+	for (int i = 0; i < *n; i++) {
+		void *handle = opened(files[i % 4]);
+
+		if (i % 100 == 99) {
+			void *closes = opened("closes.so");
+
+			leave_thread(closes);
+			must(dlclose(closes) == 0);
+		}
+		must(dlclose(handle) == 0);
+	}
+	return NULL;
+}
+
+static void crowd(int cycles)
+{
+	pthread_t threads[4];
+
+	for (int i = 0; i < 4; i++)
+		threads[i] = start_thread(open_and_close_often, &cycles);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	gone("closes.so");
+	must(!is_mapped("user.so") && !is_mapped("far.so") && !is_mapped("libprovider.so"));
+}
+
+/* A constructor closes an object while another thread, that closes one, waits for the dynamic linker. */
+static void *opens_slowly(void *unused)
+{
+	void *handle = opened("closes.so");
+
+	must(dlclose(handle) == 0);
+	return unused;
+}
+
+static void crossed(int cycles)
+{
+	pthread_t thread = start_thread(open_and_close, (void *)"plain.so");
+
+	setenv("CLOSES_AT_ONCE", "1", 1);
+	for (int i = 0; i < cycles; i++) {
+		to_close = opened("user.so");
+		opens_slowly(NULL);
+	}
+	enough = true;
+	pthread_join(thread, NULL);
+	gone("user.so");
+	gone("closes.so");
+}
+
+/* What stays because another one has bound a symbol of it goes with that. */
+static void bound(void)
+{
+	static struct dangle_user user;
+
+	for (int is_busy = 0; is_busy < 2; is_busy++) {
+		void *handle = dlopen(beside("dangles.so"), RTLD_NOW | RTLD_GLOBAL), *leave, *binds;
+
+		must(handle);
+		leave = function(handle, "leave");
+		binds = opened("binds.so");
+		must(dlclose(handle) == 0);
+		must(is_mapped("dangles.so"));
+		must(!is_busy || !dangle_begin(&user, dangle_of("asleep"), leave));
+		must(dlclose(binds) == 0);
+		must(!is_mapped("binds.so") && is_mapped("dangles.so") == is_busy);
+	}
+	dangle_end(&user);
+	gone("dangles.so");
+}
+
+static void *is_cancelled(void *handle)
+{
+	int before;
+
+	pthread_cancel(pthread_self());
+	must(dlclose(handle) == 0);
+	must(!is_mapped("plain.so"));
+	pthread_testcancel();
+	must(pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before) == 0);
+	return NULL;
+}
+
+/* The end of a thread that is cancelled waits for the end of the close. */
+static void cancelled(void)
+{
+	void *result;
+
+	must(pthread_join(start_thread(is_cancelled, opened("plain.so")), &result) == 0);
+	must(result == PTHREAD_CANCELED);
+}
+
+/* Other namespaces are none of the guard's business. */
+static void namespaces(void)
+{
+	void *handle = dlmopen(LM_ID_NEWLM, beside("plain.so"), RTLD_NOW);
+
+	must(handle);
+	must(dlclose(handle) == 0 && !is_mapped("plain.so"));
+}
+
+/* What stays anyway is kept for nobody, and nothing is said of it. */
+static void staying(void)
+{
+	static struct dangle_user user;
+	void *handle = opened("nodelete.so");
+
+	for (int i = 0; i < 3; i++)
+		must(dlclose(handle) == 0);
+	must(is_mapped("nodelete.so"));
+	/* What asks for that when it is opened. */
+	handle = dlopen(beside("closes.so"), RTLD_NOW | RTLD_NODELETE);
+	must(handle);
+	leave_thread(handle);
+	for (int i = 0; i < 3; i++)
+		must(dlclose(handle) == 0);
+	must(is_mapped("closes.so"));
+	/* What others have open. */
+	handle = opened("dangles.so");
+	must(opened("dangles.so") == handle);
+	must(!dangle_begin(&user, dangle_of("asleep"), function(handle, "leave")));
+	must(dlclose(handle) == 0);
+	dangle_end(&user);
+	/* What another one needs. */
+	must(opened("brings.so"));
+	must(!dangle_begin(&user, dangle_of("library"), function(handle, "leave")));
+	must(dlclose(user.keeps) == 0);
+	user.keeps = NULL;
+	dangle_end(&user);
+	must(is_mapped("libkeeps.so"));
+}
+
+/* What a program hears of its own mistakes, and of closes that are none. */
+static void mistakes(void)
+{
+	void *handles[] = { dlopen(NULL, RTLD_NOW), dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD),
+			    opened("libprovider.so") };
+
+	must(opened("user.so"));
+	for (int i = 0; i < 9; i++) {
+		const char *words;
+		int rc;
+
+		if (i / 3 == 2)
+			dlsym(RTLD_DEFAULT, "nowhere_to_be_found");
+		errno = 77;
+		rc = dlclose(handles[i % 3]);
+		printf("%d, errno %d, ", rc, errno);
+		words = dlerror();
+		printf("%s\n", words ? words : "no words");
+	}
+}
+
+static void stale(void)
+{
+	void *handle = opened("closes.so"), *close_it = function(handle, "close_it");
+
+	must(dlclose(handle) == 0);
+	printf("%s\n", is_mapped("closes.so") ? "mapped" : "unmapped");
+	fflush(stdout);
+	calls(close_it, NULL);
+}
+
+/* A thread is in it, or it cannot be known. Needs no /proc. */
+static void busy(const char *path)
+{
+	void *handle = dlopen(path, RTLD_NOW);
+
+	must(handle);
+	leave_thread(handle);
+	must(dlclose(handle) == 0);
+	must(dlopen(path, RTLD_NOW | RTLD_NOLOAD) == handle);
+}
+
+static int program(int argc, char **argv)
+{
+	const char *what = argv[1];
+	int n = argc > 3 ? atoi(argv[3]) : CYCLES;
+
+	if (strcmp(what, "leave") == 0)
+		leave(argv[2], n);
+	else if (strcmp(what, "idle") == 0)
+		idle(n);
+	else if (strcmp(what, "counted") == 0)
+		counted();
+	else if (strcmp(what, "inside") == 0)
+		inside();
+	else if (strcmp(what, "inside-busy") == 0)
+		inside_busy();
+	else if (strcmp(what, "iterating") == 0)
+		iterating(n);
+	else if (strcmp(what, "forked") == 0)
+		forked(10);
+	else if (strcmp(what, "crowd") == 0)
+		crowd(500);
+	else if (strcmp(what, "crossed") == 0)
+		crossed(500);
+	else if (strcmp(what, "bound") == 0)
+		bound();
+	else if (strcmp(what, "cancelled") == 0)
+		cancelled();
+	else if (strcmp(what, "namespaces") == 0)
+		namespaces();
+	else if (strcmp(what, "staying") == 0)
+		staying();
+	else if (strcmp(what, "mistakes") == 0)
+		mistakes();
+	else if (strcmp(what, "stale") == 0)
+		stale();
+	else if (strcmp(what, "busy") == 0)
+		busy(argv[2]);
+	else
+		return 2;
+	return 0;
+}
+
+/* ---- the tests --------------------------------------------------------------------- */
+
+/* How a program has ended, and what it has said. */
+struct end {
+	int status; /* of waitpid */
+	char out[4096], err[8192];
+};
+
+static bool is_well(const struct end *end)
+{
+	return WIFEXITED(end->status) && WEXITSTATUS(end->status) == 0;
+}
+
+static bool has_crashed(const struct end *end)
+{
+	return WIFSIGNALED(end->status) && WTERMSIG(end->status) != SIGALRM;
+}
+
+static void take(FILE *file, char *text, size_t size)
+{
+	rewind(file);
+	text[fread(text, 1, size - 1, file)] = '\0';
+	fclose(file);
+}
+
+/* Runs one of the programs, guarded or not; a setting is NAME=value, or NULL. It has ten minutes. */
+static struct end run(bool guarded, char *setting, const char *what, const char *which, int n)
+{
+	static struct end end;
+	FILE *out = tmpfile(), *err = tmpfile();
+	char cycles[16];
+	pid_t child;
+
+	need(out && err);
+	snprintf(cycles, sizeof(cycles), "%d", n);
+	fflush(stdout);
+	need((child = fork()) >= 0);
+	if (child == 0) {
+		dup2(fileno(out), STDOUT_FILENO);
+		dup2(fileno(err), STDERR_FILENO);
+		alarm(600);
+		if (guarded)
+			setenv("LD_PRELOAD", GUARD, 1);
+		if (setting)
+			putenv(setting);
+		execl("/proc/self/exe", "guard", what, which ? which : "", cycles, NULL);
+		_exit(99);
+	}
+	need(waitpid(child, &end.status, 0) == child);
+	take(out, end.out, sizeof(end.out));
+	take(err, end.err, sizeof(end.err));
+	return end;
+}
+
+static void show(const struct end *end)
+{
+	printf("#   status %#x; it said: %s#   and: %s\n", (unsigned)end->status, end->out, end->err);
+}
+
+static int lines(const char *text)
+{
+	int n = 0;
+
+	for (; (text = strchr(text, '\n')); text++)
+		n++;
+	return n;
+}
+
+/* It runs to its end, and is told of as many objects, once each. (Where threads run all the time one may have
+ * left on its stack what looks as if it was in an object.) */
+static void runs(const char *what, int least, int most, const char *proves)
+{
+	struct end end = run(true, NULL, what, NULL, CYCLES);
+	int told = lines(end.err);
+
+	if (!ok(is_well(&end) && told >= least && told <= most && !*end.out, "%s", proves))
+		show(&end);
+}
+
+/* How often a plugin is loaded and closed: the look waits for a thread that runs. */
+static int cycles_of(const char *kind)
+{
+	return strcmp(kind, "spinning") == 0 || strcmp(kind, "openmp") == 0 ? 30 : CYCLES;
+}
+
+/* Without the guard these crash. The C library itself keeps the object of a thread-local. */
+static bool is_deadly(const struct dangle *dangle)
+{
+	return dangle->told == BY_UNLOAD && strcmp(dangle->kind, "openmp") != 0;
+}
+
+static void plugins(void)
+{
+	for (int i = 0; i < DANGLES; i++) {
+		const struct dangle *dangle = &dangles[i];
+		const char *kind = dangle->kind;
+		int n = cycles_of(kind);
+		char line[256];
+		struct end end;
+
+		if (access(beside(dangle->file), R_OK) != 0) {
+			ok(true, "%s # SKIP the compiler has none that is unmapped", dangle->what);
+			continue;
+		}
+		end = run(true, NULL, "leave", kind, n);
+		if (!ok(is_well(&end), "%s: %d times", dangle->what, n))
+			show(&end);
+		if (dangle->told == BY_UNLOAD) {
+			snprintf(line, sizeof(line), "/%s stays mapped: ", dangle->file);
+			if (!ok(lines(end.err) == 1 && strncmp(end.err, "module_guard: ", 14) == 0 &&
+					strstr(end.err, line) && strstr(end.err, dangle->words),
+				"and it is told, once"))
+				show(&end);
+		} else if (!ok(!*end.err || strstr(end.err, " runs and could not be looked at"),
+			       "and nothing is said but of a thread that runs all the time"))
+			show(&end);
+		if (is_deadly(dangle)) {
+			end = run(false, NULL, "leave", kind, n);
+			if (!ok(has_crashed(&end), "and without the guard it crashes"))
+				show(&end);
+		}
+	}
+}
+
+static void as_before(void)
+{
+	struct end plain = run(false, NULL, "mistakes", NULL, 1),
+		   end = run(true, NULL, "mistakes", NULL, 1);
+
+	if (!ok(is_well(&end) && is_well(&plain) && strcmp(end.out, plain.out) == 0 && !*end.err,
+		"results, errno and words are those of the C library"))
+		show(&plain), show(&end);
+	ok(strstr(plain.out, "-1, errno") && lines(plain.out) == 9, "of failures, too");
+}
+
+static void settings(void)
+{
+	static char reports[] = "MODULE_REF_CRASH_REPORTS=1", unmap[] = "MODULE_REF_AFTER_UNLOAD=unmap",
+		    keep[] = "MODULE_REF_AFTER_UNLOAD=keep";
+	struct end end = run(true, reports, "stale", NULL, 1);
+
+	if (!ok(has_crashed(&end) && lines(end.err) == 1 && strstr(end.err, "module_ref: thread ") &&
+			strstr(end.err, " called closes.so+0x") && strstr(end.err, ", unloaded "),
+		"a stale call says whose code it was"))
+		show(&end);
+	end = run(true, unmap, "stale", NULL, 1);
+	if (!ok(has_crashed(&end) && strcmp(end.out, "unmapped\n") == 0 && !*end.err,
+		"without a place that is kept"))
+		show(&end);
+	end = run(true, keep, "stale", NULL, 1);
+	if (!ok(strcmp(end.out, "mapped\n") == 0 && !*end.err, "all is kept, on request"))
+		show(&end);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		return program(argc, argv);
+	if (access(GUARD, R_OK) != 0) {
+		puts("1..0 # SKIP there is no " GUARD);
+		return 0;
+	}
+	runs("idle", 0, 0, "what nobody is in is unmapped by each close, and nothing is said");
+	plugins();
+	runs("counted", 1, 1, "the last close alone counts, and what is kept can be opened again");
+	runs("inside", 1, 1, "a plugin that closes itself, and others as it comes and goes");
+	runs("inside-busy", 1, 1, "a destructor closes what somebody is in");
+	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
+	runs("forked", 1, 1, "closes in the child of a fork");
+	runs("crowd", 1, 5, "four threads");
+	runs("crossed", 0, 3, "closes in constructors while another thread closes");
+	runs("bound", 1, 1, "what others have bound");
+	runs("cancelled", 0, 0, "a thread that is cancelled");
+	runs("namespaces", 0, 0, "another namespace");
+	runs("staying", 0, 0, "what stays anyway");
+	as_before();
+	settings();
+	return tap_done();
+}
