@@ -4,12 +4,20 @@ import shutil
 import subprocess
 
 import pytest
-from module_ref import ModuleRef
+from module_ref import Host, ModuleRef
 
 
 @pytest.fixture(params=[False, True], ids=["atomic", "per_cpu"])
 def ref(request):
     return ModuleRef(per_cpu=request.param)
+
+
+@pytest.fixture
+def host():
+    """A host that has to be empty again after the test."""
+    host = Host()
+    yield host
+    host.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the tests share: threads beside a block, signals during one, programs of their own."""
+"""What the tests share: errors, threads beside a block, signals during one, programs of their own."""
 
 import contextlib
 import signal
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+
+import pytest
 
 
 def wait_until(condition, seconds=20):
@@ -49,6 +51,14 @@ def later(body, seconds=0.1):
         yield
     finally:
         timer.join()
+
+
+@contextlib.contextmanager
+def refused(number, kind=OSError, match=None):
+    """An OSError of exactly that class, with that errno."""
+    with pytest.raises(OSError, match=match) as raised:
+        yield raised
+    assert (type(raised.value), raised.value.errno) == (kind, number)
 
 
 class Rung(Exception):

@@ -83,7 +83,7 @@ class TestDrain:
     def test_the_loop_goes_on_until_the_last_put(self, ref):
         async def main():
             draining = await begin(ref.drain_async())
-            assert not ref.try_get(), "the door is shut"
+            assert not ref.try_get(), "it is closed"
             assert not draining.done()
             ref.put()
             assert not draining.done()

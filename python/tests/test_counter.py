@@ -176,7 +176,7 @@ class TestThreads:
         assert ref.try_get()
         drained = []
         with threads(lambda: drained.append(ref.drain())):
-            # Until the door is shut.
+            # Until the counter is closed.
             wait_until(lambda: not ref.try_get() or ref.put())
             with pytest.raises(OSError) as told:
                 ref.drain()

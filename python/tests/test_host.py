@@ -20,8 +20,9 @@ import weakref
 
 import module_ref as mr
 import pytest
+from module_ref import __main__ as command
 from oracle import expected_mode
-from support import CONTROL_C, Rung, alarm, later, python, ring, threads, wait_until
+from support import CONTROL_C, Rung, alarm, later, python, refused, ring, threads, wait_until
 
 SAMPLE = """
 int count = 40;
@@ -86,26 +87,10 @@ def plugins(build):
     )
 
 
-@pytest.fixture
-def host():
-    """A host that has to be empty again after the test."""
-    host = mr.Host()
-    yield host
-    host.close()
-
-
 def mapped(path):
     """How many mappings of that file this process has."""
     maps = pathlib.Path("/proc/self/maps").read_text().splitlines()
     return sum(line.endswith(str(path)) for line in maps)
-
-
-@contextlib.contextmanager
-def refused(number, kind=OSError, match=None):
-    """An OSError of exactly that class, with that errno."""
-    with pytest.raises(OSError, match=match) as raised:
-        yield raised
-    assert (type(raised.value), raised.value.errno) == (kind, number)
 
 
 def refuses_entry(module):
@@ -140,6 +125,11 @@ class TestLoad:
         with pytest.raises(TypeError):
             host.load(plugins.sample, None, False)
 
+    def test_a_copy_is_not_the_file(self, host, plugins):
+        module = host.load(plugins.sample, "copy", copied=True)
+        assert module.path == str(plugins.sample) and not mapped(plugins.sample)
+        assert host.unload("copy")
+
     def test_other_threads_run_meanwhile(self, host, plugins, tmp_path, monkeypatch):
         """The init function waits for another Python thread, which sees the module coming."""
         fifo = tmp_path / "fifo"
@@ -147,7 +137,8 @@ class TestLoad:
         monkeypatch.setenv("MODULE_REF_FIFO", str(fifo))
         with threads(lambda: host.load(plugins.waiting)):
             with open(fifo, "wb") as init:
-                module = host.find("waiting")
+                assert host.find("waiting") is None
+                [module] = host.modules()
                 assert module.state == "coming"
                 with module.hold() as lib:
                     assert lib.answer() == 42
@@ -201,6 +192,66 @@ class TestLoad:
         for arguments in ((None,), (3,), (object(),), (plugins.sample, b"name")):
             with pytest.raises(TypeError):
                 host.load(*arguments)
+
+
+class TestCheck:
+    def test_findings(self, plugins, tmp_path):
+        assert mr.check(bytes(plugins.hooked)) == []
+        (finding,) = mr.check(plugins.nodelete)
+        assert finding.startswith("nodelete: ")
+        with refused(errno.ENOEXEC, match="cannot check"):
+            mr.check(__file__)
+        with refused(errno.ENOENT, FileNotFoundError):
+            mr.check(tmp_path / "nowhere.so")
+
+    def test_command(self, plugins, tmp_path, capsys):
+        odd = tmp_path / os.fsdecode(b"caf\xe9.so")
+        shutil.copy(plugins.nodelete, odd)
+        good, bad, odd = str(plugins.hooked), str(plugins.nodelete), str(odd)
+        assert command.main(["check", good]) == 0
+        assert capsys.readouterr() == ("", "")
+        assert command.main(["check", good, bad, odd, good]) == 1
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"{bad}: nodelete: ")
+        assert second.startswith(f"{tmp_path}/caf\\udce9.so: nodelete: ")
+        assert command.main(["check", "--allow", "thread", bad]) == 1
+        assert command.main(["check", "--allow", "thread", "--allow", "nodelete", bad]) == 0
+        assert capsys.readouterr().out == first + "\n"
+        assert command.main(["check", __file__, bad]) == 2
+        said = capsys.readouterr()
+        assert __file__ in said.err
+        assert said.out == first + "\n"
+
+
+class TestTrack:
+    def test_places(self, plugins):
+        def line():
+            return sys._getframe(1).f_lineno
+
+        with mr.Host(track=True) as host:
+            module = host.load(plugins.sample)
+            got = line() + 1
+            assert module.try_get()
+            (again,) = host.modules()
+            with again.hold():
+                held = line() - 1
+                with refused(errno.EWOULDBLOCK, BlockingIOError) as caught:
+                    host.unload("sample")
+            words = caught.value.strerror
+            assert f"held by {__file__}:{got}: thread {threading.get_native_id()} " in words
+            assert f"; {__file__}:{held}: thread " in words
+            assert "untracked" not in words
+            again.get()
+            module.put()
+            module.put()
+            assert host.unload("sample")
+
+    def test_off(self, host, plugins):
+        with host.load(plugins.sample).hold():
+            with refused(errno.EWOULDBLOCK, BlockingIOError) as caught:
+                host.unload("sample")
+            assert "held by" not in caught.value.strerror
+        host.unload("sample")
 
 
 class TestUnload:
@@ -270,6 +321,49 @@ class TestUnload:
         assert (last.name, last.resident) == ("nodelete", True)
         assert "nodelete" in last.reason
         assert repr(last).startswith("<module_ref.LastUnloaded 'nodelete' resident: ")
+
+    def test_dangling(self, host, plugins):
+        """Who points into it is told: here it is ctypes."""
+        module = host.load(plugins.sample)
+        with module.hold() as lib:
+            assert lib.answer() == 1
+            assert any("points to answer of sample" in line for line in module.dangling())
+        assert host.unload("sample") is True
+        assert module.dangling() == []
+
+    def test_gate(self, host, plugins):
+        """A ctypes function that is good for ever."""
+        prototype = ctypes.CFUNCTYPE(ctypes.c_long)
+        module = host.load(plugins.sample)
+        gate = module.gate("answer", prototype, -1)
+        follows = module.gate("answer", prototype, 2**64 - 3, follow=True)
+        with module.hold() as lib:
+            address = ctypes.cast(lib.answer, ctypes.c_void_p).value
+            by_address = module.gate(address, prototype, -1)
+            del lib
+        at = [ctypes.cast(one, ctypes.c_void_p).value for one in (by_address, gate)]
+        assert at[0] == at[1]
+        assert (gate(), follows(), module.refcount) == (1, 1, 0)
+        assert host.replace("sample", plugins.sample_2) is True
+        assert (gate(), follows()) == (-1, 2)
+        assert host.unload("sample") is True
+        assert (gate(), follows()) == (-1, -3)
+        assert (mr.gate_refused(gate), mr.gate_refused(follows)) == (2, 1)
+        with pytest.raises(mr.Released, match="is gone"):
+            module.gate("answer", prototype)
+
+    def test_gate_mistakes(self, host, plugins):
+        prototype = ctypes.CFUNCTYPE(ctypes.c_long)
+        module = host.load(plugins.sample)
+        with pytest.raises(OSError, match="no symbol 'question'"):
+            module.gate("question", prototype)
+        with pytest.raises(OSError, match="no function 'question'"):
+            module.gate("question", prototype, follow=True)
+        with pytest.raises(TypeError, match="needs the function's name"):
+            module.gate(1, prototype, follow=True)
+        with pytest.raises(ValueError, match="does not fit"):
+            module.gate("answer", prototype, 2**64)
+        assert host.unload("sample") is True
 
     def test_force(self, host, plugins):
         """The holder's code stays, and goes once the holder has left."""
@@ -615,7 +709,9 @@ class TestClose:
             lambda: host.load(plugins.sample),
             lambda: host.unload("sample"),
             lambda: host.replace("sample", plugins.sample),
+            lambda: host.replace_set({"sample": plugins.sample}),
             lambda: host.find("sample"),
+            lambda: host.find_wait("sample"),
             lambda: host.add_dependency(module, module),
             lambda: host.on_event(print),
             lambda: host.remove_event(print),
@@ -837,8 +933,9 @@ class TestSignals:
         [
             ("unload('sample', timeout=None)", "live True"),
             ("replace('sample', sys.argv[2], timeout=None)", "going False"),
+            ("shutdown(timeout=None)", "live True"),
         ],
-        ids=["unload", "replace"],
+        ids=["unload", "replace", "shutdown"],
     )
     def test_control_c(self, plugins, wait, then):
         code = f"""{CONTROL_C}
@@ -869,3 +966,34 @@ while module.state == 'live': time.sleep(0.001)
 print(lib.answer())
 """
     assert python(code, plugins.sample) == "1\n"
+
+
+# As an extension module that calls Python when it is loaded.
+CALLS_PYTHON = """
+#include <unistd.h>
+int PyGILState_Ensure(void);
+void PyGILState_Release(int state);
+__attribute__((constructor)) static void on_load(void) {
+    usleep(200000);
+    PyGILState_Release(PyGILState_Ensure());
+}
+"""
+
+
+def test_first_lookups_while_a_constructor_needs_the_interpreter(plugins, build):
+    """None waits for the dynamic linker with the interpreter's lock, which the constructor needs."""
+    code = """
+import module_ref, sys, threading, time
+host = module_ref.Host()
+plugin = host.load(sys.argv[1], "plugin")
+def look():
+    print(host.find("plugin") == plugin, host.modules()[-1] == plugin, "plugin" in host.list())
+loader = threading.Thread(target=host.load, args=[sys.argv[2], "calls"])
+looker = threading.Thread(target=look)
+loader.start()
+while "/calls.so" not in open("/proc/self/maps").read(): time.sleep(0.01)
+looker.start()
+looker.join()
+loader.join()
+"""
+    assert python(code, plugins.sample, build("calls", CALLS_PYTHON)) == "True True True\n"

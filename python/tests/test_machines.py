@@ -92,13 +92,13 @@ class Counter(Machine):
             return False
         return True
 
-    @rule(how=st.sampled_from(["try_get", "get", "put", "put"]), here=here)
+    @rule(how=st.sampled_from(["try_get", "get_if_held", "get", "put", "put"]), here=here)
     def refer(self, how, here):
         if how == "put":
             expected = None if self.put_one() else mr.MisuseError
         else:
             self.held += self.live
-            expected = self.live if how == "try_get" else None if self.live else mr.MisuseError
+            expected = self.live if how != "get" else None if self.live else mr.MisuseError
         self.check(here, expected, getattr(self.ref, how))
 
     @rule(target=holds)
