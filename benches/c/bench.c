@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -18,6 +17,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "lib/oracle.h"
 
 static const char *question;
 static FILE *json; /* a line for each figure, or NULL */
@@ -78,25 +79,9 @@ void run_on(int number)
 
 /* ---- counting per CPU ----------------------------------------------------------------- */
 
-/* The C library's: 0 if it has registered no thread, also because it was told so
- * (GLIBC_TUNABLES=glibc.pthread.rseq=0). */
-extern const unsigned __rseq_size __attribute__((weak));
-
-bool percpu_expected(void)
-{
-#if defined(__x86_64__) && !defined(__ILP32__)
-	long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
-
-	return &__rseq_size && __rseq_size > 0 && commands > 0 &&
-	       (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
-#else
-	return false;
-#endif
-}
-
 bool percpu_there(bool said)
 {
-	need(said || !percpu_expected(), "counting per CPU, which this system can do,");
+	need(said || !has_per_cpu(), "counting per CPU, which this system can do,");
 	return said;
 }
 

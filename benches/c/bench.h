@@ -45,9 +45,6 @@ struct candidate {
 void bench_candidate(const struct candidate *candidate);
 void bench_skipped(const char *name, const char *why);
 
-/* Whether this system can count per CPU, asked of the system and not of the library. */
-bool percpu_expected(void);
-
 /* Whether counters count per CPU, as the library says; ends the program if that is no, and the
  * system could do it: a figure would stand under a wrong name. */
 bool percpu_there(bool said);

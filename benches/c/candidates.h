@@ -32,7 +32,7 @@ extern "C" {
 extern const struct candidate
 	/* this library: ours.c, and from Rust */
 	percpu_inlined, percpu_called, shared_called, percpu_rust, shared_rust, host_try_get,
-	host_find_get,
+	host_call, host_gate, host_find_get,
 	/* peers.c */
 	patch_inlined, patch_called, pthread_rwlock, plain_adds,
 	/* weak_ptr.cpp */

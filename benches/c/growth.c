@@ -2,14 +2,12 @@
  *
  * growth.c - what becomes dearer with more of it: counters, CPUs, modules?
  *
- *     growth [counters|memory|cpus|modules]
+ *     growth [counters|memory|modules]
  *
  * counters: gets and puts on 1 to 100,000 counters, picked at random.
  * memory: what that many counters take.
- * cpus: what a release costs on as many possible CPUs as the kernel lists. More than the
- * machine has are simulated by another list (benches/run does it): every slot is then read as
- * it would be, but no CPU but the real ones has written to any.
- * modules: lookups by name, loads and unloads in a host with 1 to 10,000 modules.
+ * modules: lookups by name, loads and unloads in a host with 1 to 10,000 modules, and dlopen and
+ * dlclose in the same process. What is loaded needs seven libraries, which are there.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -217,91 +215,13 @@ static void memory(void)
 	printf("  %9.2f  %d counters; 8 bytes for each CPU are %d\n\n", bytes, most,
 	       8 * cpus_allowed());
 	bench_cell("percpu_called", "bytes per counter", &bytes, 1,
-		   "\"sweep\":\"memory\",\"counters\":%d,\"cpus\":%d", most, cpus_allowed());
-}
-
-/* ---- CPUs --------------------------------------------------------------------------------- */
-
-static int possible_cpus(void)
-{
-	FILE *list = fopen("/sys/devices/system/cpu/possible", "r");
-	int first = 0, last = 0;
-
-	need(list && fscanf(list, "%d-%d", &first, &last) >= 1, "the list of possible CPUs");
-	fclose(list);
-	return (last > first ? last : first) + 1;
-}
-
-static _Atomic bool busy_over;
-
-/* Another thread, so that a membarrier has somebody to interrupt. */
-static void *keep_busy(void *arg)
-{
-	struct module_ref *ref = arg;
-
-	run_on(1);
-	while (!atomic_load_explicit(&busy_over, memory_order_relaxed))
-		if (module_ref_try_get_inline(ref))
-			module_ref_put_inline(ref);
-	return NULL;
-}
-
-static void cpus(struct bench_options options)
-{
-	enum { RELEASES = 201, STATES = 2 };
-	static const char *const state_name[STATES] = { "idle", "refused" };
-	static const char *const state_text[STATES] = {
-		"an idle counter, released: a look, one membarrier, the fold",
-		"a held counter, refused: the look alone",
-	};
-	static double ns[STATES][MOST_ROUNDS];
-	struct module_ref ref, other;
-	pthread_t busy;
-	int possible = possible_cpus();
-
-	need(module_ref_init_percpu(&ref) == 0 && module_ref_init_percpu(&other) == 0,
-	     "module_ref_init_percpu()");
-	need(pthread_create(&busy, NULL, keep_busy, &other) == 0, "pthread_create()");
-	run_on(0);
-	for (int round = 0; round < options.rounds; round++) {
-		double took[STATES][RELEASES];
-
-		for (int i = 0; i < RELEASES; i++) {
-			double began = now_ns();
-
-			need(module_ref_try_release(&ref) == 0, "module_ref_try_release()");
-			took[0][i] = now_ns() - began;
-			need(module_ref_reinit(&ref) == 0, "module_ref_reinit()");
-			need(module_ref_try_get(&ref), "module_ref_try_get()");
-			began = now_ns();
-			need(module_ref_try_release(&ref) != 0, "a refusal");
-			took[1][i] = now_ns() - began;
-			module_ref_put(&ref);
-		}
-		for (int s = 0; s < STATES; s++) {
-			qsort(took[s], RELEASES, sizeof(took[s][0]), by_value);
-			ns[s][round] = took[s][RELEASES / 2];
-		}
-	}
-	atomic_store(&busy_over, true);
-	pthread_join(busy, NULL);
-	printf("try_release of a per-CPU counter, %d possible CPUs, ns: median [quartiles]\n",
-	       possible);
-	for (int s = 0; s < STATES; s++) {
-		bench_line(ns[s], options.rounds, state_text[s]);
-		bench_cell("percpu_called", "ns", ns[s], options.rounds,
-			   "\"sweep\":\"cpus\",\"cpus\":%d,\"measure\":\"%s\"", possible,
-			   state_name[s]);
-	}
-	putchar('\n');
-	module_ref_destroy(&ref);
-	module_ref_destroy(&other);
+		   "\"sweep\":\"memory\",\"counters\":%d", most);
 }
 
 /* ---- modules -------------------------------------------------------------------------------- */
 
-enum { MOST_MODULES = 10000, MODULE_SIZES = 3, LOOKUPS = 2 };
-static const int module_sizes[MODULE_SIZES] = { 1, 100, MOST_MODULES };
+enum { MOST_MODULES = 10000, MODULE_SIZES = 4, LOOKUPS = 2, LOADERS = 2 };
+static const int module_sizes[MODULE_SIZES] = { 1, 1000, 3000, MOST_MODULES };
 static const struct candidate lookups[LOOKUPS] = {
 	{ .key = "host_find_get", .name = "module_find_get and module_put", .ours = true,
 	  .gives = "whatever has the name now, held",
@@ -311,21 +231,22 @@ static const struct candidate lookups[LOOKUPS] = {
 	  .lacks = "one lock for the whole process; the list of all objects is walked" },
 };
 
-/* No peer does what a load does. */
-static const struct candidate loads = {
-	.key = "module_load", .name = "module host", .ours = true,
-	.gives = "init and exit functions, dependencies, states; an unload that is one",
-	.lacks = "the linker walks its list of all objects, and so does the host",
+static const struct candidate loaders[LOADERS] = {
+	{ .key = "module_load", .name = "module host", .ours = true,
+	  .gives = "init and exit functions, dependencies, states; an unload that is one",
+	  .lacks = "the linker walks its list of all objects" },
+	{ .key = "dlopen", .name = "dlopen and dlclose",
+	  .gives = "an object that is mapped", .lacks = "all that a host does" },
 };
 
 static struct module_host *host;
 static char folder[] = "/tmp/module-ref-growth-XXXXXX";
 static char paths[MOST_MODULES][64], names[MOST_MODULES][16];
 
-static void copy_plugin(const char *to)
+static void copy_plugin(const char *from, const char *to)
 {
 	char buffer[65536];
-	FILE *in = fopen(TINY, "rb"), *out = fopen(to, "wb");
+	FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
 	size_t n;
 
 	need(in && out, "fopen()");
@@ -351,50 +272,66 @@ static void look_up_dlopen(uint32_t *random, int size)
 		dlclose(handle);
 }
 
-/* Loads one more module and unloads it, in a host of that size. */
-static void load_and_unload(int size, int rounds, double *load, double *unload)
+/* Loads one more object and unloads it, in a host of that size, and without the host. */
+static void load_and_unload(int size, int rounds)
 {
+	enum { LOAD, UNLOAD, STEPS };
+	static const char *const step[STEPS] = { "load", "unload" };
+	static double ns[STEPS][LOADERS][MOST_ROUNDS];
 	char extra[80];
 
 	snprintf(extra, sizeof(extra), "%s/extra.so", folder);
-	copy_plugin(extra);
+	copy_plugin(SEVEN, extra);
 	for (int round = 0; round < rounds; round++) {
 		double began = now_ns();
+		void *object;
 
 		need(module_load(host, extra, "extra", NULL) == 0, module_last_error());
-		load[round] = now_ns() - began;
+		ns[LOAD][0][round] = now_ns() - began;
 		began = now_ns();
 		need(module_unload(host, "extra", 0, 0) == 0, module_last_error());
-		unload[round] = now_ns() - began;
+		ns[UNLOAD][0][round] = now_ns() - began;
+		began = now_ns();
+		need((object = dlopen(extra, RTLD_NOW)) != NULL, "dlopen()");
+		ns[LOAD][1][round] = now_ns() - began;
+		began = now_ns();
+		need(dlclose(object) == 0, "dlclose()");
+		ns[UNLOAD][1][round] = now_ns() - began;
 	}
 	unlink(extra);
-	printf("a host of %d modules, ns: median [quartiles]\n", size);
-	bench_line(load, rounds, "to load another");
-	bench_line(unload, rounds, "to unload it");
-	bench_cell("module_load", "ns", load, rounds,
-		   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,\"measure\":\"load\"", size);
-	bench_cell("module_load", "ns", unload, rounds,
-		   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,\"measure\":\"unload\"", size);
+	printf("a host of %d modules, another one that needs 7 libraries: ratio, and ns\n", size);
+	for (int s = 0; s < STEPS; s++) {
+		bench_ratio(step[s], loaders[0].key, loaders[1].key, ns[s][0], ns[s][1], rounds, 1.5,
+			    "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,\"measure\":\"%s\"", size,
+			    step[s]);
+		for (int l = 0; l < LOADERS; l++) {
+			bench_line(ns[s][l], rounds, loaders[l].name);
+			bench_cell(loaders[l].key, "ns", ns[s][l], rounds,
+				   "\"sweep\":\"modules\",\"modules\":%d,\"threads\":1,"
+				   "\"measure\":\"%s\"", size, step[s]);
+		}
+	}
 }
 
 static void modules(struct bench_options options)
 {
 	static void (*const look[LOOKUPS])(uint32_t *, int) = { look_up, look_up_dlopen };
-	static double ns[LOOKUPS][MOST_ROUNDS], load[MOST_ROUNDS], unload[MOST_ROUNDS];
+	static double ns[LOOKUPS][MOST_ROUNDS];
 	int loaded = 0, sizes_here = options.quick ? MODULE_SIZES - 1 : MODULE_SIZES;
 
 	need(mkdtemp(folder) != NULL, "mkdtemp()");
+	need(dlopen(SEVEN, RTLD_NOW) != NULL, "the libraries that are there");
 	host = module_host_new();
 	need(host != NULL, "module_host_new()");
 	for (int s = 0; s < sizes_here; s++) {
 		for (; loaded < module_sizes[s]; loaded++) {
 			snprintf(names[loaded], sizeof(names[0]), "module%d", loaded);
 			snprintf(paths[loaded], sizeof(paths[0]), "%s/%s.so", folder, names[loaded]);
-			copy_plugin(paths[loaded]);
+			copy_plugin(TINY, paths[loaded]);
 			need(module_load(host, paths[loaded], NULL, NULL) == 0,
 			     module_last_error());
 		}
-		load_and_unload(loaded, options.rounds, load, unload);
+		load_and_unload(loaded, options.rounds);
 		for (int threads = 1; threads <= all_cpus(); threads *= 2) {
 			for (int round = 0; round < options.rounds; round++)
 				for (int c = 0; c < LOOKUPS; c++)
@@ -435,7 +372,7 @@ static bool counts_per_cpu(void)
 int main(int argc, char **argv)
 {
 	struct bench_options options = bench_start(argc, argv, "growth",
-						   "[counters|memory|cpus|modules]", ROUNDS);
+						   "[counters|memory|modules]", ROUNDS);
 	const char *what = options.what;
 
 	first_kind = counts_per_cpu() ? PERCPU : SHARED;
@@ -445,10 +382,10 @@ int main(int argc, char **argv)
 		bench_candidate(&kinds[k]);
 	for (int c = 0; c < LOOKUPS; c++)
 		bench_candidate(&lookups[c]);
-	bench_candidate(&loads);
-	if (what && strcmp(what, "counters") && strcmp(what, "memory") && strcmp(what, "cpus") &&
-	    strcmp(what, "modules")) {
-		fprintf(stderr, "growth: there is no '%s': counters, memory, cpus or modules\n", what);
+	for (int l = 0; l < LOADERS; l++)
+		bench_candidate(&loaders[l]);
+	if (what && strcmp(what, "counters") && strcmp(what, "memory") && strcmp(what, "modules")) {
+		fprintf(stderr, "growth: there is no '%s': counters, memory or modules\n", what);
 		return 2;
 	}
 	/* Before other counters have left memory behind that can be used again. */
@@ -456,8 +393,6 @@ int main(int argc, char **argv)
 		memory();
 	if (!what || strcmp(what, "counters") == 0)
 		counters(options);
-	if (first_kind == PERCPU && (!what || strcmp(what, "cpus") == 0))
-		cpus(options);
 	if (!what || strcmp(what, "modules") == 0)
 		modules(options);
 	return 0;

@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "candidates.h"
 #include "module_ref_inline.h"
@@ -16,6 +17,7 @@ static struct module_host *host;
 static struct {
 	_Alignas(APART) struct module *module;
 	char name[16];
+	long (*function)(void), (*gate)(void);
 } modules[MOST_THREADS];
 
 static bool set_up_shared(void)
@@ -44,8 +46,28 @@ static bool set_up_host(void)
 	need(host != NULL, "module_host_new()");
 	for (int i = 0; i < MOST_THREADS; i++) {
 		snprintf(modules[i].name, sizeof(modules[i].name), "plugin%d", i);
-		need(module_load(host, SAMPLE, modules[i].name, &modules[i].module) == 0,
+		need(module_load(host, TINY, modules[i].name, &modules[i].module) == 0,
 		     module_last_error());
+	}
+	return true;
+}
+
+static bool set_up_gate(void)
+{
+	set_up_host();
+	for (int i = 0; i < MOST_THREADS; i++) {
+		struct module *mod = modules[i].module;
+		void *function, *gate;
+
+		need(module_try_get(mod), "module_try_get()");
+		function = module_symbol(mod, "answer");
+		need(function != NULL, module_last_error());
+		gate = module_gate(mod, function, 0);
+		module_put(mod);
+		memcpy(&modules[i].function, &function, sizeof(function));
+		memcpy(&modules[i].gate, &gate, sizeof(gate));
+		if (!gate)
+			return false;
 	}
 	return true;
 }
@@ -61,6 +83,9 @@ PAIRS(pairs_host_try_get, if (!module_try_get(modules[counter].module)) abort(),
 PAIRS(pairs_host_find_get,
       if (module_find_get(host, modules[counter].name) != modules[counter].module) abort(),
       module_put(modules[counter].module))
+PAIRS(pairs_call, if (!module_try_get(modules[counter].module)) abort();
+      modules[counter].function(), module_put(modules[counter].module))
+PAIRS(pairs_gate, modules[counter].gate(), )
 
 #define COUNTS "counts references; an unload is refused or waits, and refuses who comes later"
 #define SHARED_LACKS "users of one counter share a cache line"
@@ -82,6 +107,15 @@ CANDIDATE(host_try_get, "module host: module_try_get, by calls",
 	  .ours = true, .gives = COUNTS " of a shared object; false for ever once it is gone",
 	  .lacks = "needs a pointer from an earlier lookup", .set_up = set_up_host,
 	  .pairs = pairs_host_try_get)
+
+CANDIDATE(host_call, "module host: module_try_get, a call, module_put",
+	  .ours = true, .gives = COUNTS " of a shared object; false for ever once it is gone",
+	  .lacks = "the caller has to know of references", .set_up = set_up_gate,
+	  .pairs = pairs_call)
+
+CANDIDATE(host_gate, "module host: a call through a gate",
+	  .ours = true, .gives = "the same for callers that know nothing of references",
+	  .lacks = "arguments have to go in registers", .set_up = set_up_gate, .pairs = pairs_gate)
 
 CANDIDATE(host_find_get, "module host: module_find_get, by name",
 	  .ours = true, .gives = "finds whatever has the name now, and takes a reference on it",

@@ -17,6 +17,7 @@
 #endif
 
 #include "bench.h"
+#include "lib/oracle.h"
 #include "module_ref.h"
 
 enum { ROUNDS = 31, CROWDS = 2, COUNTINGS = 2 };
@@ -119,7 +120,7 @@ static int count(void)
 int main(int argc, char **argv)
 {
 	struct bench_options options = bench_start(argc, argv, "probes", "", ROUNDS);
-	int first = percpu_expected() ? 0 : 1;
+	int first = has_per_cpu() ? 0 : 1;
 
 	for (int b = 0; b < BUILDS; b++)
 		set_up(&builds[b]);

@@ -40,7 +40,7 @@ struct scheme {
 	void (*pass)(void);                  /* between two iterations; or NULL */
 	bool (*get)(struct worker *worker, int module);
 	void (*put)(struct worker *worker, int module);
-	/* Shuts the door and waits until nobody is inside: when that was known, or 0 if
+	/* Closes the module and waits until nobody is inside: when that was known, or 0 if
 	 * it was given up at the time give_up. NULL: there is no unload. */
 	double (*unload)(int module, double give_up);
 	void (*reinit)(int module);

@@ -105,7 +105,7 @@ static void patch_scheme_put(struct worker *worker, int module)
 	patch_put_inline(&patch[module].ref);
 }
 
-/* It cannot shut the door and wait: it tries until it meets a moment without users. Many
+/* It cannot close the counter and wait: it tries until it meets a moment without users. Many
  * tries in a row find one among workers that run; those that do not, because this
  * thread has their CPU, get it back for a moment. */
 static double patch_unload(int module, double give_up)

@@ -43,8 +43,9 @@ be null. A question's candidates are its own and those of pairs.
   `longest_ns`, which is the figure, and `seconds` of observation. The candidate "nobody" unloads
   nothing: its stalls are the machine's own.
 - growth: `sweep`: "counters" (`counters`, `threads`; ns per pair), "memory" (`counters`; bytes per
-  counter), "cpus" (`cpus`; `measure`: "idle" or "refused"; ns that a release takes) or "modules"
-  (`modules`, `threads`; `measure`: "lookup", "load" or "unload"; ns).
+  counter) or "modules" (`modules`, `threads`; `measure`: "lookup", "load" or "unload"; ns).
+- look: unloads with a look and without beside so many sleeping `threads`, in us; or a look through
+  memory (`measure`: how much of it), in ms.
 - python: `threads`; ns per pair.
 - rust: one thread, Criterion's samples; ns per pair.
 - instructions: under callgrind; instructions per pair.
@@ -62,9 +63,9 @@ from statistics import median
 
 FORMAT = "module-ref-bench-1"
 _TOP = ("version", "date", "command", "seconds", "runs", "skipped")
-PARAMETERS = ("sweep", "measure", "load", "workers", "threads", "counters", "cpus", "modules")
+PARAMETERS = ("sweep", "measure", "load", "workers", "threads", "counters", "modules")
 # What each sweep of growth makes larger.
-SIZES = {"counters": "counters", "memory": "counters", "cpus": "cpus", "modules": "modules"}
+SIZES = {"counters": "counters", "memory": "counters", "modules": "modules"}
 
 
 class ReportError(Exception):

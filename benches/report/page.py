@@ -387,7 +387,7 @@ def _plain_table(run: Run, question: str) -> str:
 
 
 _TITLES = {"pairs": "A get and a put", "unload": "Unloads"}
-_TITLES |= {name: name.title() for name in ("growth", "rust", "python", "instructions")}
+_TITLES |= {name: name.title() for name in ("growth", "look", "rust", "python", "instructions")}
 
 
 _TABLES = {name: functools.partial(_plain_table, question=name) for name in _TITLES}

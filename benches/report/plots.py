@@ -300,7 +300,6 @@ def _growth(run: Run, wide: bool) -> _Sheet | None:
     sweeps = [
         ("counters", "A get and a put", "counters", "ns a pair", _tick),
         ("memory", "Memory", "counters", "bytes a counter", _tick),
-        ("cpus", "A release", "possible CPUs", "time of a release", _time),
         ("modules", "Modules beside others", "modules in the host", "time", _time),
     ]
     drawn = {sweep[0]: run.select("growth", sweep=sweep[0]) for sweep in sweeps}

@@ -430,7 +430,7 @@ class TestPage:
         found = parsed(load(save(alone(made, "pairs"))), {"throughput": PICTURES["throughput"]})
         assert len(found.alts) == 1
         assert f"folly::hazptr (A get and a put): {why}" in found.text
-        assert "Not in this run: Unloads, Growth, Rust, Python, Instructions." in found.text
+        assert "Not in this run: Unloads, Growth, Look, Rust, Python, Instructions." in found.text
 
 
 # ---- plots ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ def in_words(parameters: abc.Mapping[str, int | str]) -> str:
     for name in PARAMETERS:
         value = parameters.get(name)
         if isinstance(value, int):
-            said.append(count(value, "CPU" if name == "cpus" else name[:-1]))
+            said.append(count(value, name[:-1]))
         elif value is not None and name != "sweep" and value not in _UNSAID:
             said.append(_WORDS.get((name, value), value))
     return ", ".join(said)
