@@ -4,12 +4,11 @@
  * written to it last, each letter moved by 13 places.
  */
 #include <ctype.h>
-#include <errno.h>
+#include <linux/module.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "chrdev.h"
-#include <linux_module.h>
 
 struct rot13 {
 	size_t used;
