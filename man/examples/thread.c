@@ -20,7 +20,7 @@ int main(void)
 	symbol = module_symbol(ticker, "tick");
 	memcpy(&tick, &symbol, sizeof(tick));
 
-	/* The thread has a reference of its own. */
+	/* The thread keeps the plugin's code mapped. */
 	rc = module_thread_create(&thread, NULL, ticker, tick, name);
 	module_put(ticker);
 	if (rc != 0)
