@@ -25,7 +25,11 @@ BENCHES_C = $(MAKE) --no-print-directory -C benches/c CC="$(CC)" CXX="$(CXX)"
 .DELETE_ON_ERROR:
 .PHONY: help
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^# ---- / { group = $$0; gsub(/# | ?-+ ?/, "", group) } \
+		/^[a-z-]+:.*## / { if (group != shown) print "\n" (shown = group); \
+			printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\n%s\n%s\n' 'For example: make test; make install PREFIX=$$HOME/.local;' \
+		'             make stress STRESS="--seconds 60 --bad"; make soak HOURS=2'
 
 # ---- tools ---------------------------------------------------------------------
 
@@ -75,13 +79,13 @@ INSTALLER = PREFIX="$(PREFIX)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" INCLUDEDIR=
 	DATADIR="$(DATADIR)" DESTDIR="$(DESTDIR)" CARGO="$(CARGO)" CC="$(CC)" ci/install
 
 .PHONY: stage install uninstall
-stage: ## what install puts in its place, for a user without Rust to do that: PREFIX=
+stage: ## build what install copies, where root has no Rust: PREFIX=
 	@$(INSTALLER) stage
 
-install: ## the C library, headers, pkg-config, CMake, the stress program: PREFIX= DESTDIR= LIBDIR=
+install: ## the C library and all with it: PREFIX= DESTDIR= LIBDIR=
 	@$(INSTALLER) install
 
-uninstall: ## remove it, with the same PREFIX, DESTDIR and LIBDIR
+uninstall: ## remove it, with the same PREFIX= DESTDIR= LIBDIR=
 	@$(INSTALLER) uninstall
 
 # ---- run -----------------------------------------------------------------------
@@ -103,11 +107,11 @@ bench-build: need-cc build $(WHEEL)
 	$(CARGO) build --release --package module-ref-benches
 	@$(BENCHES_C) all
 
-bench: bench-build ## what it costs, against its peers: every figure, in target/bench/run.json
+bench: bench-build ## what it costs, against its peers, to target/bench/run.json
 	@$(VENV)/bin/python benches/run --runs $(RUNS) --command "make $@ RUNS=$(RUNS)" --output $(BENCH_RUN)
 	@$(REPORT) $(BENCH_RUN) --table
 
-bench-quick: bench-build ## the same in a minute, with few rounds, printed and saved beside it
+bench-quick: bench-build ## the same in a minute, with few rounds
 	@$(VENV)/bin/python benches/run --quick --command "make $@" --output target/bench/quick.json
 
 .PHONY: bench-probes
@@ -123,8 +127,8 @@ report: bench ## bench, and a page with plots, in target/bench/report
 # ---- test ----------------------------------------------------------------------
 
 .PHONY: test test-abi test-lint test-header test-man test-rust test-models test-loom
-.PHONY: test-interleave test-c test-install test-readme test-bench test-python test-wheel mutants
-.PHONY: test-sdist test-probes test-examples
+.PHONY: test-interleave test-c test-install test-builds test-readme test-bench test-python test-wheel mutants
+.PHONY: test-sdist test-probes test-examples test-musl test-aarch64
 # In lanes, because a compiler uses one CPU for most of its time. Each line says whose it is.
 LANES = $(MAKE) --no-print-directory --jobs=2
 LANE  = $(MAKE) --no-print-directory --jobs=1
@@ -133,7 +137,7 @@ lane-%: .SHELLFLAGS := -o pipefail -c
 NAMED = 2>&1 | sed -u 's/^/$(@:lane-%=%): /'
 
 # What is skipped is listed at the end: ci/skip has kept it.
-test: need-rust need-cc need-python $(VENV_READY) ## everything below but test-install and mutants
+test: need-rust need-cc need-python $(VENV_READY) ## everything below but test-install, test-builds and mutants
 	@rm -f target/skipped
 	@$(LANE) test-header build
 	@$(LANES) lane-rust lane-c
@@ -169,7 +173,7 @@ test-lint: need-rust $(VENV_READY) ## formatting and lints, without a warning
 	$(VENV)/bin/ruff check $(SCRIPTS)
 	$(VENV)/bin/ruff format --check $(SCRIPTS)
 
-test-rust: need-rust ## unit, property, thread and documentation tests; no_std; oldest compiler; targets
+test-rust: need-rust ## Rust tests, no_std, the oldest compiler, other targets
 	$(CARGO) test
 	ci/no-std
 	ci/targets
@@ -191,11 +195,20 @@ test-c: need-cc build ## the C tests and the stress program, by every compiler p
 test-install: need-cc ## install, build programs by pkg-config and CMake, uninstall
 	ci/test-install
 
-test-man: need-cc need-python build ## the manual pages: current, complete, clean; their examples run
+test-builds: need-rust need-cc ## programs that build the library: CMake, Meson; Debian's
+	ci/test-builds
+
+test-musl: need-rust ## the C library for musl, and the counter's C tests
+	ci/musl
+
+test-aarch64: need-rust ## the C library for aarch64, tested in an emulated machine
+	ci/aarch64
+
+test-man: need-cc need-python build ## the manual pages are current; their examples run
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	CC="$(CC)" $(PYTHON) ci/man check
 
-test-probes: need-rust build ## the trace points are those of the table, and tracers take them
+test-probes: need-rust build ## the trace points are as documented; tracers take them
 	ci/probes
 
 test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of the README and the guides
@@ -205,16 +218,17 @@ test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command o
 test-wheel: wheels
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall target/dist/*-abi3-*.whl
 
-test-bench: bench-build ## every benchmark runs, in its shortest form, and the report draws it
+test-bench: bench-build ## every benchmark runs shortly, and the report draws it
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
 	$(REPORT) target/bench/smoke.json --output target/bench/smoke
-	GLIBC_TUNABLES=glibc.pthread.rseq=0 $(VENV)/bin/python benches/run --smoke --command "make $@" \
+	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/deny
+	target/c/cc/deny rseq $(VENV)/bin/python benches/run --smoke --command "make $@" \
 		--output target/bench/no-rseq.json
 	grep -q '"why": "the system has no restartable sequences' target/bench/no-rseq.json
 	$(REPORT) target/bench/no-rseq.json --output target/bench/no-rseq
 	$(VENV)/bin/python -m pytest -q benches/report
 
-test-sdist: $(if $(WHEEL_IS_THERE),,wheels) ## pip installs the source distribution, with a C compiler and without
+test-sdist: $(if $(WHEEL_IS_THERE),,wheels) ## pip installs the source distribution
 	ci/test-sdist
 
 test-python: $(WHEEL) ## the stubs, and pytest on each Python present
@@ -232,12 +246,12 @@ mutants: need-rust need-cc $(VENV_READY) $(WHEEL) ## break the code on purpose a
 HOURS ?= 1
 
 .PHONY: soak
-soak: need-cc build ## the stress program for HOURS, both layers and modes, changing crews and seeds
+soak: need-cc build ## the stress program for HOURS=, with changing crews and seeds
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	ci/soak $(HOURS)
 
 .PHONY: test-semver test-tsan test-sanitizers test-valgrind
-test-semver: need-rust ## the Rust API against the last release; builds cargo-semver-checks first
+test-semver: need-rust ## the Rust API against the last release
 	ci/semver
 
 test-tsan: need-rust ## ThreadSanitizer, the Rust side too (nightly, clang)
@@ -250,7 +264,7 @@ test-valgrind: need-rust need-cc ## memcheck and helgrind
 	ci/valgrind
 
 .PHONY: regtest
-regtest: ## test, and the slower tiers: mutants, sanitizers, valgrind, spin, fuzzing (50 minutes)
+regtest: ## test, and all slower checks (50 minutes)
 	@$(MAKE) --no-print-directory test
 	ci/regtest
 
