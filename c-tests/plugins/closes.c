@@ -14,7 +14,6 @@ extern void *to_close __attribute__((weak));
 
 int close_it(void *handle);
 int leave_thread(void);
-int come_back(void);
 
 static void *poll_jobs(void *seconds)
 {
