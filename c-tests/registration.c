@@ -87,14 +87,14 @@ static void *is_anothers(void *arg)
 
 /* ---- interrupted ------------------------------------------------------------------------- */
 
-static _Atomic long handled;
+static _Atomic long handled, steps;
 static _Atomic int counting; /* 1 while it begins to */
 
 static void on_signal(int number)
 {
 	if (module_ref_try_get_inline(&ref))
 		module_ref_put(&ref);
-	atomic_fetch_add(&handled, 1);
+	atomic_fetch_add(number == SIGTRAP ? &steps : &handled, 1);
 }
 
 static void *first_of_all(void *arg)
@@ -130,7 +130,9 @@ static void interrupted(void)
 		pthread_join(thread, NULL);
 		right += answer;
 	}
-	is(right, FIRSTS, "threads count per CPU after %ld signals at their beginning", atomic_load(&handled));
+	is(right, FIRSTS, "threads count per CPU after signals at their beginning");
+	ok((STEPS_BY_SIGNAL ? steps : handled) >= FIRSTS, "%ld of them, and %ld after instructions",
+	   atomic_load(&handled), atomic_load(&steps));
 	is(module_ref_count(&ref), 0, "and it adds up");
 }
 

@@ -23,9 +23,11 @@
 #else
 #define STEPS_BY_SIGNAL 0
 
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -59,22 +61,30 @@ static inline struct stepping *step_begin(void)
 	struct stepping *stepping = (struct stepping *)mmap(
 		NULL, sizeof(*stepping), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid_t thread = gettid(), tracer;
+	int status;
 
+	/* Yama lets a process trace what is below it alone, unless it is told. Without Yama this fails. */
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
 	need(stepping != MAP_FAILED && (tracer = fork()) >= 0);
 	if (tracer == 0)
 		step(stepping, thread);
 	stepping->tracer = tracer;
 	while (atomic_load(&stepping->goes_on) == 0)
-		;
+		need(waitpid(tracer, &status, WNOHANG) == 0);
 	return stepping;
 }
 
 static inline void step_end(struct stepping *stepping)
 {
+	pid_t ended;
 	int status;
 
 	atomic_store(&stepping->goes_on, -1);
-	need(waitpid(stepping->tracer, &status, 0) == stepping->tracer && status == 0);
+	/* Signals come meanwhile. */
+	do
+		ended = waitpid(stepping->tracer, &status, 0);
+	while (ended < 0 && errno == EINTR);
+	need(ended == stepping->tracer && status == 0);
 	munmap(stepping, sizeof(*stepping));
 }
 
