@@ -202,7 +202,8 @@ static bool leaves_no_descriptor(struct module_ref *ref)
 {
 #if defined(__x86_64__) || defined(__aarch64__)
 	volatile char *descriptor = rseq_area() + 8;
-	bool none = true;
+	/* Without an area there is nothing to look at, unless nothing is per CPU. */
+	bool none = !percpu || module_ref_area != 0;
 
 	for (int n = 0; n < 1000 && none && module_ref_area; n++) {
 		none = module_ref_try_get(ref) && *(volatile uint64_t *)(volatile void *)descriptor == 0;
