@@ -394,6 +394,7 @@ static void check_permanent(const struct run *run)
 	uint64_t calls = keeper.calls, refusals = 0, counted = 0, refused;
 	struct module *mod = module_find_get(host, "keeper");
 	uintptr_t (*call)(void);
+	void *gate;
 
 	for (unsigned i = 0; i < run->nworkers; i++) {
 		calls += atomic_load(&run->workers[i].kept);
@@ -405,8 +406,8 @@ static void check_permanent(const struct run *run)
 	if (counted != calls)
 		violation(LOST_STATE, "'keeper' has counted %" PRIu64 " of %" PRIu64 " calls",
 			  counted, calls);
-	memcpy(&mod, &keeper.gate, sizeof(mod));
-	refused = module_gate_refused(mod);
+	memcpy(&gate, &keeper.gate, sizeof(gate));
+	refused = module_gate_refused(gate);
 	if (refused != refusals)
 		violation(LOST_STATE, "the gate has refused %" PRIu64 " calls, and %" PRIu64 " were",
 			  refused, refusals);
