@@ -212,7 +212,7 @@ fn place(record: &Record) -> String {
         record.loaded().is_some_and(|loaded| loaded.object.place.contains(*ip as *const c_void))
     };
     // The call is what is before the address that it returns to.
-    let address = presence::frames().into_iter().find(is_its).map(|ip| ip - 1);
+    let address = presence::frames().0.into_iter().find(is_its).map(|ip| ip - 1);
     let Some((address, info)) = address.and_then(|at| Some((at, described(at as *const c_void)?)))
     else {
         return "elsewhere".to_owned();

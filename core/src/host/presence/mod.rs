@@ -61,10 +61,13 @@
 //!
 //! **W5, other stacks.** A thread's stack pointer may be outside its own stack: in a coroutine, on an
 //! alternate signal stack, on a piece of a split stack. Then that memory is searched from the stack
-//! pointer up to where it cannot be read, 64 MiB at most; and the thread's own stack is searched from
-//! the interrupted stack pointer if there is one, and otherwise all of it. *Missed:* stacks that no
-//! thread is on (a suspended coroutine), and all but the first and the newest piece of a split stack.
-//! `memory` finds them.
+//! pointer up to where it cannot be read, 1 GiB at most. The thread's own stack is searched from the
+//! interrupted stack pointer if that is on it, and otherwise all of it, 1 GiB at most: how far down the
+//! thread was when it left for another stack is unknown. The own stack ends where the thread's record
+//! does. Only the first thread's ends where the process's does, and the first thread is the one that was
+//! started with nothing: in the child of a fork(2) another thread may have the number of the process.
+//! *Missed:* stacks that no thread is on (a suspended coroutine), and all but the first and the newest
+//! piece of a split stack. `memory` finds them.
 //!
 //! **W6, running.** Where a running thread is on its stack is unknown. So every page of the stack that
 //! was ever touched counts (`/proc/self/pagemap`): what is left behind on it, and what is swapped out.
@@ -83,8 +86,10 @@
 //! untouched stack, or on a stack other than its own; a thread whose stack is memory shared with a file
 //! or another process, and was written out.
 //!
-//! **W7, this thread** does not sleep. Its frames are unwound. *Missed:* what is above a frame that has
-//! no unwind information.
+//! **W7, this thread** does not sleep. Its frames are unwound, because the stack between them has return
+//! addresses that were left behind. From the last one on that could be unwound, whose caller has no
+//! unwind information or which is the first of its stack, it is searched like a sleeping thread (W4, W5):
+//! above it, and on its own stack if it is on another one.
 //!
 //! **W8, callers.** These are reported: a destructor in the text, of a key of which a thread has a
 //! value; a signal handler; a timer that starts threads (`SIGEV_THREAD`; if the kernel has

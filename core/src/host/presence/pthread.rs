@@ -103,7 +103,7 @@ impl Record {
         layout.has_tid(record, tid).then_some(Self(record, layout))
     }
 
-    /// Where it ends, which is where the thread's stack ends, except the first thread's.
+    /// Where it ends.
     pub(super) fn end(self) -> usize {
         self.0 + self.1.size
     }
@@ -150,10 +150,16 @@ pub(super) fn keys<'a>(map: &Map<'a>) -> Vec<Key<'a>> {
     (0..KEYS).filter_map(key).collect()
 }
 
-/// Where the first thread's stack ends.
-pub(super) fn first_stack_end() -> Option<usize> {
-    // SAFETY: the linker's, written before anything runs.
-    symbol(c"__libc_stack_end").map(|end| unsafe { *end.cast() })
+/// Where a thread's own stack ends. It is the end of the thread's record, except for the first thread, which
+/// nothing was started with. That a thread has the number of the process does not make it the first one: so
+/// has one that forked.
+pub(super) fn stack_end(tid: i32, record: Option<Record>) -> Option<usize> {
+    match record {
+        Some(record) if record.start()[0] != 0 => Some(record.end()),
+        None if tid as u32 != std::process::id() => None,
+        // SAFETY: the linker's, written before anything runs.
+        _ => symbol(c"__libc_stack_end").map(|end| unsafe { *end.cast() }),
+    }
 }
 
 /// Whether the C library knows that this is the only thread.

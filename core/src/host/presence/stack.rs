@@ -1,16 +1,15 @@
 //! What on a stack says that its thread comes back (W4, W5).
 
 use super::going::{Map, Spot};
-use super::words::{Pages, WINDOW, WORD, read, read_words, wipe};
+use super::words::{Pages, WINDOW, WORD, bottom, read_words, wipe};
 use crate::host::object::linked::page_size;
 use std::mem;
 use std::ops::Range;
 
-const PAGE: usize = 4096;
 /// How much is read at once, in words.
 const CHUNK: usize = 1024;
 /// How much of a stack is searched at most.
-const REACH: usize = 64 << 20;
+const DEPTH: usize = 1 << 30;
 
 /// A word as an address: without the signature that aarch64 puts into the top of a return address.
 fn address(word: usize) -> usize {
@@ -68,26 +67,22 @@ impl<'m, 'a> Search<'m, 'a> {
     ) -> Result<Vec<Stand<'a>>, i32> {
         self.next = vec![sp];
         self.is_at(self.map.code(pc), false);
-        let (mut searched, mut followed) = (Vec::<Range<usize>>::new(), false);
-        while let Some(sp) = self.next.pop() {
-            if searched.iter().all(|done| !done.contains(&sp)) && searched.len() < 16 {
-                followed |= !searched.is_empty();
-                let end = top.filter(|&top| sp < top).unwrap_or(usize::MAX);
+        let (mut searched, mut own) = (Vec::<Range<usize>>::new(), top);
+        loop {
+            let sp = match (self.next.pop(), own) {
+                (Some(sp), _) => sp,
+                // No search has reached the end of the thread's own stack. So each stack pointer was on
+                // another stack, and the own one has to be searched as well, all of it (W5).
+                (None, Some(top)) if !searched.iter().any(|s| s.start <= top && top <= s.end) => {
+                    own = None;
+                    bottom(top, DEPTH)?
+                }
+                (None, _) => break,
+            };
+            if searched.iter().all(|done| !done.contains(&sp)) {
+                let end = top.filter(|&top| sp <= top).unwrap_or(usize::MAX);
                 searched.push(sp..self.search(sp, end)?);
             }
-        }
-        match top {
-            // The search did not reach the end of the thread's own stack. So the stack pointer is on
-            // another stack, and the own one has to be searched as well (W5).
-            Some(top) if !followed && !searched[0].contains(&(top - 1)) => {
-                // It begins as far down as there is memory.
-                let mut from = top;
-                while top - from < REACH && read(from - PAGE, &mut [0])? == 1 {
-                    from -= PAGE;
-                }
-                self.search(from, top)?;
-            }
-            _ => {}
         }
         Ok(mem::take(&mut self.stands))
     }
@@ -97,7 +92,7 @@ impl<'m, 'a> Search<'m, 'a> {
     pub(super) fn running(&mut self, top: usize) -> Result<Vec<Stand<'a>>, i32> {
         let (pages, window) = (Pages::open()?, WINDOW * page_size());
         let mut from = top.next_multiple_of(page_size());
-        while top - from.min(top) < REACH {
+        while top - from.min(top) < DEPTH {
             from -= window;
             let pieces = pages.touched(from, WINDOW)?;
             for &(start, n) in &pieces {
@@ -117,7 +112,7 @@ impl<'m, 'a> Search<'m, 'a> {
     /// Searches upwards, and returns where the memory ends.
     fn search(&mut self, from: usize, end: usize) -> Result<usize, i32> {
         let mut at = from.next_multiple_of(WORD);
-        let end = end.min(at.saturating_add(REACH));
+        let end = end.min(at.saturating_add(DEPTH));
         while at < end {
             let most = CHUNK.min((end - at).div_ceil(WORD));
             let n = read_words(at, &mut self.buffer[..most])?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -407,6 +407,12 @@ extern "C" fn sleeps_there() {
     unsafe { sleep_on((*CONTEXTS).from as *mut c_void) };
 }
 
+/// On the other stack: spins there.
+extern "C" fn only_spins_there() {
+    // SAFETY: it looks at nothing of what it is given.
+    unsafe { spins(ptr::null_mut()) };
+}
+
 /// On the other stack: calls into the object, and from there goes back.
 extern "C" fn suspends_there() {
     // SAFETY: as above.
@@ -516,6 +522,21 @@ fn a_signal_frame_is_followed_to_a_coroutine() {
     assert!(found.contains("stands in calls+0x"), "{found}");
 }
 
+/// It is followed to a coroutine's stack, and the call is on the thread's own.
+#[test]
+fn behind_a_signal_frame_the_own_stack_is_looked_at() {
+    let _alone = alone();
+    let plugin = Plugin::new("behind");
+    let calls_back = plugin.function::<CallsBack>("calls_back");
+    let found = interrupted(&plugin, true, move || {
+        with_second_stack(calls_back, 0, false, only_spins_there, || {
+            // SAFETY: as the source has it; the contexts are set up.
+            unsafe { calls_back(swap_to_other, ptr::null_mut()) };
+        });
+    });
+    assert!(found.contains("stands in calls+0x"), "{found}");
+}
+
 #[test]
 fn a_suspended_coroutine_is_found_in_memory_alone() {
     let _alone = alone();
@@ -617,21 +638,177 @@ fn of_a_running_thread_a_small_stack_is_looked_at() {
     }
 }
 
+/// A stack on which the call is amid more than 64 MiB on either side.
 #[test]
-fn this_thread_is_unwound() {
-    unsafe extern "C" fn looks(plugin: *mut c_void) {
-        // SAFETY: it is handed in below.
-        let plugin = unsafe { &*plugin.cast::<(Plugin, Mutex<String>)>() };
-        *plugin.1.lock().unwrap() = plugin.0.found();
+fn a_deep_stack_is_looked_at_to_its_end() {
+    const MIB: usize = 1 << 20;
+    const SIDE: usize = 80;
+
+    #[inline(never)]
+    fn deep(depth: usize, then: &mut dyn FnMut()) {
+        let mut room = [1u8; MIB];
+        std::hint::black_box(&mut room);
+        if depth > 0 {
+            deep(depth - 1, then)
+        } else {
+            then()
+        }
+        std::hint::black_box(&mut room);
+    }
+
+    static IS_DEEP: AtomicBool = AtomicBool::new(false);
+
+    unsafe extern "C" fn deeper(from: *mut c_void) {
+        deep(SIDE, &mut || {
+            IS_DEEP.store(true, SeqCst);
+            let ends = if from.is_null() { spins } else { sleep_on };
+            // SAFETY: it is the end of a pipe, of which nothing else is read.
+            unsafe { ends(from) };
+        });
     }
 
     let _alone = alone();
-    let mut plugin = (Plugin::new("this"), Mutex::new(String::new()));
+    let plugin = Plugin::new("deep");
+    let calls_back = plugin.function::<CallsBack>("calls_back");
+    for runs in [false, true] {
+        STOP.store(false, SeqCst);
+        let parked = park(move |from| {
+            let work = move || {
+                deep(SIDE, &mut || {
+                    let with = if runs { 0 } else { from };
+                    // SAFETY: as the source has it.
+                    unsafe { calls_back(deeper, with as *mut c_void) };
+                });
+            };
+            let thread = thread::Builder::new().stack_size(3 * SIDE * MIB);
+            thread.spawn(work).unwrap().join().unwrap();
+        });
+        while !IS_DEEP.swap(false, SeqCst) {
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(20));
+        let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
+        STOP.store(true, SeqCst);
+        parked.let_go();
+        let what = if runs { "runs and could not" } else { "stands in calls+0x" };
+        assert!(found.iter().any(|line| line.contains(what)), "{what}: {found:?}");
+    }
+}
+
+/// What has the number of a process's first thread need not have its stack.
+#[test]
+fn a_thread_that_forked_is_looked_at_on_its_own_stack() {
+    static PLUGIN: AtomicUsize = AtomicUsize::new(0);
+    static CHILD: AtomicI32 = AtomicI32::new(0);
+
+    /// The child has this thread alone.
+    unsafe extern "C" fn forks(_: *mut c_void) {
+        // SAFETY: the child does what follows, and ends by _exit(2).
+        match unsafe { libc::fork() } {
+            // SAFETY: it looks at nothing of what it is given.
+            0 => unsafe {
+                thread::spawn(looks_at_who_forked);
+                spins(ptr::null_mut());
+            },
+            child => CHILD.store(child, SeqCst),
+        }
+    }
+
+    fn looks_at_who_forked() {
+        // SAFETY: set below.
+        let plugin = unsafe { &*(PLUGIN.load(SeqCst) as *const Plugin) };
+        let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
+        let is_found = found.iter().any(|line| line.contains("runs and could not"));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(c_int::from(!is_found)) };
+    }
+
+    /// Started with nothing that points into the object.
+    extern "C" fn begins(_: *mut c_void) -> *mut c_void {
+        // SAFETY: set below.
+        let plugin = unsafe { &*(PLUGIN.load(SeqCst) as *const Plugin) };
+        // SAFETY: as the source has it.
+        unsafe { plugin.function::<CallsBack>("calls_back")(forks, ptr::null_mut()) };
+        ptr::null_mut()
+    }
+
+    let _alone = alone();
+    STOP.store(false, SeqCst);
+    let (plugin, mut thread, mut status) = (Plugin::new("forks"), 0, -1);
+    PLUGIN.store((&raw const plugin).addr(), SeqCst);
+    // SAFETY: the plugin outlives the thread; there is room for the results.
+    unsafe {
+        assert_eq!(libc::pthread_create(&mut thread, ptr::null(), begins, ptr::null_mut()), 0);
+        libc::pthread_join(thread, ptr::null_mut());
+        libc::waitpid(CHILD.load(SeqCst), &mut status, 0);
+    }
+    assert_eq!(status, 0, "it was found");
+}
+
+/// Looks, and keeps what it has found.
+unsafe extern "C" fn looks(plugin: *mut c_void) {
+    // SAFETY: handed in by the tests below.
+    let plugin = unsafe { &*plugin.cast::<(Plugin, Mutex<String>)>() };
+    *plugin.1.lock().unwrap() = plugin.0.found();
+}
+
+/// What `work` finds, which is given this module's `calls_back`, and what is to be handed on to `looks`.
+fn this_finds(name: &str, work: impl FnOnce(CallsBack, *mut c_void)) {
+    let _alone = alone();
+    let mut plugin = (Plugin::new(name), Mutex::new(String::new()));
     let calls_back = plugin.0.function::<CallsBack>("calls_back");
-    // SAFETY: as the source has it.
-    unsafe { calls_back(looks, (&raw mut plugin).cast()) };
+    work(calls_back, (&raw mut plugin).cast());
     let found = plugin.1.lock().unwrap().clone();
     assert!(found.contains("stands in calls+0x"), "{found}");
+}
+
+#[test]
+fn this_thread_is_unwound() {
+    // SAFETY: as the source has it.
+    this_finds("this", |calls_back, with| unsafe { _ = calls_back(looks, with) });
+}
+
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".globl looks_beyond",
+    "looks_beyond:",
+    "sub $8, %rsp",
+    "call {}",
+    "add $8, %rsp",
+    "ret",
+    sym looks,
+    options(att_syntax)
+);
+
+/// The function has no unwind information.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn of_this_thread_what_cannot_be_unwound_is_searched() {
+    unsafe extern "C" {
+        fn looks_beyond(plugin: *mut c_void);
+    }
+    // SAFETY: as the source has it.
+    this_finds("beyond", |calls_back, with| unsafe { _ = calls_back(looks_beyond, with) });
+}
+
+#[test]
+fn of_this_thread_on_a_coroutine_the_own_stack_is_looked_at() {
+    static WITH: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn looks_there() {
+        // SAFETY: set below.
+        unsafe { looks(WITH.load(SeqCst) as *mut c_void) };
+    }
+
+    for above in [false, true] {
+        this_finds("from-other", |calls_back, with| {
+            WITH.store(with.addr(), SeqCst);
+            with_second_stack(calls_back, 0, above, looks_there, || {
+                // SAFETY: as the source has it; the contexts are set up.
+                unsafe { calls_back(swap_to_other, ptr::null_mut()) };
+            });
+        });
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::going::{Map, Spot};
 use super::pthread::{self, Key, Record};
 use super::stack::{Search, Stand};
-use super::words::read_words;
+use super::words::{WORD, read_words};
 use super::{Findings, PROC};
 use crate::host::error::errno_text;
 use crate::host::object::{names_in, nap, thread_title};
@@ -38,7 +38,9 @@ pub(super) fn look(
         findings,
         told: Vec::new(),
     };
-    look.this_thread(this);
+    if let Err(why) = look.this_thread(this) {
+        return look.findings.add_to_all(&why);
+    }
     let mut known = vec![this];
     for _ in 0..LISTINGS {
         let new = match list(proc) {
@@ -181,18 +183,13 @@ impl<'a> Look<'_, '_, 'a> {
         }
         let record = Record::of(tid);
         self.values(tid, record);
-        let is_first = tid as u32 == std::process::id();
-        let first = is_first.then(pthread::first_stack_end).flatten();
-        let top = first.or_else(|| record.map(Record::end));
+        let top = pthread::stack_end(tid, record);
         let stands = match (seen, top) {
             (State::Sleeps(sp, pc), top) => self.search.thread(sp, pc, top),
             (_, Some(top)) if record.is_some() => self.search.running(top),
             _ => return Ok(true),
         };
-        let why = |errno| {
-            format!("process_vm_readv, or {PROC}/pagemap if it runs: {}", errno_text(errno))
-        };
-        let stands = stands.map_err(|errno| self.refused(tid, &why(errno)))?;
+        let stands = stands.map_err(|errno| self.unreadable(tid, errno))?;
         let again = state(self)?;
         if again == State::Gone {
             return Ok(false);
@@ -209,9 +206,7 @@ impl<'a> Look<'_, '_, 'a> {
             self.is_outside(tid, |whose| there.iter().all(|spot| spot.whose != whose));
             return Ok(!self.findings.are_outside(tid));
         }
-        for Stand { spot, comes_back } in stands {
-            self.tell(tid, spot.whose, &format!("stands in {}", spot.name(comes_back)));
-        }
+        self.tell_stands(tid, stands);
         // If it has run meanwhile, the stack that was read proves nothing (W3).
         if again != seen {
             return Ok(true);
@@ -253,6 +248,11 @@ impl<'a> Look<'_, '_, 'a> {
         format!("thread {tid} could not be looked at: {why}")
     }
 
+    fn unreadable(&self, tid: i32, errno: i32) -> String {
+        let why = errno_text(errno);
+        self.refused(tid, &format!("process_vm_readv, or {PROC}/pagemap if it runs: {why}"))
+    }
+
     /// Reports the destructors that a thread will call at its end.
     fn values(&mut self, tid: i32, record: Option<Record>) {
         let has_value = |key: &&Key<'_>| record.is_some_and(|r| r.value(key).unwrap_or(0) != 0);
@@ -272,34 +272,57 @@ impl<'a> Look<'_, '_, 'a> {
         self.findings.add(whose, format!("{} {what}", thread_title(self.proc, tid)));
     }
 
-    /// Looks at the calling thread's frames (W7).
-    fn this_thread(&mut self, tid: i32) {
-        self.values(tid, Record::of(tid));
-        for at in frames() {
-            if let Some(spot) = self.map.call(at) {
-                self.tell(tid, spot.whose, &format!("stands in {}", spot.name(true)));
-            }
+    fn tell_stands(&mut self, tid: i32, stands: Vec<Stand<'a>>) {
+        for Stand { spot, comes_back } in stands {
+            self.tell(tid, spot.whose, &format!("stands in {}", spot.name(comes_back)));
         }
+    }
+
+    /// Looks at the calling thread (W7).
+    fn this_thread(&mut self, tid: i32) -> Result<(), String> {
+        let record = Record::of(tid);
+        self.values(tid, record);
+        let (frames, sp) = frames();
+        let unwound = frames.into_iter().filter_map(|at| self.map.call(at));
+        self.tell_stands(tid, unwound.map(|spot| Stand { spot, comes_back: true }).collect());
+        let top = pthread::stack_end(tid, record);
+        // Above the process's first frame nothing is to be read, which a sandbox may refuse.
+        if top.is_some_and(|top| top.wrapping_sub(sp) <= 4 * WORD) {
+            return Ok(());
+        }
+        let stands = self.search.thread(sp, 0, top);
+        self.tell_stands(tid, stands.map_err(|errno| self.unreadable(tid, errno))?);
+        Ok(())
     }
 }
 
-/// The return addresses of the calls that this thread is in.
-pub(crate) fn frames() -> Vec<usize> {
+/// The return addresses of the calls that this thread is in, as far as they can be unwound, and the last
+/// frame's stack pointer.
+pub(crate) fn frames() -> (Vec<usize>, usize) {
     unsafe extern "C" {
         fn _Unwind_Backtrace(
             each: unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int,
             data: *mut c_void,
         ) -> c_int;
         fn _Unwind_GetIP(frame: *mut c_void) -> usize;
+        fn _Unwind_GetCFA(frame: *mut c_void) -> usize;
     }
 
     unsafe extern "C" fn each(frame: *mut c_void, data: *mut c_void) -> c_int {
         // SAFETY: the frame is the unwinder's, the data what is handed in below.
-        unsafe { (*data.cast::<Vec<usize>>()).push(_Unwind_GetIP(frame)) };
+        unsafe {
+            let (frames, sp) = &mut *data.cast::<(Vec<usize>, usize)>();
+            // libgcc tells the end of the stack as a frame without a place.
+            if _Unwind_GetIP(frame) != 0 {
+                frames.push(_Unwind_GetIP(frame));
+                *sp = _Unwind_GetCFA(frame);
+            }
+        }
         0
     }
 
-    let mut frames = Vec::new();
+    let mut frames = (Vec::new(), 0);
+    frames.1 = (&raw const frames).addr();
     // SAFETY: the function fits its data, which outlives the call.
     unsafe { _Unwind_Backtrace(each, (&raw mut frames).cast()) };
     frames

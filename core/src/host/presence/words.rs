@@ -18,15 +18,40 @@ pub(super) const WINDOW: usize = 64;
 /// Reads memory of this process, which may not be there. Returns how many bytes could be read, from the
 /// first on without a gap. Async-signal-safe.
 pub(crate) fn read(at: usize, into: &mut [u8]) -> Result<usize, i32> {
-    let to = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let from = libc::iovec { iov_base: at as *mut c_void, iov_len: into.len() };
+    read_pieces(&[libc::iovec { iov_base: at as *mut c_void, iov_len: into.len() }], into)
+}
+
+/// The same of several pieces, one after the other.
+fn read_pieces(from: &[libc::iovec], into: &mut [u8]) -> Result<usize, i32> {
+    let (to, n) =
+        (libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }, from.len());
     // SAFETY: what is written is ours; the kernel does the reading.
-    let call = || unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
+    let call =
+        || unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, from.as_ptr(), n as _, 0) };
     match errno::checked(|| call() as _) {
         Ok(n) => Ok(n as usize),
         Err(libc::EFAULT) => Ok(0),
         Err(errno) => Err(errno),
     }
+}
+
+/// How far down from `top` there is memory without a gap, `most` bytes at most.
+pub(super) fn bottom(top: usize, most: usize) -> Result<usize, i32> {
+    /// As many pages as the kernel reads of in one go.
+    const PAGES: usize = 1024;
+    let (page, mut bytes) = (page_size(), [0; PAGES]);
+    let mut from = (top - 1) / page * page;
+    let least = from.saturating_sub(most);
+    while from > least {
+        let below = |n| libc::iovec { iov_base: (from - n * page) as *mut c_void, iov_len: 1 };
+        let pieces: Vec<_> = (1..=PAGES.min((from - least) / page)).map(below).collect();
+        let n = read_pieces(&pieces, &mut bytes[..pieces.len()])?;
+        from -= n * page;
+        if n < pieces.len() {
+            break;
+        }
+    }
+    Ok(from)
 }
 
 /// As many of the words from `at` on as can be read.
