@@ -29,8 +29,23 @@ enum { CYCLES = 1000 };
 		}                                                             \
 	} while (0)
 
-/* For plugins/closes.c. */
-void *to_close;
+/* What plugins/closes.c has done when it begins ("begin"), in its destructor ("end"), and in a function of its
+ * own for atexit(3) ("exit"). */
+static const char *when = "";
+static void (*hook)(void);
+
+void plugin_does(const char *what);
+void plugin_does(const char *what)
+{
+	if (strcmp(what, when) == 0)
+		hook();
+}
+
+static void does(const char *then, void (*that)(void))
+{
+	when = then;
+	hook = that;
+}
 
 static const char *beside(const char *file)
 {
@@ -179,6 +194,16 @@ static void counted(void)
 	gone("dangles.so");
 }
 
+static void *to_close;
+
+static void closes_other(void)
+{
+	void *other = to_close;
+
+	to_close = NULL;
+	must(!other || dlclose(other) == 0);
+}
+
 /* Its own code closes a plugin, and so do constructors and destructors of others. */
 static void inside(void)
 {
@@ -188,13 +213,13 @@ static void inside(void)
 	must(is_mapped("closes.so"));
 	gone("closes.so");
 
-	/* In a destructor, what is idle, and what is not. */
+	does("end", closes_other);
 	handle = opened("closes.so");
 	to_close = opened("user.so");
 	must(dlclose(handle) == 0);
 	must(!is_mapped("closes.so") && !is_mapped("user.so") && !is_mapped("libprovider.so"));
 
-	setenv("CLOSES_AT_ONCE", "1", 1);
+	does("begin", closes_other);
 	to_close = opened("user.so");
 	handle = opened("closes.so");
 	must(!to_close && !is_mapped("user.so"));
@@ -207,12 +232,105 @@ static void inside_busy(void)
 	static struct dangle_user user;
 	void *handle = opened("closes.so");
 
+	does("end", closes_other);
 	to_close = opened("dangles.so");
 	must(!dangle_begin(&user, dangle_of("asleep"), function(to_close, "leave")));
 	must(dlclose(handle) == 0);
 	must(!is_mapped("closes.so") && is_mapped("dangles.so"));
 	dangle_end(&user);
 	gone("dangles.so");
+}
+
+/* What a plugin does at its end: it closes what it or the program has opened, or opens and closes another one,
+ * itself, one that does the same, or what is loaded already. */
+static void opens_other(void)
+{
+	to_close = opened("user.so");
+}
+
+static void opens_and_closes(const char *file)
+{
+	must(dlclose(opened(file)) == 0);
+}
+
+/* They share a library. */
+static void with_another(void)
+{
+	opens_and_closes("far.so");
+}
+
+static void with_itself(void)
+{
+	opens_and_closes("closes.so");
+}
+
+static void with_its_like(void)
+{
+	static _Thread_local int depth;
+
+	if (depth++ == 0)
+		opens_and_closes("closes_too.so");
+	else
+		with_another();
+	depth = depth == 2 ? 0 : depth;
+}
+
+static void (*const at_end[])(void) = { closes_other, with_another, with_itself, with_its_like };
+
+enum { AT_END = sizeof(at_end) / sizeof(*at_end) };
+
+static void must_all_be_gone(void)
+{
+	must(!is_mapped("closes.so") && !is_mapped("closes_too.so"));
+	must(!is_mapped("user.so") && !is_mapped("far.so"));
+}
+
+static void nested(int cycles)
+{
+	for (int i = 0; i < cycles; i++) {
+		void *handle;
+
+		does("begin", opens_other);
+		handle = opened("closes.so");
+		does(i % 2 ? "end" : "exit", at_end[i / 2 % AT_END]);
+		must(dlclose(handle) == 0);
+		closes_other();
+		must_all_be_gone();
+		/* The linker's next records are where these were. */
+		does("", NULL);
+		opens_and_closes("closes.so");
+		opens_and_closes("user.so");
+	}
+}
+
+static void *nests(void *cycles)
+{
+	for (int i = 0; i < *(int *)cycles; i++)
+		opens_and_closes(i % 3 ? "closes.so" : "user.so");
+	return NULL;
+}
+
+/* Two threads at it. What the one has opened once more meanwhile is not gone when the other has closed it. */
+static void nested_threads(int cycles)
+{
+	for (int i = 0; i < AT_END; i++) {
+		pthread_t threads[2];
+
+		does("end", at_end[i]);
+		for (int t = 0; t < 2; t++)
+			threads[t] = start_thread(nests, &cycles);
+		for (int t = 0; t < 2; t++)
+			pthread_join(threads[t], NULL);
+		must_all_be_gone();
+	}
+}
+
+static int ends_well(pid_t child)
+{
+	int status;
+
+	must(child > 0 && waitpid(child, &status, 0) == child);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 static int close_within(struct dl_phdr_info *info, size_t size, void *handle)
@@ -242,14 +360,6 @@ static void *open_and_close(void *file)
 		n++;
 	}
 	return NULL;
-}
-
-static int ends_well(pid_t child)
-{
-	int status;
-
-	must(child > 0 && waitpid(child, &status, 0) == child);
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 static void *closes_it(void *handle)
@@ -339,7 +449,7 @@ static void crossed(int cycles)
 {
 	pthread_t thread = start_thread(open_and_close, (void *)"plain.so");
 
-	setenv("CLOSES_AT_ONCE", "1", 1);
+	does("begin", closes_other);
 	for (int i = 0; i < cycles; i++) {
 		to_close = opened("user.so");
 		opens_slowly(NULL);
@@ -489,6 +599,10 @@ static int program(int argc, char **argv)
 		inside();
 	else if (strcmp(what, "inside-busy") == 0)
 		inside_busy();
+	else if (strcmp(what, "nested") == 0)
+		nested(n);
+	else if (strcmp(what, "nested-threads") == 0)
+		nested_threads(n);
 	else if (strcmp(what, "iterating") == 0)
 		iterating(n);
 	else if (strcmp(what, "forked") == 0)
@@ -683,6 +797,8 @@ int main(int argc, char **argv)
 	runs("counted", 1, 1, "the last close alone counts, and what is kept can be opened again");
 	runs("inside", 1, 1, "a plugin that closes itself, and others as it comes and goes");
 	runs("inside-busy", 1, 1, "a destructor closes what somebody is in");
+	runs("nested", 0, 0, "what a destructor opens and closes");
+	runs("nested-threads", 0, 2, "in two threads at once");
 	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
 	runs("forked", 1, 1, "closes in the child of a fork");
 	runs("crowd", 1, 5, "four threads");

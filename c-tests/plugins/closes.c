@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * closes.c - a plugin for programs that know no host, such as bash and Python. It closes objects: itself, and
- * others in its constructor and its destructor; and it leaves a thread behind.
+ * closes.c - a plugin for programs that know no host, such as bash and Python. It closes itself, has the
+ * program close others when it begins and when it ends, and leaves a thread behind.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* What the program has for it, if it exports that. */
-extern void *to_close __attribute__((weak));
+/* If the program exports it. */
+extern void plugin_does(const char *what) __attribute__((weak));
 
 int close_it(void *handle);
 int leave_thread(void);
@@ -42,26 +42,27 @@ int close_it(void *handle)
 	return rc;
 }
 
-static void close_other(void)
+static void has_done(const char *what)
 {
-	if (&to_close && to_close) {
-		void *other = to_close;
+	if (plugin_does)
+		plugin_does(what);
+	closed++;
+}
 
-		to_close = NULL;
-		if (dlclose(other) != 0)
-			abort();
-	}
+static void exits(void)
+{
+	has_done("exit");
 }
 
 static __attribute__((constructor)) void begin(void)
 {
-	if (getenv("CLOSES_AT_ONCE"))
-		close_other();
+	atexit(exits);
+	has_done("begin");
 }
 
 static __attribute__((destructor)) void end(void)
 {
-	close_other();
+	has_done("end");
 }
 
 /* A builtin of bash's, as its headers have it: a name, a function, flags, and what is said of it. */

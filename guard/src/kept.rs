@@ -1,6 +1,6 @@
 //! Which objects the guard has a share in, because somebody was found in them.
 
-use modref::host::raw::Foreign;
+use modref::host::raw::{Foreign, Last};
 use std::ffi::{OsStr, OsString, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering::*};
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicPtr, Ordering::*};
 /// For the thread whose turn it is.
 pub(crate) struct Kept {
     objects: Vec<(Foreign, u32)>,
+    /// The closes that run (G5).
+    running: Vec<Last>,
     told: Vec<OsString>,
 }
 
@@ -22,6 +24,7 @@ static ADOPTED: AtomicPtr<Adopted> = AtomicPtr::new(ptr::null_mut());
 /// The share that this handle stands for is the guard's from here on. For any thread, and without a wait.
 pub(crate) fn adopt(handle: *mut c_void) {
     let new = Box::into_raw(Box::new(Adopted { handle, next: ptr::null_mut() }));
+    // Relaxed, here and where the exchange fails: the exchange alone says whether it is still the first.
     let mut first = ADOPTED.load(Relaxed);
     loop {
         // SAFETY: it is on no list yet.
@@ -36,7 +39,7 @@ pub(crate) fn adopt(handle: *mut c_void) {
 
 impl Kept {
     pub(crate) const fn new() -> Self {
-        Self { objects: Vec::new(), told: Vec::new() }
+        Self { objects: Vec::new(), running: Vec::new(), told: Vec::new() }
     }
 
     /// Adds what threads have left that could not have their turn.
@@ -45,7 +48,10 @@ impl Kept {
         while !next.is_null() {
             // SAFETY: from a box, and on the list that is this thread's now.
             let adopted = unsafe { Box::from_raw(next) };
-            if let Some(object) = Foreign::of(adopted.handle) {
+            // SAFETY: it is loaded.
+            let is_open =
+                |it: &Foreign| unsafe { it.shares() }.is_none_or(|n| n > self.shares(*it));
+            if let Some(object) = Foreign::of(adopted.handle).filter(is_open) {
                 self.add(object);
             }
             next = adopted.next;
@@ -78,6 +84,21 @@ impl Kept {
         let shares = self.shares(object);
         self.objects.retain(|(there, _)| *there != object);
         shares
+    }
+
+    /// This close is about to run.
+    pub(crate) fn runs(&mut self, last: Last) {
+        self.running.push(last);
+    }
+
+    /// The outermost close has ended, and with it those in its destructors.
+    pub(crate) fn none_runs(&mut self) {
+        self.running.clear();
+    }
+
+    /// Whether a close that runs may unmap it, and the guard does not keep it.
+    pub(crate) fn is_leaving(&self, object: Foreign) -> bool {
+        self.running.iter().any(|last| last.may_unmap(object)) && self.shares(object) == 0
     }
 
     /// Whether nothing was told of this file yet.

@@ -12,8 +12,9 @@
 //!
 //! # The rules
 //!
-//! - **G1** Only the last close of an object unmaps it. The count of those who have it open is the linker's; a
-//!   close that is not the last is passed on at once.
+//! - **G1** Only a last close unmaps anything: the object, and what nobody has open and the linker has kept for
+//!   that object or for an earlier one. The count of those who have an object open is the linker's. A close that is
+//!   not the last is passed on without a look.
 //! - **G2** Between the look and the close nobody enters unseen. Closes take turns. A thread that opens the
 //!   object meanwhile has a share of its own: the close that was looked at is no longer the last, and that
 //!   thread's close is looked at itself.
@@ -21,6 +22,9 @@
 //!   turn it is) ends with a share that is kept.
 //! - **G4** The guard's own calls of the linker are not looked at; the destructors that a close runs may close
 //!   objects, too, and those closes are.
+//! - **G5** What a close unmaps is decided when it begins: to open the object again, in a destructor, does not keep
+//!   it. So the guard takes no share in what may be leaving, and passes on closes of it. (What a destructor of an
+//!   object has opened and closed again counts as leaving, too, until the outermost close has ended.)
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 mod kept;
@@ -98,6 +102,8 @@ unsafe fn guarded(handle: *mut c_void, real: Close) -> c_int {
         let Some(object) = Foreign::of(handle) else { return turn.outside(|| real(handle)) };
         let own = turn.kept().shares(object);
         let rc = match object.shares() {
+            // Destructors may open and close it again: G5.
+            _ if turn.kept().is_leaving(object) => turn.outside(|| real(handle)),
             None => {
                 turn.kept().add(object);
                 tell(&mut turn, object, &["the C library does not say who has it open".into()]);
@@ -126,7 +132,7 @@ unsafe fn close(turn: &mut Turn, object: Foreign, real: Close) -> c_int {
     let is_to_stay = last.is_to_stay();
     let lines = if is_to_stay { Vec::new() } else { last.look() };
     if !is_to_stay && lines.is_empty() {
-        hold_strays(turn, &last);
+        let_go(turn, &last);
         // SAFETY: as above.
         return turn.outside(|| unsafe { last.close(real) });
     }
@@ -150,7 +156,7 @@ fn look_again(turn: &mut Turn, real: Close) {
         let free = Last::look_at_all(&last).iter().position(Vec::is_empty);
         let Some(free) = free else { return };
         let last = last.swap_remove(free);
-        hold_strays(turn, &last);
+        let_go(turn, &last);
         let shares = turn.kept().take(mine[free]);
         // SAFETY: these were the guard's shares.
         turn.outside(|| unsafe {
@@ -162,16 +168,17 @@ fn look_again(turn: &mut Turn, real: Close) {
     }
 }
 
-/// What nobody has open, and would go if the linker lets go of it at this close, is the guard's while somebody is in
-/// it.
-fn hold_strays(turn: &mut Turn, last: &Last) {
+/// A close is about to run. What nobody has open, and would go if the linker lets go of it at this close, is the
+/// guard's while somebody is in it.
+fn let_go(turn: &mut Turn, last: &Last) {
     for (stray, lines) in last.look_at_strays() {
         // SAFETY: nothing is closed yet.
-        if unsafe { stray.hold() } {
+        if !turn.kept().is_leaving(stray) && unsafe { stray.hold() } {
             turn.kept().add(stray);
             tell(turn, stray, &lines);
         }
     }
+    turn.kept().runs(last.clone());
 }
 
 /// The program closes what it has closed already, and what is there for the guard alone: it fails as the

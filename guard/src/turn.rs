@@ -100,6 +100,9 @@ impl Turn {
         IS_INSIDE.store(false, Relaxed);
         let result = call();
         IS_INSIDE.store(true, Relaxed);
+        if !self.is_nested {
+            self.kept().none_runs();
+        }
         result
     }
 }

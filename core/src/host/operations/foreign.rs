@@ -18,6 +18,7 @@ pub type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
 pub struct Foreign(Linked);
 
 /// What the last close of one would unmap: perhaps nothing.
+#[derive(Clone)]
 pub struct Last {
     object: Foreign,
     going: Going,
@@ -114,6 +115,12 @@ impl Last {
         let found = presence::look(&mut going, IN_PASSING);
         let found = self.strays.iter().map(|stray| Foreign(stray.linked)).zip(found);
         found.filter(|(_, lines)| !lines.is_empty()).collect()
+    }
+
+    /// Whether it is what this one may unmap, and has not unmapped yet.
+    pub fn may_unmap(&self, object: Foreign) -> bool {
+        let mut places = self.going.objects.iter().chain(&self.strays);
+        places.any(|place| place.linked == object.0 && place.is_mapped())
     }
 
     /// Whether it is to stay mapped, whoever is there ([`AfterUnload::Keep`]).
