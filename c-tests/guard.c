@@ -333,6 +333,30 @@ static int ends_well(pid_t child)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+static pid_t forked_at_end;
+
+static void forks(void)
+{
+	must((forked_at_end = fork()) >= 0);
+	with_another();
+	with_itself();
+}
+
+/* The child of a fork in a destructor ends that close, and has its turn again. */
+static void nested_fork(int cycles)
+{
+	for (int i = 0; i < cycles; i++) {
+		does("end", forks);
+		opens_and_closes("closes.so");
+		must_all_be_gone();
+		does("", NULL);
+		nested(AT_END * 2);
+		if (forked_at_end == 0)
+			_exit(0);
+		must(ends_well(forked_at_end));
+	}
+}
+
 static int close_within(struct dl_phdr_info *info, size_t size, void *handle)
 {
 	(void)info;
@@ -603,6 +627,8 @@ static int program(int argc, char **argv)
 		nested(n);
 	else if (strcmp(what, "nested-threads") == 0)
 		nested_threads(n);
+	else if (strcmp(what, "nested-fork") == 0)
+		nested_fork(20);
 	else if (strcmp(what, "iterating") == 0)
 		iterating(n);
 	else if (strcmp(what, "forked") == 0)
@@ -799,6 +825,7 @@ int main(int argc, char **argv)
 	runs("inside-busy", 1, 1, "a destructor closes what somebody is in");
 	runs("nested", 0, 0, "what a destructor opens and closes");
 	runs("nested-threads", 0, 2, "in two threads at once");
+	runs("nested-fork", 0, 0, "a destructor that forks");
 	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
 	runs("forked", 1, 1, "closes in the child of a fork");
 	runs("crowd", 1, 5, "four threads");

@@ -4,21 +4,22 @@
 //! constructor and wants its turn, too. So nobody waits for a turn for ever: after `PATIENCE` a thread leaves
 //! its share to others. Destructors run during a turn, and may close objects: then the turn is nested.
 //!
-//! The turn is one word, so that a fork at any moment leaves it in order: a child finds that its owner was
-//! a thread of another process, and takes it over. What that thread kept may have been half written then. The
-//! child leaves it, and with it the objects.
+//! A fork at any moment leaves the turn in order. The C library calls the one thread of the child what it called
+//! the thread that has forked. So a destructor that forks has its turn in both processes. If the turn was another
+//! thread's, it is nobody's in the child. What that thread kept may be half written there: the child leaves it, and
+//! with it the objects.
 
 use crate::kept::Kept;
 use std::cell::UnsafeCell;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::time::{Duration, Instant};
 
 /// How long a thread waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The process, in the upper half, and the thread whose turn it is; 0: nobody's.
-static OWNER: AtomicU64 = AtomicU64::new(0);
+/// The thread whose turn it is, as the C library calls it; 0: nobody's.
+static OWNER: AtomicUsize = AtomicUsize::new(0);
 
 /// The owner is in the guard's code, and not in what the linker calls.
 static IS_INSIDE: AtomicBool = AtomicBool::new(false);
@@ -30,10 +31,29 @@ unsafe impl Sync for OfOwner {}
 
 static KEPT: OfOwner = OfOwner(UnsafeCell::new(Kept::new()));
 
-fn this_thread() -> u64 {
-    // SAFETY: have no requirements.
-    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
-    u64::from(process as u32) << 32 | u64::from(thread as u32)
+fn this_thread() -> usize {
+    // SAFETY: has no requirements.
+    unsafe { libc::pthread_self() as usize }
+}
+
+/// Makes forks leave the turn in order. (Between the two steps a fork may leave it to a thread that is not there:
+/// then the child's closes are without a turn.)
+fn prepare() {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    // Relaxed, both: nothing else is read for it.
+    if !IS_DONE.load(Relaxed) && !IS_DONE.swap(true, Relaxed) {
+        // SAFETY: the handler stays, as this library does.
+        unsafe { libc::pthread_atfork(None, None, Some(after_in_child)) };
+    }
+}
+
+unsafe extern "C" fn after_in_child() {
+    // Relaxed, both: there is one thread.
+    if ![0, this_thread()].contains(&OWNER.load(Relaxed)) {
+        // SAFETY: the owner is not in this process. What is there may not be whole, so it is not dropped.
+        unsafe { ptr::write(KEPT.0.get(), Kept::new()) };
+        OWNER.store(0, Relaxed);
+    }
 }
 
 /// This thread's turn, until it is dropped.
@@ -63,21 +83,16 @@ impl Turn {
     }
 
     pub(crate) fn take_now() -> Option<Self> {
+        prepare();
         let me = this_thread();
-        let owner = OWNER.load(Relaxed);
-        let is_nested = owner == me;
-        if !is_nested {
-            if owner != 0 && owner >> 32 == me >> 32 {
-                return None;
-            }
-            // Acquire pairs with the Release of the turn before.
-            OWNER.compare_exchange(owner, me, Acquire, Relaxed).ok()?;
-        }
+        // Acquire pairs with the Release of the turn before. Relaxed: of another's turn nothing is read.
+        let is_nested = match OWNER.compare_exchange(0, me, Acquire, Relaxed) {
+            Ok(_) => false,
+            Err(owner) if owner == me => true,
+            Err(_) => return None,
+        };
+        // Relaxed: for this thread alone, and so wherever it is written.
         IS_INSIDE.store(true, Relaxed);
-        if !is_nested && owner != 0 {
-            // SAFETY: this is the owner now. What is there may not be whole, so it is not dropped.
-            unsafe { ptr::write(KEPT.0.get(), Kept::new()) };
-        }
         let mut turn = Self { is_nested };
         turn.kept().take_adopted();
         Some(turn)
