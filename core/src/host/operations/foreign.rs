@@ -8,7 +8,6 @@ use crate::host::registry::fork;
 use crate::host::tombstone::{self, AfterUnload};
 use crate::tool;
 use std::ffi::{OsString, c_int, c_void};
-use std::sync::Once;
 
 /// dlclose(3).
 pub type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
@@ -30,13 +29,8 @@ impl Foreign {
     /// The object of this handle, if it can be unmapped at all: it is none of the program's own, and of
     /// no other namespace.
     pub fn of(handle: *mut c_void) -> Option<Self> {
-        static ONCE: Once = Once::new();
-        if !ONCE.is_completed() {
-            // Not in the lock's own function, which takes the linker's lock (H6).
-            Linked::prepare();
-            fork::prepare();
-            ONCE.call_once(|| {});
-        }
+        Linked::prepare();
+        fork::prepare();
         shares::prepare();
         let object = Linked::listed(handle)?;
         // SAFETY: it is listed. If another thread closes the same handle at the same time, the program
