@@ -353,14 +353,31 @@ static void pinned(void)
 	module_handle_put(mod);
 }
 
-static struct module *pins;
-static int pin_result;
+static int (*in_release)(void); /* called once */
+static struct module *released, *user;
+static int result;
+
+static int pin(void)
+{
+	return module_pin(released, "it came late");
+}
+
+static int depend(void)
+{
+	return module_add_dependency(user, released);
+}
+
+static void during(int (*hook)(void))
+{
+	result = 1;
+	in_release = hook;
+}
 
 /* The library's, too. In the midst of a release it has the kernel put up a barrier. */
 long syscall(long number, ...)
 {
 	static long (*real)(long, ...);
-	struct module *mod = pins;
+	int (*hook)(void) = in_release;
 	void *symbol;
 	va_list list;
 	long args[6];
@@ -369,9 +386,9 @@ long syscall(long number, ...)
 		need((symbol = dlsym(RTLD_NEXT, "syscall")));
 		memcpy(&real, &symbol, sizeof(real));
 	}
-	if (mod && number == SYS_membarrier) {
-		pins = NULL;
-		pin_result = module_pin(mod, "it came late");
+	if (hook && number == SYS_membarrier) {
+		in_release = NULL;
+		result = hook();
 	}
 	va_start(list, number);
 	for (int i = 0; i < 6; i++)
@@ -380,31 +397,40 @@ long syscall(long number, ...)
 	return real(number, args[0], args[1], args[2], args[3], args[4], args[5]);
 }
 
-/* A pin that comes while an unload looks whether the module is held. */
-static void pinned_late(void)
+/* A pin, and a user, that come while an unload looks whether the module is held. */
+static void kept_late(void)
 {
 	struct module_host *own = module_host_new();
-	struct module *mod, *opened;
+	struct module *opened;
 
 	if (!has_per_cpu()) {
-		ok(true, "a pin during a release # SKIP %s", why_not_per_cpu());
+		ok(true, "a pin and a user during a release # SKIP %s", why_not_per_cpu());
 		return;
 	}
-	need(module_load(own, plugin("hooked.so"), "late", &mod) == 0);
-	pin_result = 1;
-	pins = mod;
+	need(module_load(own, plugin("plain.so"), "user", &user) == 0);
+	need(module_load(own, plugin("hooked.so"), "late", &released) == 0);
+	during(depend);
+	is(module_unload(own, "late", MODULE_UNLOAD_FORCE, 0), 0, "a module is forced out");
+	is(result, -ENOENT, "and nobody can come to depend on it meanwhile");
+	module_handle_put(released);
+	is(module_unload(own, "user", 0, 0), 0, "which would have");
+	module_handle_put(user);
+
+	need(module_load(own, plugin("hooked.so"), "late", &released) == 0);
+	during(pin);
 	is(module_unload(own, "late", 0, 0), -EBUSY, "a module that is pinned during its release");
+	in_release = NULL;
 	says("'late' stays for good: it came late");
-	is(pin_result, 0, "which succeeds");
-	is(module_state(mod), MODULE_STATE_LIVE, "stays");
-	is(module_refcount(mod), 0, "and nobody holds it");
-	module_handle_put(mod);
+	is(result, 0, "which succeeds");
+	is(module_state(released), MODULE_STATE_LIVE, "stays");
+	is(module_refcount(released), 0, "and nobody holds it");
+	module_handle_put(released);
 
 	need(module_open(own, plugin("hooked2.so"), "opened", &opened) == 0);
-	pin_result = 1;
-	pins = opened;
+	released = opened;
+	during(pin);
 	is(module_close(opened, 0), -EBUSY, "nor does its last user unload it");
-	is(pin_result, 0, "if it is pinned by then");
+	is(result, 0, "if it is pinned by then");
 	is(module_refcount(opened), 1, "and has it open");
 }
 
@@ -502,7 +528,7 @@ int main(void)
 	users();
 	all();
 	pinned();
-	pinned_late();
+	kept_late();
 	tracked();
 	taken_by_what_goes();
 	module_handle_put(leaver);

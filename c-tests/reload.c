@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -84,8 +85,16 @@ static void load_user(const char *what)
 	says("cannot load module 'c', which needs 'p': module 'p' is being loaded by this very thread");
 }
 
+static _Thread_local bool stays;
+static sem_t is_inside, leaves;
+
 int told(struct module *self, long generation, const char *what)
 {
+	if (stays) {
+		sem_post(&is_inside);
+		sem_wait(&leaves);
+		return -ECANCELED;
+	}
 	call_gates(self, generation, what);
 	load_user(what);
 	if (keeps == KEEP && strcmp(what, "init") == 0 && module_try_get(self))
@@ -619,6 +628,42 @@ static void kept(void)
 	unlink(link);
 }
 
+static void *stay(void *save_module)
+{
+	int (*save)(struct module_saved *);
+	struct module_saved unused;
+
+	memcpy(&save, &save_module, sizeof(save));
+	stays = true;
+	save(&unused);
+	return NULL;
+}
+
+/* Somebody is in the old user without a reference. What it needs stays with it, and is not waited for: the
+ * user's reference on it is given back by a later call of the host. */
+static void occupied(void)
+{
+	static const char *const NAMES[] = { "p", "a" };
+	struct module *user;
+	pthread_t thread;
+	void *save;
+
+	need(sem_init(&is_inside, 0, 0) == 0 && sem_init(&leaves, 0, 0) == 0);
+	load_all();
+	need(module_unload(host, "b", 0, 0) == 0 && module_unload(host, "c", 0, 0) == 0);
+	need((user = module_find_get(host, "a")) && (save = module_symbol(user, "save_module")));
+	module_put(user);
+	need(pthread_create(&thread, NULL, stay, save) == 0);
+	sem_wait(&is_inside);
+	is(replace_some(NAMES, 2, 2, 0, NULL), 1, "a user in which somebody is stays mapped");
+	is(ask("a", "uses"), 2, "and is replaced with what it needs");
+	sem_post(&leaves);
+	pthread_join(thread, NULL);
+	is(module_host_reap(host), 2, "both go once that thread has left");
+	is(mapped("reload-1/"), 0, "from memory too");
+	is(module_host_shutdown(host, SECOND), 0, "the new ones are unloaded");
+}
+
 /* A library that is no module stands between the two, and stays bound to the old one. */
 static void between(void)
 {
@@ -832,6 +877,7 @@ int main(int argc, char **argv)
 	chain();
 	nested();
 	kept();
+	occupied();
 	between();
 	stale();
 	residents();

@@ -185,18 +185,6 @@ static struct module *handle_to(const struct guest *guest)
 	return mod;
 }
 
-static int take_out(struct unloader *unloader, struct guest *guest, unsigned flags,
-		    int64_t timeout_ns)
-{
-	int rc;
-
-	if (timeout_ns < 0)
-		atomic_store(&unloader->waiting_since, now_ns());
-	rc = module_unload(host, guest->name, flags, timeout_ns);
-	atomic_store(&unloader->waiting_since, 0);
-	return rc;
-}
-
 static int count_replacement(struct unloader *unloader, int rc, unsigned flags, size_t of)
 {
 	if (rc >= 0) {
@@ -251,10 +239,10 @@ static void host_attempt(struct run *run, struct unloader *unloader, uint64_t di
 	before = handle_to(guest);
 	began = now_ns();
 	if (dice % 100 < 60) {
-		rc = take_out(unloader, guest, 0, 0);
+		rc = module_unload(host, guest->name, 0, 0);
 	} else if (dice % 100 < 78) {
 		kind = BY_DRAIN;
-		rc = take_out(unloader, guest, 0, patience);
+		rc = module_unload(host, guest->name, 0, patience);
 	} else if (dice % 100 < 96) {
 		kind = BY_DRAIN;
 		flags = dice >> 40 & MODULE_REPLACE_STOP_FIRST;
@@ -263,7 +251,7 @@ static void host_attempt(struct run *run, struct unloader *unloader, uint64_t di
 	} else {
 		/* Its exit function may run from here on, whoever holds it. */
 		atomic_fetch_add(&guest->force_begun, 1);
-		rc = take_out(unloader, guest, MODULE_UNLOAD_FORCE, 0);
+		rc = module_unload(host, guest->name, MODULE_UNLOAD_FORCE, 0);
 		atomic_fetch_add(&guest->force_ended, 1);
 		if (rc >= 0)
 			count_one(&unloader->forced);

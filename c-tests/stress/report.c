@@ -167,6 +167,8 @@ void report_table(FILE *to, const struct options *options, const struct result *
 		fprintf(to, "%8" PRIu64 "  %s\n", violations_of((enum violation)kind),
 			violation_text[kind]);
 	fprintf(to, "violations: %" PRIu64 "\n", violations());
+	if (violations())
+		fprintf(to, "the first: %s\n", first_violation());
 }
 
 /* ---- TAP -------------------------------------------------------------------------- */

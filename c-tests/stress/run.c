@@ -14,7 +14,7 @@
 /* Latencies kept per unloader and kind; beyond that each has the same chance to stay. */
 #define SAMPLES 100000u
 
-/* A drain without a timeout waits for calls of microseconds. */
+/* An attempt waits for calls of microseconds at most, and for looks at threads. */
 #define STUCK_NS UINT64_C(30000000000)
 
 volatile sig_atomic_t interrupted;
@@ -168,20 +168,6 @@ static void reload(struct run *run, struct unloader *unloader, struct slot *slot
 		violation(TWO_WINNERS, "the winner could not bring '%s' back", slot->plugin.file);
 }
 
-/* Waits for the last reference, for some time or, now and then, for as long as it takes:
- * the main thread watches that. */
-static int drain(struct run *run, struct unloader *unloader, struct slot *slot, uint64_t dice)
-{
-	int rc;
-
-	if (dice % 4 != 0)
-		return run->scheme->drain(run, slot, (int64_t)((dice >> 8) % 2000000));
-	atomic_store(&unloader->waiting_since, now_ns());
-	rc = run->scheme->drain(run, slot, -1);
-	atomic_store(&unloader->waiting_since, 0);
-	return rc;
-}
-
 /* One attempt. Now and then the workers are asked to leave the slot alone first:
  * then a refusal has no excuse. */
 static void attempt(struct run *run, struct unloader *unloader, uint64_t dice)
@@ -189,6 +175,8 @@ static void attempt(struct run *run, struct unloader *unloader, uint64_t dice)
 	struct slot *slot = &run->slots[(dice >> 32) % run->nslots];
 	uint64_t moves_before = 0, moves_after;
 	uint64_t attempts, began, took;
+	/* Now and then a drain waits for as long as it takes: the main thread watches that. */
+	int64_t patience = (dice >> 16) % 4 == 0 ? -1 : (int64_t)((dice >> 24) % 2000000);
 	bool asked = dice % 16 == 0, quiet, alone;
 	enum unload_kind kind = BY_RELEASE;
 	int rc;
@@ -207,7 +195,7 @@ static void attempt(struct run *run, struct unloader *unloader, uint64_t dice)
 	quiet = asked && alone && nobody_near(run, slot, &moves_before);
 
 	began = now_ns();
-	rc = kind == BY_DRAIN ? drain(run, unloader, slot, dice >> 16)
+	rc = kind == BY_DRAIN ? run->scheme->drain(run, slot, patience)
 			      : run->scheme->try_release(run, slot);
 	took = now_ns() - began;
 
@@ -241,10 +229,13 @@ static void *unload(void *arg)
 	while (!atomic_load(&run->stop_unloaders) && !atomic_load(&run->broken)) {
 		uint64_t dice = next_random(&unloader->random);
 
-		if (run->bad && unloader == run->unloaders)
+		if (run->bad && unloader == run->unloaders) {
 			bad_round(unloader);
-		else
+		} else {
+			atomic_store(&unloader->busy_since, now_ns());
 			run->scheme->layer->attempt(run, unloader, dice);
+			atomic_store(&unloader->busy_since, 0);
+		}
 		sleep_ns(next_random(&unloader->random) % 200000);
 	}
 	return NULL;
@@ -379,11 +370,11 @@ static int set_up(struct run *run, const struct options *options)
 static void watch(struct run *run)
 {
 	for (unsigned i = 0; i < run->nunloaders; i++) {
-		uint64_t since = atomic_load(&run->unloaders[i].waiting_since), now = now_ns();
+		uint64_t since = atomic_load(&run->unloaders[i].busy_since), now = now_ns();
 
 		if (since == 0 || now < since || now - since < STUCK_NS)
 			continue;
-		violation(DRAIN_STUCK, "unloader %u has been draining for %llu s", i,
+		violation(DRAIN_STUCK, "unloader %u has been at one attempt for %llu s", i,
 			  (unsigned long long)((now - since) / 1000000000));
 		fprintf(stderr, "violations: %llu\n", (unsigned long long)violations());
 		_exit(1);

@@ -49,6 +49,7 @@ void violation(enum violation kind, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 uint64_t violations_of(enum violation kind);
 uint64_t violations(void);
+const char *first_violation(void); /* once all threads have ended */
 
 /* ---- plugins ------------------------------------------------------------ */
 
@@ -116,7 +117,7 @@ struct unloader {
 	uint64_t random;
 	_Atomic uint64_t unloads, refused, idle_checks, forced;
 	_Atomic uint64_t replaced, stopped_first, sets;
-	_Atomic uint64_t waiting_since; /* in a drain without a timeout; 0 if not */
+	_Atomic uint64_t busy_since; /* with one attempt; 0 if with none */
 	struct latencies latencies[UNLOAD_KINDS];
 };
 

@@ -21,12 +21,19 @@ const char *const violation_text[VIOLATION_KINDS] = {
 };
 
 static _Atomic uint64_t violation_count[VIOLATION_KINDS];
+static _Atomic bool is_any;
+static char first[256];
 
 void violation(enum violation kind, const char *format, ...)
 {
 	enum { SHOWN = 5 };
 	va_list args;
 
+	if (!atomic_exchange(&is_any, true)) {
+		va_start(args, format);
+		vsnprintf(first, sizeof(first), format, args);
+		va_end(args);
+	}
 	if (atomic_fetch_add(&violation_count[kind], 1) >= SHOWN)
 		return;
 	va_start(args, format);
@@ -34,6 +41,11 @@ void violation(enum violation kind, const char *format, ...)
 	vfprintf(stderr, format, args);
 	fputc('\n', stderr);
 	va_end(args);
+}
+
+const char *first_violation(void)
+{
+	return first;
 }
 
 uint64_t violations_of(enum violation kind)

@@ -545,7 +545,10 @@ impl Registry {
         }
         // The new one is in service, so that it is too late for the old one to refuse.
         boundary::hook(old, "stop_module", |loaded| loaded.stop);
-        if !old.counter.finish_with(&mut wait) {
+        // Those of the set that depend on it have ended, or stay until nobody is found in them any more, which
+        // only a later call of the host finds out.
+        let is_needed = !old.links(&self.lock()).used_by.is_empty();
+        if is_needed || !old.counter.finish_with(&mut wait) {
             return self.leave(old, left);
         }
         self.farewell(old);

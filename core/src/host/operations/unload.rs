@@ -334,10 +334,12 @@ impl Registry {
     ) -> Result<Claimed, Error> {
         let by = ThreadId::this();
         let mut counter = Stage::Open;
-        inner.lives.set(record, if wait.is_some() { Life::Draining(by) } else { Life::Trying(by) });
+        // By force it goes, whoever holds it: from here on nobody can come to depend on it.
+        let is_tried = wait.is_none() && !force;
+        inner.lives.set(record, if is_tried { Life::Trying(by) } else { Life::Draining(by) });
         // All that follows is without the lock, since a misuse may be found, and reported.
         drop(inner);
-        if wait.is_none() {
+        if is_tried {
             if by_user {
                 record.put();
             }
@@ -346,7 +348,6 @@ impl Registry {
                     counter = Stage::Released;
                     Ok(())
                 }
-                Err(ReleaseError::InUse { .. }) if force => Ok(()),
                 Err(ReleaseError::InUse { held }) => Err(in_use(record, libc::EWOULDBLOCK, held)),
                 Err(other) => Err(not_released(record.name(), other.errno())),
             };
@@ -525,7 +526,7 @@ impl Registry {
     }
 
     /// Looks again at those that stay for somebody who was found in them, at all in one go.
-    fn look_again(&self, patience: Duration, mut ended: impl FnMut(&Record, &Unloaded)) {
+    fn look_again(&self, patience: Duration, ended: &mut impl FnMut(&Record, &Unloaded)) {
         let is_found = |(_, life): &(_, Life)| matches!(life, Life::Found(..));
         let are_some = self.lock().lives.iter().any(is_found);
         // The look asks the linker, but need not keep others from it.
@@ -624,19 +625,27 @@ impl Registry {
         for record in not_closed.iter().filter(|record| record.close()) {
             self.lock().lives.set_closed(record);
         }
+        if self.end_free(&mut ended) {
+            self.look_again(patience, &mut ended);
+            // What those needed that have gone now.
+            self.end_free(&mut ended);
+        }
+    }
+
+    /// Ends what was left to its holders and has none any more. False if the dynamic linker cannot be had.
+    fn end_free(&self, ended: &mut impl FnMut(&Record, &Unloaded)) -> bool {
         loop {
             let free = self.lock().lives.take_free();
-            let Some((record, left)) = free else { break };
+            let Some((record, left)) = free else { return true };
             if left.exit {
                 self.farewell(&record);
             }
             let outcome = self.end(&record, left, None);
             ended(&record, &outcome);
             if matches!(outcome, Unloaded::Resident(Residency::Postponed { .. })) {
-                return;
+                return false;
             }
         }
-        self.look_again(patience, ended);
     }
 }
 
