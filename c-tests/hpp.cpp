@@ -205,7 +205,7 @@ void releases()
 void threads(modref::mode mode)
 {
 	modref::counter counter(mode);
-	std::atomic<bool> shut{ false }, late{ false };
+	std::atomic<bool> closed{ false }, late{ false };
 	std::vector<std::thread> users;
 
 	for (int i = 0; i < 4; i++)
@@ -213,13 +213,13 @@ void threads(modref::mode mode)
 			while (const modref::guard guard = counter.try_get()) {
 				const modref::guard more = guard.clone();
 
-				if (shut)
+				if (closed)
 					late = true;
 			}
 		});
 	std::this_thread::sleep_for(20ms);
 	const bool drained = counter.drain(modref::timeout::forever());
-	shut = true;
+	closed = true;
 	for (std::thread &user : users)
 		user.join();
 	ok(drained && !late, "threads are drained, %s",

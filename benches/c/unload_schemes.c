@@ -126,33 +126,33 @@ static double patch_unload(int module, double give_up)
 	}
 }
 
-/* ---- a door for those who stop everybody -------------------------------------------- */
+/* ---- an entrance, for the schemes that stop everybody -------------------------------- */
 
 static struct {
 	_Alignas(64) _Atomic bool open;
-} door[MODULES];
+} entrance[MODULES];
 
-static void door_reinit(int module)
+static void entrance_reinit(int module)
 {
 	/* Pairs with the looks at it: what came before it is seen by who gets in. */
-	atomic_store_explicit(&door[module].open, true, memory_order_release);
+	atomic_store_explicit(&entrance[module].open, true, memory_order_release);
 }
 
-static void door_set_up(void)
+static void entrance_set_up(void)
 {
 	for (int i = 0; i < MODULES; i++)
-		door_reinit(i);
+		entrance_reinit(i);
 }
 
-static bool door_open(int module)
+static bool entrance_open(int module)
 {
-	return atomic_load_explicit(&door[module].open, memory_order_acquire);
+	return atomic_load_explicit(&entrance[module].open, memory_order_acquire);
 }
 
 /* While nobody can be between its look and its use, and the others see all of it. */
-static void door_shut(int module)
+static void entrance_close(int module)
 {
-	atomic_store_explicit(&door[module].open, false, memory_order_relaxed);
+	atomic_store_explicit(&entrance[module].open, false, memory_order_relaxed);
 }
 
 static void futex_on(_Atomic uint32_t *word, int operation, uint32_t value)
@@ -164,12 +164,12 @@ static void futex_on(_Atomic uint32_t *word, int operation, uint32_t value)
 
 static bool stop_set_up(void)
 {
-	door_set_up();
+	entrance_set_up();
 	world_init();
 	return true;
 }
 
-static _Atomic uint32_t leavers; /* puts since the door was shut */
+static _Atomic uint32_t leavers; /* puts since the entrance was closed */
 
 /* Plain arithmetic, as it was: the thread itself is the only writer. */
 static void count(struct worker *worker, int module, int by)
@@ -182,9 +182,9 @@ static void count(struct worker *worker, int module, int by)
 static void stop_put(struct worker *worker, int module)
 {
 	count(worker, module, -1);
-	/* Whoever has been stopped since the door was shut sees that, and may be who is
+	/* Whoever has been stopped since it was closed sees that, and may be who is
 	 * waited for. */
-	if (door_open(module))
+	if (entrance_open(module))
 		return;
 	atomic_fetch_add(&leavers, 1);
 	futex_on(&leavers, FUTEX_WAKE_PRIVATE, 1);
@@ -192,12 +192,12 @@ static void stop_put(struct worker *worker, int module)
 
 static bool stop_get(struct worker *worker, int module)
 {
-	if (!door_open(module))
+	if (!entrance_open(module))
 		return false;
 	/* Count first, look then: stopped in between, we are counted. */
 	count(worker, module, 1);
 	atomic_signal_fence(memory_order_seq_cst);
-	if (door_open(module))
+	if (entrance_open(module))
 		return true;
 	stop_put(worker, module);
 	return false;
@@ -217,7 +217,7 @@ static bool stop_held(int module)
 	return false;
 }
 
-/* As delete_module() did it: it waits with the door shut and everybody running, woken by
+/* As delete_module() did it: it waits with the entrance closed and everybody running, woken by
  * each put. It ends with everybody running also where nobody was inside, because a thread
  * stands wherever the signal has met it, with the linker's lock if it must be. */
 static double stop_unload(int module, double give_up)
@@ -225,7 +225,7 @@ static double stop_unload(int module, double give_up)
 	uint32_t seen;
 
 	world_stop(stop_member, workers, (unsigned)nworkers);
-	door_shut(module);
+	entrance_close(module);
 	world_start();
 	for (seen = atomic_load(&leavers); stop_held(module); seen = atomic_load(&leavers))
 		futex_on(&leavers, FUTEX_WAIT_PRIVATE, seen);
@@ -239,7 +239,7 @@ static _Atomic uint32_t parked;
 
 static bool pause_set_up(void)
 {
-	door_set_up();
+	entrance_set_up();
 	return true;
 }
 
@@ -257,7 +257,7 @@ static void pause_pass(void)
 
 static bool pause_get(struct worker *worker, int module)
 {
-	return door_open(module);
+	return entrance_open(module);
 }
 
 static void pause_put(struct worker *worker, int module)
@@ -274,7 +274,7 @@ static double pause_unload(int module, double give_up)
 	while ((seen = atomic_load(&parked)) != (uint32_t)nworkers)
 		futex_on(&parked, FUTEX_WAIT_PRIVATE, seen);
 	known = now_ns();
-	door_shut(module);
+	entrance_close(module);
 	atomic_store(&parked, 0);
 	atomic_fetch_add(&pauses, 1);
 	futex_on(&pauses, FUTEX_WAKE_PRIVATE, INT_MAX);
@@ -379,7 +379,7 @@ const struct scheme schemes[SCHEMES] = {
 			.name = "the patch's counter",
 			.gives = "an exact count of uses; an unload of what nobody uses takes two "
 				 "atomic operations and stops nobody",
-			.lacks = "it cannot shut the door and wait: what is in use all the time is "
+			.lacks = "it cannot close the counter and wait: what is in use all the time is "
 				 "never unloaded; all users write to one cache line, in a loop",
 		},
 		.set_up = patch_set_up,
@@ -402,7 +402,7 @@ const struct scheme schemes[SCHEMES] = {
 		.get = stop_get,
 		.put = stop_put,
 		.unload = stop_unload,
-		.reinit = door_reinit,
+		.reinit = entrance_reinit,
 	},
 	[PAUSING] = {
 		.candidate = {
@@ -419,7 +419,7 @@ const struct scheme schemes[SCHEMES] = {
 		.get = pause_get,
 		.put = pause_put,
 		.unload = pause_unload,
-		.reinit = door_reinit,
+		.reinit = entrance_reinit,
 	},
 	[URCU] = {
 		.candidate = {

@@ -161,7 +161,7 @@ int main(int argc, char **argv)
 		return fail("rmmod was not refused");
 	printf("rmmod, with a file open: %s\n", module_last_error());
 
-	/* And waited for: the door is shut, the last file is closed. */
+	/* And waited for: no new opens, and the last file is closed. */
 	if (pthread_create(&thread, NULL, use, &user) != 0)
 		return fail("no thread");
 	file_close(&file);

@@ -22,7 +22,7 @@ int main(void)
 	printf("the answer is %ld\n", answer());
 	module_put(plugin);
 
-	/* Shuts the door, and waits a second at most. */
+	/* Closes it, and waits a second at most. */
 	if (module_unload(host, "plugin", 0, 1000000000) == 0)
 		puts("nobody is inside, and nobody gets in");
 	else

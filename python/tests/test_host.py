@@ -280,7 +280,7 @@ class TestUnload:
                 assert wait() is True
             assert not mapped(module.path)
 
-    def test_the_door_is_shut_meanwhile(self, host, plugins):
+    def test_new_gets_fail_meanwhile(self, host, plugins):
         module = host.load(plugins.sample)
         unloaded = []
         module.try_get()

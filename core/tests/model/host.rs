@@ -263,7 +263,7 @@ struct Loaded {
     state: State,
     at: At,
     /// No more references.
-    shut: bool,
+    closed: bool,
     /// Whether it was seen, so that there is a handle.
     seen: bool,
     /// Whether it can tell what happens to it.
@@ -379,17 +379,17 @@ impl Model {
         Outcome::Unmapped
     }
 
-    /// Shuts it, if this thread can.
-    fn shut(&mut self, thread: usize, load: usize) -> bool {
-        self.loads[load].shut |= !self.is_refused(thread, load);
-        self.loads[load].shut
+    /// Closes it, if this thread can.
+    fn close_load(&mut self, thread: usize, load: usize) -> bool {
+        self.loads[load].closed |= !self.is_refused(thread, load);
+        self.loads[load].closed
     }
 
     fn reap(&mut self, thread: usize) -> usize {
         let mut unmapped = 0;
         let is_left = |model: &mut Self, at: &usize| {
             let load = model.zombies[*at].load;
-            model.shut(thread, load) && model.references(load) == 0
+            model.close_load(thread, load) && model.references(load) == 0
         };
         while let Some(at) = (0..self.zombies.len()).find(|at| is_left(self, at)) {
             let Zombie { load, exit, record } = self.zombies.remove(at);
@@ -447,7 +447,7 @@ impl Model {
             mode,
             state: State::Unformed,
             at: if takes_a_place { At::New } else { At::Table },
-            shut: false,
+            closed: false,
             seen: false,
             noted: false,
             rank: load,
@@ -496,7 +496,7 @@ impl Model {
 
     fn clear_away(&mut self, thread: usize, load: usize) {
         self.loads[load].state = State::Going;
-        if self.shut(thread, load) && self.references(load) == 0 {
+        if self.close_load(thread, load) && self.references(load) == 0 {
             self.end(load, false);
         } else {
             self.loads[load].at = At::Zombie;
@@ -534,12 +534,12 @@ impl Model {
         (self.loads[load].state, self.loads[load].at) = (State::Live, At::Table);
         (self.loads[old].state, self.loads[old].at) = (State::Going, At::Old);
         self.tell(load, State::Live);
-        let (shut, held) = (self.shut(thread, old), self.references(old) > 0);
-        if shut && held && wait == Wait::Forever {
+        let (closed, held) = (self.close_load(thread, old), self.references(old) > 0);
+        if closed && held && wait == Wait::Forever {
             self.waiting.push((thread, Waiting::Left(old)));
             return None;
         }
-        Some(Answer::Unloaded(Ok(if shut && !held {
+        Some(Answer::Unloaded(Ok(if closed && !held {
             self.farewell(old);
             self.end(old, true)
         } else {
@@ -637,7 +637,7 @@ impl Model {
             failed = olds.iter().rev().find(held).map_or(Ok(()), |_| Err(libc::ETIMEDOUT));
             if failed.is_ok() {
                 for &load in olds.iter().rev() {
-                    (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+                    (self.loads[load].state, self.loads[load].closed) = (State::Going, true);
                     self.farewell(load);
                 }
                 ended = olds.len();
@@ -666,7 +666,7 @@ impl Model {
         new.iter().for_each(|&load| self.tell(load, State::Live));
         let mut outcomes = vec![Outcome::Unmapped; set.len()];
         for (&load, &at) in olds.iter().zip(&order).rev() {
-            self.shut(thread, load);
+            self.close_load(thread, load);
             outcomes[at] = if self.references(load) > 0 {
                 self.leave_to_holders(thread, load, true)
             } else {
@@ -728,7 +728,7 @@ impl Model {
                 lost.push((load, true));
                 continue;
             }
-            (self.loads[load].state, self.loads[load].shut) = (State::Coming, false);
+            (self.loads[load].state, self.loads[load].closed) = (State::Coming, false);
             self.tell(load, State::Coming);
             if self.call_init(load, said).is_err() {
                 lost.push((load, false));
@@ -754,7 +754,7 @@ impl Model {
         let slot = self.files.iter().position(|file| file.1 == self.loads[load].file);
         let slot = slot.expect("a precondition");
         self.write(slot, Kind::Cut);
-        (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+        (self.loads[load].state, self.loads[load].closed) = (State::Going, true);
         // Its exit function is no code any more.
         self.tell(load, State::Going);
         self.end(load, false);
@@ -769,7 +769,7 @@ impl Model {
     }
 
     fn get(&mut self, load: Option<usize>) -> Answer {
-        let found = load.filter(|&load| !self.loads[load].shut);
+        let found = load.filter(|&load| !self.loads[load].closed);
         self.held.extend(found);
         Answer::Got(found.is_some())
     }
@@ -847,7 +847,7 @@ impl Model {
         if held > 0 && !waits && !force {
             return Err(if wait == Wait::No { libc::EWOULDBLOCK } else { libc::ETIMEDOUT });
         }
-        (self.loads[load].state, self.loads[load].shut) = (State::Going, true);
+        (self.loads[load].state, self.loads[load].closed) = (State::Going, true);
         if waits {
             self.waiting.push((thread, Waiting::Left(load)));
             return Ok(None);
@@ -906,7 +906,7 @@ impl Model {
 
     /// Another load of what is still coming, or bound to that, would wait for an end that no other
     /// step could tell from what comes before and after it. One that fails because it is bound to
-    /// what is going, and can itself not be shut in the sandbox, keeps the other mapped, which is
+    /// what is going, and can itself not be closed in the sandbox, keeps the other mapped, which is
     /// then reported as resident, by a hair.
     fn cannot_foresee(&self, thread: usize, slot: usize, hidden: &[usize]) -> bool {
         if self.files[slot].0 != Kind::User {
@@ -915,7 +915,7 @@ impl Model {
         let mut model = self.clone();
         model.reap(thread);
         let provider = model.provider(hidden);
-        let is_going = |p: usize| model.loads[p].state == State::Going && !model.loads[p].shut;
+        let is_going = |p: usize| model.loads[p].state == State::Going && !model.loads[p].closed;
         model.is_coming(provider) || is_refused(thread) && provider.is_some_and(is_going)
     }
 }

@@ -35,7 +35,7 @@
 //! So nobody waits, and a signal handler may call a gate while it interrupts the thread that changes the gate.
 //!
 //! **G3, a module that is brought up again.** Its counter is live before its init function runs. So all gates
-//! that lead to it are [shut](Gate::shut) before: their ways lose the counter, and get it back when the init
+//! that lead to it are [closed](Gate::close) before: their ways lose the counter, and get it back when the init
 //! function has returned.
 
 #[cfg_attr(all(target_pointer_width = "64", target_arch = "x86_64"), path = "x86_64.rs")]
@@ -290,13 +290,13 @@ impl Gate {
     }
 
     /// Makes it lead nowhere until it is led somewhere again. Its counter is released. By one thread at a time.
-    pub(crate) fn shut(&self) {
+    pub(crate) fn close(&self) {
         // Relaxed: whoever gets a reference sees what was before the counter's reinit (Release), and looks
         // here once more.
         self.way().head.store(ptr::null_mut(), Relaxed);
     }
 
-    /// Makes a shut gate lead to the same function again. By one thread at a time.
+    /// Makes a closed gate lead to the same function again. By one thread at a time.
     pub(crate) fn reopen(&self, head: *const Head) {
         // Release pairs with `enter`.
         self.way().head.store(head.cast_mut(), Release);

@@ -70,12 +70,12 @@ fn a_gate_is_led_elsewhere_and_nowhere() {
 }
 
 #[test]
-fn a_gate_that_is_shut_lets_nobody_in_while_its_counter_is_live() {
+fn a_closed_gate_lets_nobody_in_while_its_counter_is_live() {
     for counter in [Counter::new(), Counter::new_percpu().unwrap()] {
         let head = head(counter);
         let gate = Gate::new(head, hidden(one), 7).unwrap();
         release(head);
-        gate.shut();
+        gate.close();
         // SAFETY: it was released here.
         unsafe { head.counter.reinit() }.unwrap();
         assert_eq!(call(&gate), 7);

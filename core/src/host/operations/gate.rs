@@ -107,11 +107,11 @@ impl Registry {
     }
 
     /// Has the gates to a module that is to be brought up again lead nowhere. Its counter is released.
-    pub(crate) fn shut_gates(&self, record: &Record) {
+    pub(crate) fn close_gates(&self, record: &Record) {
         let inner = self.lock();
         let gates = record.gates(&inner);
         let following = inner.following.get(record.name()).into_iter().flat_map(HashMap::values);
-        gates.values().chain(following.flat_map(HashMap::values)).for_each(gate::Gate::shut);
+        gates.values().chain(following.flat_map(HashMap::values)).for_each(gate::Gate::close);
     }
 
     /// Leads those back that lead to this module alone.

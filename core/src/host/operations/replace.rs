@@ -496,7 +496,7 @@ impl Set<'_> {
     }
 
     fn bring_up_again(&self, old: &Arc<Record>, saved: Option<&Saved>) -> Result<(), Error> {
-        self.host.shut_gates(old);
+        self.host.close_gates(old);
         // SAFETY: `stop` has released it.
         unsafe { old.counter.reinit() }.expect("nobody else leads it out of that");
         // That of a load; and those who depend on it have put theirs.
