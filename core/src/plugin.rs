@@ -6,15 +6,23 @@
 //! host finds it:
 //!
 //! ```
+//! use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+//!
 //! module_ref::plugin!();
+//! static ENDING: AtomicBool = AtomicBool::new(false);
 //!
 //! #[unsafe(no_mangle)]
 //! pub extern "C" fn init_module() -> core::ffi::c_int {
 //!     let Some(module) = this_module() else { return 0 }; // loaded by something else
-//!     match module.spawn(|| { /* until cleanup_module() tells it to end */ }) {
-//!         Ok(_thread) => 0, // kept, for cleanup_module() to join
+//!     match module.spawn(|| while !ENDING.load(Relaxed) { /* a piece of work */ }) {
+//!         Ok(_thread) => 0, // the unload waits for its end
 //!         Err(errno) => -errno,
 //!     }
+//! }
+//!
+//! #[unsafe(no_mangle)]
+//! pub extern "C" fn cleanup_module() { // without it the plugin is permanent
+//!     ENDING.store(true, Relaxed);
 //! }
 //! # assert_eq!(init_module(), 0);
 //! ```
