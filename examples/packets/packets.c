@@ -86,9 +86,8 @@ static int run_stage(struct known *known, int stage, struct packet *packets, int
 	unsigned long long verdicts[3] = { 0 };
 	int left = 0;
 
-	/* A module can be found while its init function is still running. (One that is GOING can
-	 * not, but we may hold it: it waits for us.) */
-	if (!mod || module_state(mod) == MODULE_STATE_COMING || !know(known, stage, mod)) {
+	/* There is none while it is taken out. */
+	if (!mod || !know(known, stage, mod)) {
 		module_put(mod); /* NULL is ignored */
 		atomic_fetch_add(&bypassed[stage], (unsigned long long)n);
 		return n;
