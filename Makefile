@@ -26,7 +26,7 @@ BENCHES_C = $(MAKE) --no-print-directory -C benches/c CC="$(CC)" CXX="$(CXX)"
 .PHONY: help
 help: ## what can be made
 	@awk -F ':.*## ' '/^# ---- / { group = $$0; gsub(/# | ?-+ ?/, "", group) } \
-		/^[a-z-]+:.*## / { if (group != shown) print "\n" (shown = group); \
+		/^[a-z0-9-]+:.*## / { if (group != shown) print "\n" (shown = group); \
 			printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n%s\n%s\n' 'For example: make test; make install PREFIX=$$HOME/.local;' \
 		'             make stress STRESS="--seconds 60 --bad"; make soak HOURS=2'
@@ -51,7 +51,7 @@ $(VENV_READY): python/requirements-dev.txt | need-python
 # ---- build ---------------------------------------------------------------------
 
 .PHONY: build header man venv wheels
-build: need-rust ## the Rust and C libraries, in target/release
+build: need-rust ## the Rust and C libraries and the guard, in target/release
 	$(CARGO) build --release
 
 header: need-rust ## write include/module_ref.h from the source
@@ -64,7 +64,7 @@ man: need-cc need-python build ## write the manual pages from the headers
 
 venv: $(VENV_READY) ## the project's own Python environment
 
-wheels: need-rust $(VENV_READY) ## the Python wheels and the source distribution, in target/dist
+wheels: need-rust $(VENV_READY) ## the Python wheels and source distribution, in target/dist
 	ci/wheels
 
 # ---- install -------------------------------------------------------------------
@@ -79,10 +79,10 @@ INSTALLER = PREFIX="$(PREFIX)" BINDIR="$(BINDIR)" LIBDIR="$(LIBDIR)" INCLUDEDIR=
 	DATADIR="$(DATADIR)" DESTDIR="$(DESTDIR)" CARGO="$(CARGO)" CC="$(CC)" ci/install
 
 .PHONY: stage install uninstall
-stage: ## build what install copies, where root has no Rust: PREFIX=
+stage: ## build what install copies, if root has no Rust: PREFIX=
 	@$(INSTALLER) stage
 
-install: ## the C library and all with it: PREFIX= DESTDIR= LIBDIR=
+install: ## library, headers, man pages, tools: PREFIX= DESTDIR= LIBDIR=
 	@$(INSTALLER) install
 
 uninstall: ## remove it, with the same PREFIX= DESTDIR= LIBDIR=
@@ -91,7 +91,7 @@ uninstall: ## remove it, with the same PREFIX= DESTDIR= LIBDIR=
 # ---- run -----------------------------------------------------------------------
 
 .PHONY: stress
-stress: need-cc build ## threads call into shared objects while others unload them
+stress: need-cc build ## threads call into plugins while others unload them: STRESS=
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	@target/c/cc/module-ref-stress $(STRESS)
 
@@ -107,21 +107,21 @@ bench-build: need-cc build $(WHEEL)
 	$(CARGO) build --release --package module-ref-benches
 	@$(BENCHES_C) all
 
-bench: bench-build ## what it costs, against its peers, to target/bench/run.json
+bench: bench-build ## measure against other schemes, into target/bench/run.json
 	@$(VENV)/bin/python benches/run --runs $(RUNS) --command "make $@ RUNS=$(RUNS)" --output $(BENCH_RUN)
 	@$(REPORT) $(BENCH_RUN) --table
 
-bench-quick: bench-build ## the same in a minute, with few rounds
+bench-quick: bench-build ## measure with few rounds, in a minute
 	@$(VENV)/bin/python benches/run --quick --command "make $@" --output target/bench/quick.json
 
 .PHONY: bench-probes
-bench-probes: need-cc build ## what the trace points cost while nobody listens
+bench-probes: need-cc build ## measure what trace points cost while no tracer listens
 	RUSTFLAGS="--cfg untraced" CARGO_TARGET_DIR=target/untraced MODULE_REF_HEADER=check \
 		$(CARGO) build --release --package module-ref-capi
 	@$(BENCHES_C) $(addprefix ../../target/bench/c/,probes simulated_rseq.so)
 	@benches/probes
 
-report: bench ## bench, and a page with plots, in target/bench/report
+report: bench ## measure, and draw a page with plots in target/bench/report
 	@$(REPORT) $(BENCH_RUN)
 
 # ---- test ----------------------------------------------------------------------
@@ -137,7 +137,7 @@ lane-%: .SHELLFLAGS := -o pipefail -c
 NAMED = 2>&1 | sed -u 's/^/$(@:lane-%=%): /'
 
 # What is skipped is listed at the end: ci/skip has kept it.
-test: need-rust need-cc need-python $(VENV_READY) ## everything below but test-install, test-builds and mutants
+test: need-rust need-cc need-python $(VENV_READY) ## what every change has to pass; regtest has the rest
 	@rm -f target/skipped
 	@$(LANE) test-header build
 	@$(LANES) lane-rust lane-c
@@ -156,7 +156,7 @@ lane-python:
 	@$(LANE) test-bench test-sdist test-python $(NAMED)
 
 # First, because an ordinary build writes the header.
-test-header: need-rust ## the committed header is what the source gives
+test-header: need-rust ## the committed header is the one that the source gives
 	MODULE_REF_HEADER=check $(CARGO) build --release --package module-ref-capi
 
 test-abi: need-rust build ## exported names, and the types against the ABI baseline
@@ -195,7 +195,7 @@ test-c: need-cc build ## the C tests and the stress program, by every compiler p
 test-install: need-cc ## install, build programs by pkg-config and CMake, uninstall
 	ci/test-install
 
-test-builds: need-rust need-cc ## programs that build the library: CMake, Meson; Debian's
+test-builds: need-rust need-cc ## programs whose CMake or Meson builds it; Debian packages
 	ci/test-builds
 
 test-musl: need-rust ## the C library for musl, and the counter's C tests
@@ -239,14 +239,14 @@ test-python: $(WHEEL) ## the stubs, and pytest on each Python present
 test-examples: need-cc build $(VENV_READY) $(WHEEL) ## every example is built, runs, and works
 	@$(MAKE) --no-print-directory -C examples CC="$(CC)" PYTHON="$(abspath $(VENV))/bin/python" check
 
-mutants: need-rust need-cc $(VENV_READY) $(WHEEL) ## break the code on purpose and see each check fail
+mutants: need-rust need-cc $(VENV_READY) $(WHEEL) ## break the code on purpose, and see the checks fail
 	ci/mutants
 
 # A day of it is HOURS=24.
 HOURS ?= 1
 
 .PHONY: soak
-soak: need-cc build ## the stress program for HOURS=, with changing crews and seeds
+soak: need-cc build ## the stress program for HOURS=, with changing threads, seeds
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc all
 	ci/soak $(HOURS)
 
@@ -264,7 +264,7 @@ test-valgrind: need-rust need-cc ## memcheck and helgrind
 	ci/valgrind
 
 .PHONY: regtest
-regtest: ## test, and all slower checks (50 minutes)
+regtest: ## test, and all slower checks (an hour and more)
 	@$(MAKE) --no-print-directory test
 	ci/regtest
 

@@ -29,6 +29,11 @@ skip() { # what is not tested, and why
 	"$skipper" "$tier" "$*"
 }
 
+none() { # why nothing is tested
+	skip "$1"
+	finish
+}
+
 # A program that speaks TAP: it has failed, whatever it said, if it was killed, broke off, or did not
 # keep its plan; a skipped test has not passed. One that hangs is ended after half an hour, which no
 # slow machine takes.
