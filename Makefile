@@ -211,7 +211,7 @@ test-man: need-cc need-python build ## the manual pages are current; their examp
 test-probes: need-rust build ## the trace points are as documented; tracers take them
 	ci/probes
 
-test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of the README and the guides
+test-readme: need-cc build $(VENV_READY) $(WHEEL) ## every program and command of READMEs and guides
 	$(VENV)/bin/python ci/readme
 
 # The abi3 wheel, into the project's venv.
