@@ -221,6 +221,7 @@ test-wheel: wheels
 test-bench: bench-build ## every benchmark runs shortly, and the report draws it
 	$(VENV)/bin/python benches/run --smoke --command "make $@" --output target/bench/smoke.json
 	$(REPORT) target/bench/smoke.json --output target/bench/smoke
+	target/bench/c/parts 1
 	@$(C_TREE) CC="$(CC)" OUT=../target/c/cc ../target/c/cc/deny
 	target/c/cc/deny rseq $(VENV)/bin/python benches/run --smoke --command "make $@" \
 		--output target/bench/no-rseq.json

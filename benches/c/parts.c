@@ -3,6 +3,8 @@
  * parts.c - what each part of the inlined sequence costs, beside liburcu's read side. Every variant but
  * the first leaves out what makes it right, so they stand here and nowhere else.
  *
+ *     parts [TURNS]
+ *
  * Many short turns, of which the quickest counts: on a busy machine, too, some of them are not
  * interrupted.
  */
@@ -17,7 +19,7 @@
 #include <sys/rseq.h>
 #include <urcu/urcu-memb.h>
 
-enum { PAIRS = 20000, TURNS = 3000, ROW = 1 << 16 };
+enum { PAIRS = 20000, ROW = 1 << 16 };
 
 static struct {
 	uint64_t word, rows_and_address;
@@ -85,8 +87,9 @@ static double now_ns(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	int turns = argc > 1 ? atoi(argv[1]) : 3000;
 	static struct {
 		const char *what;
 		void (*run)(void);
@@ -108,7 +111,7 @@ int main(void)
 	}
 	counter.rows_and_address = (uint64_t)(uintptr_t)rows << 16 | 64;
 	urcu_memb_register_thread();
-	for (int turn = 0; turn < TURNS; turn++)
+	for (int turn = 0; turn < turns; turn++)
 		for (int i = 0; i < VARIANTS; i++) {
 			double began = now_ns(), took;
 
