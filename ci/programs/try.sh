@@ -64,6 +64,11 @@ run() {
 	done
 }
 
+# guarded LIBDIR: where the guard cannot be preloaded the dynamic linker says so.
+guarded() {
+	same "what a guarded program says" "$(LD_PRELOAD=$1/libmodule_guard.so ls /dev/null 2>&1)" /dev/null
+}
+
 # by_pkg_config LIBDIR SYSROOT
 by_pkg_config() {
 	if ! has pkg-config; then
