@@ -970,6 +970,9 @@ pub trait Face: 'static {
     fn told(outcome: Outcome) -> Outcome {
         outcome
     }
+    fn told_of_set(outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        outcomes
+    }
 
     fn find_get(host: &Host, name: &str) -> Option<Reference> {
         host.find_get(name)
@@ -1100,10 +1103,13 @@ fn outcome(outcome: &Unloaded) -> Outcome {
 fn settled(host: &Host, there: Unloaded) -> Outcome {
     match there {
         Unloaded::Resident(Residency::Present { .. }) => {
-            while host.reap() == 0 {
-                std::thread::yield_now();
+            for _ in 0..10_000 {
+                if host.reap() > 0 {
+                    return Outcome::Unmapped;
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            Outcome::Unmapped
+            panic!("it is kept although nobody is in it: {:?}", host.infos());
         }
         there => outcome(&there),
     }
@@ -1481,9 +1487,7 @@ impl<F: Face> Case<F> {
         self.model.settle();
         let told = |answer| match answer {
             Answer::Unloaded(outcome) => Answer::Unloaded(outcome.map(F::told)),
-            Answer::Replaced(all) => {
-                Answer::Replaced(all.map(|all| all.into_iter().map(F::told).collect()))
-            }
+            Answer::Replaced(outcomes) => Answer::Replaced(outcomes.map(F::told_of_set)),
             other => other,
         };
         let last = self.model.waiting.last();
