@@ -226,6 +226,32 @@ fn a_parked_thread_is_always_found() {
     });
 }
 
+/// What it has left behind is below where the thread sleeps then, which overwrites less.
+#[test]
+fn nobody_is_found_in_what_has_returned() {
+    #[inline(never)]
+    fn far_down(calls_back: CallsBack) {
+        unsafe extern "C" fn returns(_: *mut c_void) {}
+        let room = std::hint::black_box([1u8; 1 << 13]);
+        // SAFETY: as the source has it.
+        unsafe { calls_back(returns, ptr::null_mut()) };
+        std::hint::black_box(room);
+    }
+
+    let _alone = alone();
+    let plugin = Plugin::new("returned");
+    let calls_back = plugin.function::<CallsBack>("calls_back");
+    let parked = park(move |from| {
+        far_down(calls_back);
+        // SAFETY: as the source has it.
+        unsafe { sleep_on(from as *mut c_void) };
+    });
+    parked.is_asleep();
+    let found = plugin.found();
+    parked.let_go();
+    assert_eq!(found, "");
+}
+
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_program_counter_is_enough() {
