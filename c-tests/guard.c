@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <link.h>
 #include <sys/wait.h>
 
@@ -429,6 +430,39 @@ static void forked(int cycles)
 	gone("dangles.so");
 }
 
+/* A thread that tells what stays, to a pipe that is full, is not there in the child of a fork. */
+static void forked_while_told(void)
+{
+	static char text[4096];
+	static struct dangle_user user;
+	void *handle = opened("closes.so"), *handled = opened("dangles.so");
+	pthread_t thread;
+	pid_t child;
+	int ends[2];
+
+	must(pipe(ends) == 0 && fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0);
+	while (write(ends[1], text, sizeof(text)) > 0)
+		;
+	must(fcntl(ends[1], F_SETFL, 0) == 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+	must(!dangle_begin(&user, dangle_of("signal"), function(handled, "leave")));
+	leave_thread(handle);
+	thread = start_thread(closes_it, handle);
+	sleep_ns(50 * MILLISECOND);
+	if ((child = fork()) == 0) {
+		alarm(20);
+		must(dup2(open("/dev/null", O_WRONLY), STDERR_FILENO) >= 0);
+		must(dlclose(handled) == 0 && is_mapped("dangles.so"));
+		_exit(0);
+	}
+	must(ends_well(child));
+	/* And if nobody reads it any more. */
+	signal(SIGPIPE, SIG_DFL);
+	must(close(ends[0]) == 0);
+	pthread_join(thread, NULL);
+	must(is_mapped("closes.so"));
+	dangle_end(&user);
+}
+
 static void *open_and_close_often(void *arg)
 {
 	static const char *const files[] = { "plain.so", "user.so", "far.so", "dangles.so" };
@@ -633,6 +667,8 @@ static int program(int argc, char **argv)
 		iterating(n);
 	else if (strcmp(what, "forked") == 0)
 		forked(10);
+	else if (strcmp(what, "forked-while-told") == 0)
+		forked_while_told();
 	else if (strcmp(what, "crowd") == 0)
 		crowd(500);
 	else if (strcmp(what, "crossed") == 0)
@@ -828,6 +864,7 @@ int main(int argc, char **argv)
 	runs("nested-fork", 0, 0, "a destructor that forks");
 	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
 	runs("forked", 1, 1, "closes in the child of a fork");
+	runs("forked-while-told", 0, 0, "while it is told of another close, to nobody");
 	runs("crowd", 1, 5, "four threads");
 	runs("crossed", 0, 3, "closes in constructors while another thread closes");
 	runs("bound", 1, 1, "what others have bound");

@@ -22,6 +22,9 @@ mod models;
 mod percpu;
 #[cfg(all(feature = "plugin", not(any(loom, interleave))))]
 pub mod plugin;
+#[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
+#[doc(hidden)]
+pub mod stderr;
 mod sync;
 #[cfg_attr(
     not(all(feature = "std", target_os = "linux", not(any(loom, interleave)))),

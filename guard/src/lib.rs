@@ -32,9 +32,8 @@ mod turn;
 
 use modref::cancel::NotCancelled;
 use modref::host::raw::{Close, Foreign, Last};
-use modref::tool;
+use modref::{stderr, tool};
 use std::ffi::{c_int, c_void};
-use std::io::Write;
 use std::mem::{self, MaybeUninit};
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
@@ -214,6 +213,5 @@ fn tell(turn: &mut Turn, object: Foreign, lines: &[String]) {
         text.push_str(&format!("; and {} more", lines.len() - MOST));
     }
     let line = format!("module_guard: {} stays mapped: {text}\n", name.to_string_lossy());
-    // If there is nowhere to write it, it is lost.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    stderr::write(line.as_bytes());
 }

@@ -193,11 +193,7 @@ mod stderr {
             let _ = line.write_str("; no more in this second");
         }
         line.text[line.len] = b'\n';
-        // The system call itself: the function is a cancellation point.
-        // SAFETY: the buffer is ours and `len + 1` bytes of it are written.
-        unsafe {
-            libc::syscall(libc::SYS_write, libc::STDERR_FILENO, line.text.as_ptr(), line.len + 1)
-        };
+        crate::stderr::write(&line.text[..=line.len]);
     }
 
     /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows. That takes the

@@ -1,5 +1,6 @@
 //! What the host says when it cannot do what it was asked.
 
+use crate::stderr;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -90,7 +91,22 @@ impl fmt::Display for Seconds {
 
 /// A warning that nobody's return value carries, as one line on standard error.
 pub(crate) fn warn(text: &str) {
-    use io::Write;
-    // If there is nowhere to write it, it is lost.
-    let _ = io::stderr().write_all(format!("module_ref: {text}\n").as_bytes());
+    stderr::write(format!("module_ref: {text}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::stderr::tests::ends_well;
+    use std::{io, thread};
+
+    #[test]
+    fn a_child_of_a_fork_warns_whoever_had_the_lock() {
+        let _lock = io::stderr().lock();
+        let child = || {
+            // SAFETY: a name.
+            unsafe { libc::dup2(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY), 2) };
+            super::warn("a child says this");
+        };
+        assert!(thread::spawn(move || ends_well(child)).join().unwrap());
+    }
 }

@@ -9,6 +9,7 @@ use crate::host::error::last_errno;
 use crate::host::object::linked::Linked;
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 use crate::host::presence::words::{WORD, is_behind_call, read};
+use crate::stderr;
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt::{self, Write};
 use std::mem::{self, MaybeUninit};
@@ -212,8 +213,7 @@ fn report(address: usize, at: Machine) {
         place(from, &mut line);
     }
     line.text[line.len] = b'\n';
-    // SAFETY: as many bytes as there are.
-    unsafe { libc::write(libc::STDERR_FILENO, line.text.as_ptr().cast(), line.len + 1) };
+    stderr::write(&line.text[..=line.len]);
 }
 
 /// An address anywhere.
