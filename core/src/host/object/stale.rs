@@ -81,7 +81,8 @@ pub(crate) unsafe fn among(libraries: &[Linked]) -> Vec<PathBuf> {
         if seen().get(&library) == Some(&version) {
             continue;
         }
-        let maps = maps.get_or_insert_with(|| fs::read("/proc/self/maps").unwrap_or_default());
+        let maps =
+            maps.get_or_insert_with(|| fs::read("/proc/thread-self/maps").unwrap_or_default());
         // SAFETY: as above.
         let (base, _) = unsafe { library.base_and_name() };
         let there = fs::canonicalize(&version.path).ok();

@@ -8,10 +8,10 @@
 //! memory of devices. Memory that was freed and not overwritten looks like any other, so a line is a hint
 //! for people. No unload depends on it.
 
-use super::PROC;
 use super::going::{Going, Map};
 use super::pthread::Record;
 use super::words::{Pages, WINDOW, WORD, read_words, wipe};
+use super::{PROC, THIS};
 use crate::host::error::{errno_of, errno_text};
 use crate::host::object::linked::page_size;
 use crate::host::object::names_in;
@@ -28,9 +28,9 @@ const LINK_MAP: usize = 1280;
 /// not look.
 pub(crate) fn memory(going: &[Going], except: &[Range<usize>]) -> Vec<String> {
     let cannot = |what, errno| {
-        vec![format!("memory could not be looked at: {PROC}/{what}: {}", errno_text(errno))]
+        vec![format!("memory could not be looked at: {THIS}/{what}: {}", errno_text(errno))]
     };
-    let maps = match fs::read_to_string(format!("{PROC}/maps")) {
+    let maps = match fs::read_to_string(format!("{THIS}/maps")) {
         Ok(maps) => maps,
         Err(error) => return cannot("maps", errno_of(&error)),
     };

@@ -42,7 +42,8 @@
 //! thread, four times at most. A listing is complete if it has as many threads as the kernel counts
 //! before and after it; the kernel may leave threads out of a listing while others end. A thread that
 //! begins after the first listing was started by one that had not been looked at yet. *Missed:* the
-//! last of a chain of four threads of the module, if each began and ended within one listing.
+//! last of a chain of four threads of the module, if each began and ended within one listing; another
+//! process on the same memory (clone(2) with `CLONE_VM` alone).
 //!
 //! **W3, asleep.** The kernel tells a sleeping thread's stack pointer and program counter
 //! (`/proc/self/task/T/syscall`). The look at a thread counts if the kernel says the same before and
@@ -54,9 +55,10 @@
 //! stack pointer up to its end, has a return address: a word that points into the text right behind a
 //! call instruction. If a signal has interrupted the thread, the kernel's frame on the stack has the
 //! program counter and the stack pointer from before, and both are followed. The frame is recognised by
-//! the return address that the C library gives each signal handler. On processors other than x86-64
-//! there is no look at the instruction, and every word that points into the text counts. *Missed:* a
-//! return address that is in a register alone, as on aarch64 below a function that calls nothing, if no
+//! the return address that the C library gives each signal handler. A thread in vfork(2) has its return
+//! address in a register, and is searched from the word where it was before. On processors other than
+//! x86-64 there is no look at the instruction, and every word that points into the text counts. *Missed:*
+//! a return address that is in a register alone, as on aarch64 below a function that calls nothing, if no
 //! other function of the module is on that stack.
 //!
 //! **W5, other stacks.** A thread's stack pointer may be outside its own stack: in a coroutine, on an
@@ -67,10 +69,11 @@
 //! does. Only the first thread's ends where the process's does, and the first thread is the one that was
 //! started with nothing: in the child of a fork(2) another thread may have the number of the process.
 //! *Missed:* stacks that no thread is on (a suspended coroutine), and all but the first and the newest
-//! piece of a split stack. `memory` finds them.
+//! piece of a split stack (`memory` finds them); what is between two pages of one stack that cannot be
+//! read.
 //!
 //! **W6, running.** Where a running thread is on its stack is unknown. So every page of the stack that
-//! was ever touched counts (`/proc/self/pagemap`): what is left behind on it, and what is swapped out.
+//! was ever touched counts (`/proc/thread-self/pagemap`): what is left behind on it, and what is swapped out.
 //!
 //! - If there is no return address into the text, and the thread was started with nothing that would
 //!   go, the thread is outside: to be inside it would have to have called something from there, or have
@@ -97,11 +100,11 @@
 //! function that a library was given, as a callback or in a table of virtual functions; asynchronous
 //! input and message queues that start threads. `memory` finds them, on request.
 //!
-//! **W9, fail closed.** If a thread or the list of threads cannot be looked at (no `/proc`, no
-//! `syscall` file as under gVisor, a process that is not dumpable, a sandbox that refuses
-//! `process_vm_readv`, or `pagemap` for a running thread), that is reported, and keeps the mapping. A
-//! process without `/proc` needs none if the C library knows that it has one thread. If the C library
-//! does not say where it keeps keys, start functions or exit functions, those are not looked at.
+//! **W9, fail closed.** If a thread or the list of threads cannot be looked at (a stack that the kernel
+//! does not read, no `/proc`, no `syscall` file as under gVisor, a process that is not dumpable, a sandbox
+//! that refuses `process_vm_readv`, or `pagemap` for a running thread), that is reported, and keeps the
+//! mapping. A process without `/proc` needs none if the C library knows that it has one thread. If the C
+//! library does not say where it keeps keys, start functions or exit functions, those are not looked at.
 //!
 //! # What a mistake costs
 //!
@@ -132,6 +135,8 @@ use std::time::Duration;
 
 /// Where this process is described.
 const PROC: &str = "/proc/self";
+/// Where its memory is described, even if its first thread has ended.
+const THIS: &str = "/proc/thread-self";
 
 /// What a look has found, for each module that would go.
 struct Findings {

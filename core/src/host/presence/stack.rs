@@ -82,6 +82,10 @@ impl<'m, 'a> Search<'m, 'a> {
             if searched.iter().all(|done| !done.contains(&sp)) {
                 let end = top.filter(|&top| sp <= top).unwrap_or(usize::MAX);
                 searched.push(sp..self.search(sp, end)?);
+                // Where the thread is now, there is memory.
+                if searched[0].is_empty() {
+                    return Err(libc::EFAULT);
+                }
             }
         }
         Ok(mem::take(&mut self.stands))
@@ -91,10 +95,10 @@ impl<'m, 'a> Search<'m, 'a> {
     /// are searched, with what is left behind on them, because how far down the thread is is unknown (W6).
     pub(super) fn running(&mut self, top: usize) -> Result<Vec<Stand<'a>>, i32> {
         let (pages, window) = (Pages::open()?, WINDOW * page_size());
-        let mut from = top.next_multiple_of(page_size());
-        while top - from.min(top) < DEPTH {
-            from -= window;
-            let pieces = pages.touched(from, WINDOW)?;
+        let mut below = top.next_multiple_of(page_size());
+        while top - below.min(top) < DEPTH {
+            let from = below.saturating_sub(window);
+            let pieces = pages.touched(from, (below - from) / page_size())?;
             for &(start, n) in &pieces {
                 let (mut at, end) = (start, (start + n * page_size()).min(top));
                 while at < end {
@@ -105,6 +109,7 @@ impl<'m, 'a> Search<'m, 'a> {
             if pieces.is_empty() {
                 break;
             }
+            below = from;
         }
         Ok(mem::take(&mut self.stands))
     }

@@ -5,7 +5,7 @@ use super::{Going, look, look_in, memory};
 use crate::host::object::linked::page_size;
 use crate::host::object::open::{Object, find};
 use proptest::prelude::*;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,16 @@ int sleeps_itself(int from)
 	return (int)n;
 }
 #endif
+int forks(int from)
+{
+	char c;
+	int child = vfork();
+	if (child == 0) {
+		read(from, &c, 1);
+		_exit(0);
+	}
+	return child > 0;
+}
 int handled;
 void handles(int signal) { (void)signal; sleeps((void *)(long)handled); }
 void spin(volatile char *stop) { while (!*stop) ; }
@@ -159,8 +169,12 @@ impl Parked {
 
     /// Waits until it has blocked in a read or wherever else it is to sleep.
     fn is_asleep(&self) {
+        self.is_in(libc::SYS_read);
+    }
+
+    fn is_in(&self, call: c_long) {
         let path = format!("/proc/self/task/{}/syscall", self.tid);
-        while !fs::read_to_string(&path).unwrap().starts_with(&format!("{} ", libc::SYS_read)) {
+        while !fs::read_to_string(&path).unwrap().starts_with(&format!("{call} ")) {
             thread::yield_now();
         }
     }
@@ -264,6 +278,59 @@ fn a_program_counter_is_enough() {
     let found = plugin.found();
     parked.let_go();
     assert!(found.contains("stands in sleeps_itself+0x"), "it has called nothing: {found}");
+}
+
+/// Its child is on the same stack, and has the return address in the meantime.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn who_waits_for_a_child_on_its_stack_is_found() {
+    let _alone = alone();
+    let plugin = Plugin::new("vfork");
+    let forks = plugin.function::<unsafe extern "C" fn(c_int) -> c_int>("forks");
+    // SAFETY: as the source has it.
+    let parked = park(move |from| unsafe { assert_eq!(forks(from), 1) });
+    parked.is_in(libc::SYS_vfork);
+    let found = plugin.found();
+    parked.let_go();
+    assert!(found.contains("stands in forks+0x"), "{found}");
+}
+
+#[test]
+fn without_a_first_thread_the_others_are_looked_at() {
+    let _alone = alone();
+    let plugin = Plugin::new("no-first");
+    let calls_back = plugin.function::<CallsBack>("calls_back");
+    let looks = move |plugin: &Plugin| {
+        // SAFETY: as the source has it.
+        let call = move |end| park(move |from| unsafe { _ = calls_back(end, from as *mut c_void) });
+        let (sleeper, runner) = (call(sleep_on), call(spins));
+        sleeper.is_asleep();
+        thread::sleep(Duration::from_millis(20));
+        let found =
+            look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0).join("\n");
+        STOP.store(true, SeqCst);
+        let [sleeps, runs] = [&sleeper, &runner].map(|parked| format!("thread {} ", parked.tid));
+        sleeper.let_go();
+        runner.let_go();
+        let are_found =
+            found.lines().any(|l| l.starts_with(&sleeps) && l.contains("stands in calls+0x"))
+                && found.lines().any(|l| l.starts_with(&runs) && l.contains("runs and could not"));
+        are_found && plugin.found().is_empty()
+    };
+    let mut status = -1;
+    STOP.store(false, SeqCst);
+    // SAFETY: the child's first thread ends at once, and the other one by _exit(2) after the look. The parent
+    // waits, and so the plugin outlives both.
+    unsafe {
+        match libc::fork() {
+            0 => thread::scope(|threads| {
+                threads.spawn(|| libc::_exit(c_int::from(!looks(&plugin))));
+                libc::syscall(libc::SYS_exit, 0);
+            }),
+            child => assert_eq!(libc::waitpid(child, &mut status, 0), child),
+        }
+    }
+    assert_eq!(status, 0, "they were found, and nobody else");
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -601,7 +668,7 @@ fn of_a_running_thread_the_whole_stack_is_looked_at() {
     }
 }
 
-/// Below its stack there is nothing, or what guards it.
+/// Below its stack there is nothing, or what guards it; or there are no more addresses.
 #[test]
 fn of_a_running_thread_a_small_stack_is_looked_at() {
     /// The first words of an argument are looked at, too.
@@ -622,14 +689,16 @@ fn of_a_running_thread_a_small_stack_is_looked_at() {
     const STACK: usize = 16;
     let _alone = alone();
     let (plugin, page) = (Plugin::new("small"), page_size());
-    for is_guarded in [false, true] {
+    let low = 1 << 16;
+    for (is_guarded, place) in [(false, 0), (true, 0), (false, low)] {
         let work = Work([0; 8], plugin.function("calls_back"), AtomicI32::new(0));
         STOP.store(false, SeqCst);
         // SAFETY: fresh memory, which outlives the thread; the attributes are initialised.
         let (thread, room) = unsafe {
             let writable = libc::PROT_READ | libc::PROT_WRITE;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let room = libc::mmap(ptr::null_mut(), PAGES * page, writable, flags, -1, 0);
+            // The lowest place is free, if it may be had.
+            let room = libc::mmap(place as *mut c_void, PAGES * page, writable, flags, -1, 0);
             assert!(room != libc::MAP_FAILED);
             let stack = room.byte_add((PAGES - STACK) * page);
             // Linux 6.13; an error before.
@@ -882,8 +951,19 @@ fn what_cannot_be_looked_at_is_told() {
         look_in(&proc, &mut going, Duration::from_millis(1)).remove(0)
     };
     assert_eq!(look("running\n").len(), 1);
-    assert!(look("0 0x0 0x0 0x0 0x0 0x0 0x0 0x1000 0x1000\n").is_empty());
+    let told = look("0 0x0 0x0 0x0 0x0 0x0 0x0 0x1000 0x1000\n").join("\n");
+    assert!(told.contains("4711 could not be looked at: "), "it has no stack: {told}");
+    // SAFETY: fresh memory, which is unmapped below.
+    let stack = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let room = libc::mmap(ptr::null_mut(), 2 * page_size(), libc::PROT_READ, flags, -1, 0);
+        assert_eq!(libc::mprotect(room.byte_add(page_size()), page_size(), libc::PROT_NONE), 0);
+        room
+    };
+    assert!(look(&format!("0 0x0 0x0 0x0 0x0 0x0 0x0 {stack:p} 0x1000\n")).is_empty());
     assert!(look("running\n").is_empty());
+    // SAFETY: nobody else uses it.
+    unsafe { libc::munmap(stack, 2 * page_size()) };
 }
 
 #[test]

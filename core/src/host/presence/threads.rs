@@ -4,7 +4,7 @@ use super::going::{Map, Spot};
 use super::pthread::{self, Key, Record};
 use super::stack::{Search, Stand};
 use super::words::{WORD, read_words};
-use super::{Findings, PROC};
+use super::{Findings, THIS};
 use crate::host::error::errno_text;
 use crate::host::object::{names_in, nap, thread_title};
 use std::ffi::{c_int, c_void};
@@ -113,7 +113,7 @@ impl State {
                 let ending = [libc::SYS_exit, libc::SYS_exit_group].map(|n| n.to_string());
                 match (number(sp), number(pc)) {
                     (Ok(sp), Ok(pc)) if sp != 0 && ending.iter().all(|name| name != call) => {
-                        Ok(Self::Sleeps(sp, pc))
+                        Ok(Self::Sleeps(sp - taken_off_the_stack(call), pc))
                     }
                     (Ok(_), Ok(_)) => Ok(Self::Gone),
                     _ => Err(io::Error::from_raw_os_error(libc::EIO)),
@@ -122,6 +122,17 @@ impl State {
             _ => Err(io::Error::from_raw_os_error(libc::EIO)),
         }
     }
+}
+
+/// While its child is on the same stack, vfork(2) keeps its return address in a register. Where that was
+/// there is, then, a return address of the same function: that one, or of a call that the child is in.
+fn taken_off_the_stack(call: &str) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if call.parse() == Ok(libc::SYS_vfork) {
+        return WORD;
+    }
+    _ = call;
+    0
 }
 
 struct Look<'l, 'm, 'a> {
@@ -189,11 +200,15 @@ impl<'a> Look<'_, '_, 'a> {
             (_, Some(top)) if record.is_some() => self.search.running(top),
             _ => return Ok(true),
         };
-        let stands = stands.map_err(|errno| self.unreadable(tid, errno))?;
         let again = state(self)?;
         if again == State::Gone {
             return Ok(false);
         }
+        // A stack that it has left meanwhile may have gone.
+        if stands.is_err() && again != seen {
+            return Ok(true);
+        }
+        let stands = stands.map_err(|errno| self.unreadable(tid, errno))?;
         if seen == State::Runs {
             // That it is outside is certain for every module of which nothing was found. For the others
             // it is looked at again.
@@ -250,7 +265,7 @@ impl<'a> Look<'_, '_, 'a> {
 
     fn unreadable(&self, tid: i32, errno: i32) -> String {
         let why = errno_text(errno);
-        self.refused(tid, &format!("process_vm_readv, or {PROC}/pagemap if it runs: {why}"))
+        self.refused(tid, &format!("process_vm_readv, or {THIS}/pagemap if it runs: {why}"))
     }
 
     /// Reports the destructors that a thread will call at its end.

@@ -1,6 +1,6 @@
 //! Reading this process's memory where there may be none.
 
-use super::PROC;
+use super::THIS;
 use crate::errno;
 use crate::host::error::errno_of;
 use crate::host::object::linked::page_size;
@@ -25,9 +25,10 @@ pub(crate) fn read(at: usize, into: &mut [u8]) -> Result<usize, i32> {
 fn read_pieces(from: &[libc::iovec], into: &mut [u8]) -> Result<usize, i32> {
     let (to, n) =
         (libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }, from.len());
+    // By the process's number none of its memory is to be had once the first thread has ended.
     // SAFETY: what is written is ours; the kernel does the reading.
     let call =
-        || unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, from.as_ptr(), n as _, 0) };
+        || unsafe { libc::process_vm_readv(libc::gettid(), &to, 1, from.as_ptr(), n as _, 0) };
     match errno::checked(|| call() as _) {
         Ok(n) => Ok(n as usize),
         Err(libc::EFAULT) => Ok(0),
@@ -102,7 +103,7 @@ pub(super) struct Pages(File);
 
 impl Pages {
     pub(super) fn open() -> Result<Self, i32> {
-        File::open(format!("{PROC}/pagemap")).map(Self).map_err(|error| errno_of(&error))
+        File::open(format!("{THIS}/pagemap")).map(Self).map_err(|error| errno_of(&error))
     }
 
     /// Where the first touched page of a range begins, or the end of the range if there is none. Before

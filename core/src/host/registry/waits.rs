@@ -184,7 +184,7 @@ fn sleeps_for(thread: ThreadId) -> Option<ThreadId> {
     }
     // By the kernel: the thread may have gone on, and the word with it.
     let mut bytes = [0; 20];
-    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, address).ok()?;
+    File::open("/proc/thread-self/mem").ok()?.read_exact_at(&mut bytes, address).ok()?;
     let word = |n: usize| {
         let bytes = bytes[4 * n..4 * n + 4].try_into().expect("four of them");
         i32::from_ne_bytes(bytes)
