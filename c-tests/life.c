@@ -22,6 +22,7 @@ static struct module_host *host;
 static struct module *leaver; /* a handle */
 static char order[512];
 static const char *refuses = ""; /* the function that does */
+static void (*in_init)(void);
 static _Atomic int works, ends_in_exit;
 
 int happens(struct module *self, const char *what)
@@ -32,6 +33,8 @@ int happens(struct module *self, const char *what)
 		 (int)module_state(self), (long long)module_refcount(self));
 	if (strcmp(what, "exit") == 0 && ends_in_exit)
 		atomic_store(&works, 0);
+	if (strcmp(what, "init") == 0 && in_init)
+		in_init();
 	return strcmp(what, refuses) == 0 ? -EUCLEAN : 0;
 }
 
@@ -249,18 +252,23 @@ static void from_inside(void)
 /* ---- several users, all modules ----------------------------------------------------------------- */
 
 static struct module *opened;
+static int closed;
 
-static void *close_it(void *rc)
+static void *close_it(void *unused)
 {
-	*(int *)rc = module_close(opened, -1);
-	return NULL;
+	closed = module_close(opened, -1);
+	return unused;
+}
+
+static void close_beside(void)
+{
+	pthread_join(start_thread(close_it, NULL), NULL);
 }
 
 static void users(void)
 {
 	struct module *first, *other = NULL;
 	pthread_t thread;
-	int rc = -1;
 
 	is(module_open(host, plugin("leaver.so"), NULL, &first), 0, "a module is opened");
 	is(module_open(host, plugin("leaver.so"), "leaver", &other), 0, "by another user, too");
@@ -275,7 +283,7 @@ static void users(void)
 	is(module_refcount(first), 2, "and has it open as before");
 	refuses = "can";
 	opened = first;
-	thread = start_thread(close_it, &rc);
+	thread = start_thread(close_it, NULL);
 	while (module_state(first) == MODULE_STATE_LIVE)
 		sleep_ns(10000);
 	ok(!module_try_get(first), "while the last one waits nobody gets it");
@@ -284,9 +292,15 @@ static void users(void)
 	module_put(other);
 	module_put(first);
 	pthread_join(thread, NULL);
-	is(rc, -EUCLEAN, "it refuses");
+	is(closed, -EUCLEAN, "it refuses");
 	refuses = "";
 	is(module_close(first, SECOND), 0, "and then it goes");
+	need(module_open(host, plugin("leaver.so"), NULL, &opened) == 0);
+	in_init = close_beside;
+	is(module_replace(host, "leaver", plugin("leaver.so"), 0), 0, "one that is being replaced");
+	in_init = NULL;
+	is(closed, 2, "is the replacing thread's to end, when its last user closes it");
+	is(unload(0), 0, "and the new one is unloaded");
 	ok(!module_get_by_address(host, function_of(NULL)), "nobody's address");
 	is(module_open(host, "/nowhere.so", NULL, &first), -ENOENT, "no file");
 	ok(!first, "is NULL");

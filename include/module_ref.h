@@ -1143,8 +1143,9 @@ int module_open(struct module_host *host,
  * Gives back what module_open() gave. The last user unloads the module, as module_unload() does.
  *
  * @return 0 if it is unloaded and gone from memory; 1 if it is unloaded and still mapped; 2 if
- * others have it open, or another thread is replacing or unloading it; or a negative errno, with
- * the module open as before: as module_unload(), and
+ * others have it open, or another thread is replacing or unloading it (if that fails, the module
+ * stays until somebody unloads it); or a negative errno, with the module open as before: as
+ * module_unload(), and
  * @retval -EINVAL mod is NULL, or is not open.
  *
  * Memory ordering: as module_put() and module_unload().

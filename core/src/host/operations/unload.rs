@@ -296,9 +296,8 @@ impl Registry {
 
     /// `EBUSY` if a replacement of it is on its way.
     pub(crate) fn check_not_replaced(&self, inner: &Inner, record: &Record) -> Result<(), Error> {
-        let name = record.name();
-        // Of two loads under one name, the one that is not in the table is a replacement's.
-        if inner.lives.loads().any(|(new, _)| **new != *record && new.name() == name) {
+        if inner.lives.is_replaced(record) {
+            let name = record.name();
             return Err(error!(
                 libc::EBUSY,
                 "a replacement for module '{name}' is being made ready"

@@ -136,6 +136,7 @@ impl Registry {
             ));
         }
         let is_in_service = inner.lives.of(record).is_none()
+            && !inner.lives.is_replaced(record)
             && self.table().get(name).is_some_and(|there| *there == *record);
         if opens > 1 || !is_in_service {
             record.links(&inner).opens -= 1;
@@ -143,7 +144,7 @@ impl Registry {
             record.put();
             return Ok(None);
         }
-        self.find_free(&inner, name, false)?;
+        self.check_free(&inner, record, false, &[])?;
         record.check_outside(caller, "closed by its last user")?;
         let claimed = self.claim_free(inner, record, false, wait.as_deref_mut(), true)?;
         record.links(&self.lock()).opens = 0;

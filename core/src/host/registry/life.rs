@@ -178,6 +178,11 @@ impl Lives {
         })
     }
 
+    /// Whether a replacement of this module, which is in the table, is on its way: another load under its name.
+    pub(crate) fn is_replaced(&self, record: &Record) -> bool {
+        self.loads().any(|(new, _)| **new != *record && new.name() == record.name())
+    }
+
     /// Whether the load of `user`, which is bound to `provider`, has to wait for that. What an init function
     /// of a set loads is none of the set: it would stay if that is undone.
     pub(crate) fn is_coming(&self, user: &Record, provider: &Record) -> bool {
