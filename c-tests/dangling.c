@@ -226,6 +226,48 @@ static void not_alone(void)
 	module_handle_put(one);
 }
 
+static struct module *looked_at;
+static int64_t looked_beside;
+static pthread_t shutting_down;
+static int64_t shut_down;
+
+static void *look_beside(void *unused)
+{
+	looked_beside = module_dangling(looked_at, NULL, 0);
+	return unused;
+}
+
+static void *shut_host_down(void *unused)
+{
+	shut_down = module_host_shutdown(host, 10 * SECOND);
+	return unused;
+}
+
+static void while_it_is_looked_at(void)
+{
+	pthread_join(start_thread(look_beside, NULL), NULL);
+	module_put(looked_at);
+	shutting_down = start_thread(shut_host_down, NULL);
+	/* It would have returned. */
+	sleep_ns(50 * MILLISECOND);
+	ok(mapped("dangles.so") > 0, "while one is looked at it stays");
+}
+
+/* A look at what is unloaded already is in nobody's way, and keeps it. */
+static void beside_a_look(void)
+{
+	need(module_load(host, plugin("dangles.so"), "looked", &looked_at) == 0);
+	need(module_try_get(looked_at));
+	need(module_unload(host, "looked", MODULE_UNLOAD_FORCE, 0) == 1);
+	during_look = while_it_is_looked_at;
+	ok(module_dangling(looked_at, NULL, 0) >= 0, "by one");
+	ok(looked_beside >= 0, "and by another one at the same time");
+	pthread_join(shutting_down, NULL);
+	is(shut_down, 0, "and the host's shutdown waits for them");
+	is(mapped("dangles.so"), 0, "before it unmaps it");
+	module_handle_put(looked_at);
+}
+
 static _Atomic bool end;
 
 static int load_and_unload(const char *path, const char *name, unsigned flags)
@@ -268,6 +310,7 @@ int main(int argc, char **argv)
 	plugins();
 	unproven();
 	not_alone();
+	beside_a_look();
 	is(module_host_free(host), 0, "nothing is left in the host");
 	return tap_done();
 }

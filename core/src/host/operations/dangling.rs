@@ -3,6 +3,7 @@
 use crate::host::error::{Error, error};
 use crate::host::operations::unload::{PATIENCE, going};
 use crate::host::presence;
+use crate::host::registry::life::Life;
 use crate::host::registry::module::Module;
 use crate::host::registry::record::Record;
 use crate::misuse::Caller;
@@ -23,18 +24,17 @@ impl Module {
             return Ok(look(&self.0));
         }
         let Some(registry) = self.0.host.upgrade() else { return Ok(Vec::new()) };
-        let taken = {
-            let mut inner = registry.lock();
-            match inner.lives.take_staying(&self.0) {
-                None if inner.lives.of(&self.0).is_none() => return Ok(Vec::new()),
-                taken => taken,
+        let threads = &self.0.threads;
+        match registry.lock().lives.of(&self.0) {
+            // As a thread of the module's own, this one keeps others from closing its object.
+            Some(Life::Left(_) | Life::Found(..)) => threads.one_more(),
+            Some(_) => {
+                return Err(error!(libc::EBUSY, "module '{}' is being unloaded", self.name()));
             }
-        };
-        let Some(life) = taken else {
-            return Err(error!(libc::EBUSY, "module '{}' is being unloaded", self.name()));
-        };
+            None => return Ok(Vec::new()),
+        }
         let lines = look(&self.0);
-        registry.lock().lives.set(&self.0, life);
+        threads.one_less();
         Ok(lines)
     }
 }

@@ -178,7 +178,6 @@ impl Registry {
             }
         }
         self.left_end(wait, |_| true);
-        self.reap_within(PATIENCE);
         match self.check_empty() {
             Ok(()) => Ok(()),
             Err((left, error)) => Err((left, why.unwrap_or(error))),
@@ -191,12 +190,12 @@ impl Registry {
         for record in held.iter().filter(|record| which(record)) {
             self.holders_end(record, wait);
         }
-        self.reap();
+        self.reap_within(PATIENCE);
         // Their exit functions have told these to end.
         let alive = self.lock().lives.left(|left| left.released && !left.exit);
         for record in alive.iter().filter(|record| which(record) && !record.threads.has_this()) {
             self.threads_end(record, Some(wait));
         }
-        self.reap();
+        self.reap_within(PATIENCE);
     }
 }

@@ -407,7 +407,8 @@ impl Threads {
     pub(crate) fn first(&self) -> String {
         let first = self.numbers(&lock()).next();
         let Some(number) = first else {
-            return "a thread that is just beginning".to_owned();
+            // A look counts as one, too.
+            return "a look at it, or a thread just beginning".to_owned();
         };
         thread_title(Path::new("/proc/self"), number)
     }

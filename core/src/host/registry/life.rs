@@ -207,22 +207,15 @@ impl Lives {
         }
     }
 
-    /// Takes up one that stays because of somebody, so that no other thread ends it.
-    pub(crate) fn take_staying(&mut self, record: &Record) -> Option<Life> {
-        let life = self.at(record).map(|at| &mut self.0[at].1)?;
-        let ending = Life::Ending { forced: false, by: ThreadId::this() };
-        matches!(life, Life::Left(_) | Life::Found(..)).then(|| mem::replace(life, ending))
-    }
-
-    /// Takes up all that stay for those who were found in them.
+    /// Takes up all that stay for those who were found in them, so that no other thread ends them.
     pub(crate) fn take_found(&mut self) -> (Vec<(Arc<Record>, Left)>, Vec<Going>) {
-        let is_found = |(record, life): &(Arc<Record>, Life)| {
-            matches!(life, Life::Found(..)).then(|| record.clone())
-        };
-        let found: Vec<_> = self.0.iter().filter_map(is_found).collect();
-        let taken = found.into_iter().map(|record| match self.take_staying(&record) {
-            Some(Life::Found(left, found)) => ((record, left), found.going),
-            _ => unreachable!("looked at just now"),
+        let found = self.0.iter_mut().filter(|(_, life)| matches!(life, Life::Found(..)));
+        let taken = found.map(|(record, life)| {
+            let ending = Life::Ending { forced: false, by: ThreadId::this() };
+            match mem::replace(life, ending) {
+                Life::Found(left, found) => ((record.clone(), left), found.going),
+                _ => unreachable!("looked at just now"),
+            }
         });
         taken.unzip()
     }
