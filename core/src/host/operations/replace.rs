@@ -390,15 +390,14 @@ impl Set<'_> {
         }
         for (at, old) in self.old.iter().enumerate().rev() {
             let attempt = stopped[at].attempt.as_mut().expect("it has not ended");
-            attempt.drain(false, Some(wait), false)?;
+            attempt.drain(false, Some(wait))?;
             attempt.ask(false)?;
             // The modules of the set that it depends on have to be drained too, so its references on them
             // are put.
             let uses = old.links(&self.host.lock()).uses.clone();
             for (provider, stopped) in self.old.iter().zip(&mut *stopped) {
                 if uses.contains(provider) {
-                    stopped.attempt.as_mut().expect("it has not ended").owes += 1;
-                    provider.put();
+                    stopped.attempt.as_mut().expect("it has not ended").borrow();
                 }
             }
         }
@@ -427,7 +426,7 @@ impl Set<'_> {
     /// Removes the new ones, which did not get into service. If one of a set stays mapped, because somebody is
     /// found in it, it is hidden, so that those of the next set are not bound to it.
     fn clear_away(&self, error: Error) -> Error {
-        if let (2.., Ok(_opening)) = (self.new.len(), Opening::begin()) {
+        if let Some(Ok(_opening)) = (self.new.len() > 1).then(Opening::begin) {
             let objects =
                 self.new.iter().filter_map(|new| new.loaded()).map(|loaded| &loaded.object);
             for object in objects.filter(|object| !object.was_loaded) {

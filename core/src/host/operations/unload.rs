@@ -159,36 +159,32 @@ impl<'a> Attempt<'a> {
         boundary::refusal(self.record, "not unloaded", function, Some(rc))
     }
 
-    fn run(
-        mut self,
-        force: bool,
-        wait: Option<&mut Wait<'_>>,
-        by_user: bool,
-    ) -> Result<Claimed, Error> {
-        if self.drain(force, wait, by_user)? {
+    /// Puts a reference, which is its holder's again if the module stays.
+    pub(crate) fn borrow(&mut self) {
+        self.owes += 1;
+        self.record.put();
+    }
+
+    fn run(mut self, force: bool, wait: Option<&mut Wait<'_>>) -> Result<Claimed, Error> {
+        if self.drain(force, wait)? {
             return self.succeed(force);
         }
         mem::forget(self);
         Ok(Claimed::Forced)
     }
 
-    /// Closes the counter, and waits for the last reference, without that of the user who closes it.
-    /// False if some are held, which by force does not matter.
+    /// Closes the counter, and waits for the last reference. False if some are held, which by force does
+    /// not matter.
     pub(crate) fn drain(
         &mut self,
         force: bool,
         wait: Option<&mut Wait<'_>>,
-        by_user: bool,
     ) -> Result<bool, Error> {
         let counter = &self.record.counter;
         if let Stage::Open = self.counter {
             let closed = counter.close(Caller::UNKNOWN);
             closed.map_err(|error| not_released(self.record.name(), error.errno()))?;
             self.counter = Stage::Closed;
-        }
-        self.owes += usize::from(by_user);
-        if let (Stage::Closed, true) = (&self.counter, by_user) {
-            self.record.put();
         }
         self.stop(force)?;
         if let Stage::Closed = self.counter {
@@ -332,35 +328,29 @@ impl Registry {
         by_user: bool,
     ) -> Result<Claimed, Error> {
         let by = ThreadId::this();
-        let mut counter = Stage::Open;
         // By force it goes, whoever holds it: from here on nobody can come to depend on it.
         let is_tried = wait.is_none() && !force;
         inner.lives.set(record, if is_tried { Life::Trying(by) } else { Life::Draining(by) });
         // All that follows is without the lock, since a misuse may be found, and reported.
         drop(inner);
+        let mut attempt = Attempt::new(self, record, Stage::Open);
+        if by_user {
+            attempt.borrow();
+        }
         if is_tried {
-            if by_user {
-                record.put();
-            }
-            let tried = match record.counter.try_release(Caller::UNKNOWN) {
-                Ok(()) => {
-                    counter = Stage::Released;
-                    Ok(())
+            match record.counter.try_release(Caller::UNKNOWN) {
+                Ok(()) => attempt.counter = Stage::Released,
+                Err(ReleaseError::InUse { held }) => {
+                    return Err(in_use(record, libc::EWOULDBLOCK, held));
                 }
-                Err(ReleaseError::InUse { held }) => Err(in_use(record, libc::EWOULDBLOCK, held)),
-                Err(other) => Err(not_released(record.name(), other.errno())),
-            };
+                Err(other) => return Err(not_released(record.name(), other.errno())),
+            }
             let mut inner = self.lock();
             // It was LIVE meanwhile, and may have been pinned.
-            if let Err(error) = tried.and_then(|()| check_not_pinned(record)) {
-                drop(inner);
-                let mut attempt = Attempt::new(self, record, counter);
-                attempt.owes = usize::from(by_user);
-                return Err(error);
-            }
+            check_not_pinned(record)?;
             inner.lives.set(record, Life::Draining(by));
         }
-        let claimed = Attempt::new(self, record, counter).run(force, wait, by_user)?;
+        let claimed = attempt.run(force, wait)?;
         claimed.note(&mut self.lock(), record);
         Ok(claimed)
     }
