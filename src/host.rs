@@ -463,6 +463,10 @@ pub unsafe extern "C" fn module_host_free(host: *mut module_host) -> c_int {
 /// (RTLD_LOCAL), unless they name it in DT_NEEDED: a module that is linked against another one's
 /// soname depends on it.
 ///
+/// The file is checked, and then the dynamic linker opens it by its path. It must not be written over
+/// or cut short while it is loaded, nor may a damaged one be renamed to its name meanwhile: what is
+/// mapped beyond a file's end ends the process (SIGBUS). MODULE_LOAD_COPY loads what was checked.
+///
 /// The order is Linux's: UNFORMED, dependencies, COMING, notifiers, init_module(), LIVE, notifiers.
 /// During init the module holds one reference to itself. A positive result of init_module() gives a
 /// warning on standard error, and the module is loaded.

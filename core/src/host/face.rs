@@ -157,7 +157,8 @@ impl Host {
     /// # Safety
     ///
     /// The object's code may run in this process: its constructors and destructors, and
-    /// `init_module` and `cleanup_module` if it exports them, as `int (void)` and `void (void)`.
+    /// `init_module` and `cleanup_module` if it exports them, as `int (void)` and `void (void)`. Unless it
+    /// is loaded from a [copy](Load::copied), nobody writes over the file or cuts it short meanwhile.
     pub unsafe fn load_with(&self, path: impl AsRef<Path>, load: Load) -> Result<Module, Error> {
         // SAFETY: the caller's promise.
         unsafe { self.registry.load(path.as_ref(), load) }
