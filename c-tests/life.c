@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -142,6 +143,37 @@ static void asked(void)
 
 /* ---- its threads ---------------------------------------------------------------------------- */
 
+static bool list_while_named, was_listed;
+static _Atomic bool is_listed;
+static pthread_t lister;
+
+static void *list(void *unused)
+{
+	char text[4096];
+
+	need(module_host_list(host, text, sizeof(text)) >= 0);
+	is_listed = true;
+	return unused;
+}
+
+/* Names of threads are read from /proc/self/task/N/comm. */
+int open64(const char *path, int flags, ...)
+{
+	va_list mode;
+	int fd;
+
+	if (list_while_named && strstr(path, "/comm")) {
+		lister = start_thread(list, NULL);
+		for (int i = 0; i < 1000 && !is_listed; i++)
+			sleep_ns(MILLISECOND);
+		was_listed = is_listed;
+	}
+	va_start(mode, flags);
+	fd = openat(AT_FDCWD, path, flags, va_arg(mode, int));
+	va_end(mode);
+	return fd;
+}
+
 static void threads(void)
 {
 	atomic_store(&ends_in_exit, 1);
@@ -166,7 +198,12 @@ static void threads(void)
 	says(" 'poller', which it has started, has not ended");
 	ok(mapped("/leaver.so"), "it is");
 	is(module_host_reap(host), 0, "there is nothing to reap");
+	list_while_named = true;
 	is(module_host_free(host), -EBUSY, "the host is not empty");
+	list_while_named = false;
+	if (lister)
+		pthread_join(lister, NULL);
+	ok(was_listed, "and can be listed while a thread's name is read");
 	says("and 1 that are unloaded, of which 'leaver' is still mapped: thread ");
 	says(" 'poller', which it has started, has not ended");
 	atomic_store(&works, 0);

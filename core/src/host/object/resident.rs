@@ -171,6 +171,8 @@ impl fmt::Display for Residency {
             ),
             Self::ThreadLocals { threads } => {
                 let shown = threads.len().min(8);
+                // They may have ended before they could be named.
+                f.write_str(if shown == 0 { "threads" } else { "" })?;
                 f.write_str(&threads[..shown].join(", "))?;
                 if threads.len() > shown {
                     write!(f, " and {} others", threads.len() - shown)?;

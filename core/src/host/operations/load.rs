@@ -379,6 +379,7 @@ impl Registry {
             self.unlist(&mut inner, record);
             inner.lives.set(record, Life::Left(left));
             self.has_changed(&mut inner);
+            drop(inner);
             if released {
                 format!("until {} has ended, which it has started", record.threads.first())
             } else if closed {

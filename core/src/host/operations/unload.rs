@@ -547,7 +547,7 @@ impl Registry {
     pub(crate) fn leave(&self, record: &Arc<Record>, left: Left) -> Unloaded {
         let unloaded = left.unloaded;
         let life = Life::Left(left);
-        let why = Unloaded::Resident(life.residency(record));
+        let why = Unloaded::Resident(record.with_names(life.residency(record)));
         {
             let mut inner = self.lock();
             if unloaded {

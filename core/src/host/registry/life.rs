@@ -49,18 +49,15 @@ impl Life {
 }
 
 impl Life {
-    /// Why the code of a module that is out of the table is still mapped.
+    /// Why the code of a module that is out of the table is still mapped, without the
+    /// [names](Record::with_names) of threads.
     pub(crate) fn residency(&self, record: &Record) -> Residency {
         match self {
             Self::Found(_, found) => Residency::Present { found: found.lines.clone() },
             Self::Left(Left { released: true, .. }) => match record.threads.running() {
-                0 => match record.awaited_for_locals() {
-                    none if none.is_empty() => Residency::Postponed {
-                        why: "the dynamic linker could not be had".to_owned(),
-                    },
-                    threads => Residency::ThreadLocals { threads },
-                },
-                running => Residency::Threads { first: record.threads.first(), running },
+                0 if record.locals_are_awaited() => Residency::ThreadLocals { threads: Vec::new() },
+                0 => Residency::Postponed { why: "the dynamic linker could not be had".to_owned() },
+                running => Residency::Threads { first: String::new(), running },
             },
             _ => Residency::Held { references: record.held() },
         }

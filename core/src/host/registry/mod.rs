@@ -196,29 +196,35 @@ impl Registry {
 
     /// `EBUSY` says what there is, and how many.
     pub(crate) fn check_empty(&self) -> Result<(), (usize, Error)> {
-        let inner = self.lock();
-        let table = self.table();
-        let out = inner.lives.iter().filter(|(record, _)| table.get(record.name()) != Some(record));
-        // A replacement that is being made ready, or what was taken out and stays for somebody.
-        let (new, left): (Vec<_>, Vec<_>) =
-            out.partition(|(_, life)| matches!(life, Life::Loading(_)));
-        let modules = table.len() + new.len();
+        let (modules, one, left) = {
+            let inner = self.lock();
+            let table = self.table();
+            let is_out = |(record, _): &&(Arc<Record>, _)| table.get(record.name()) != Some(record);
+            let out = inner.lives.iter().filter(is_out);
+            // A replacement that is being made ready, or what was taken out and stays for somebody.
+            let (new, left): (Vec<_>, Vec<_>) =
+                out.partition(|(_, life)| matches!(life, Life::Loading(_)));
+            let stays =
+                |(record, life): &(Arc<Record>, Life)| (record.clone(), life.residency(record));
+            let left: Vec<_> = left.into_iter().map(stays).collect();
+            (table.len() + new.len(), table.iter().next().cloned(), left)
+        };
         if modules + left.len() == 0 {
             return Ok(());
         }
         let mut why = format!("the host still has modules: {modules}");
-        if let Some(first) = table.iter().next() {
-            why.push_str(&format!(" ('{}' is one), which have to be unloaded first", first.name()));
+        if let Some(one) = one {
+            why.push_str(&format!(" ('{}' is one), which have to be unloaded first", one.name()));
         }
-        if let Some((first, life)) = left.first() {
+        let number = left.len();
+        if let Some((first, residency)) = left.into_iter().next() {
             why.push_str(&format!(
-                ", and {} that are unloaded, of which '{}' is still mapped: {}",
-                left.len(),
+                ", and {number} that are unloaded, of which '{}' is still mapped: {}",
                 first.name(),
-                life.residency(first)
+                first.with_names(residency)
             ));
         }
-        Err((modules + left.len(), Error::new(libc::EBUSY, why)))
+        Err((modules + number, Error::new(libc::EBUSY, why)))
     }
 
     /// The table as it is now.

@@ -11,6 +11,7 @@ use crate::host::gate::{self, Gate, Head, Hidden};
 use crate::host::locks::hold;
 use crate::host::object::locals;
 use crate::host::object::open::Object;
+use crate::host::object::resident::Residency;
 use crate::host::tombstone::Stone;
 use crate::misuse::{self, Caller, Misuse};
 use crate::sync;
@@ -488,13 +489,21 @@ impl Record {
         self.counter.count()
     }
 
-    /// The threads, for people, that have yet to run the destructors of their thread-locals of it, if it
-    /// is to be unmapped.
-    pub(crate) fn awaited_for_locals(&self) -> Vec<String> {
-        self.loaded().map_or_else(Vec::new, |loaded| locals::awaited(&loaded.object.place))
+    /// Names the threads that keep it mapped. The names are read from files, so the caller has no lock.
+    pub(crate) fn with_names(&self, why: Residency) -> Residency {
+        match (why, self.loaded()) {
+            (Residency::Threads { running, .. }, _) => {
+                Residency::Threads { first: self.threads.first(), running }
+            }
+            (Residency::ThreadLocals { .. }, Some(loaded)) => {
+                Residency::ThreadLocals { threads: locals::awaited(&loaded.object.place) }
+            }
+            (why, _) => why,
+        }
     }
 
-    /// Whether there are any.
+    /// Whether there are threads that have yet to run the destructors of their thread-locals of it, if it is
+    /// to be unmapped.
     pub(crate) fn locals_are_awaited(&self) -> bool {
         self.loaded().is_some_and(|loaded| locals::is_awaited(&loaded.object.place))
     }
