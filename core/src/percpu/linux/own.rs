@@ -54,16 +54,17 @@ core::arch::global_asm!(
 pub(super) fn learn() -> Result<isize, c_int> {
     let distance = distance().filter(|_| end::prepare()).ok_or(libc::ENOTSUP)?;
     attach(distance)?;
-    // Relaxed: a thread that does not see it yet tries later.
-    IN_USE.store(true, Relaxed);
+    // Release pairs with the Acquire of `register`, which uses the key that `end` has made. (A thread that does
+    // not see it yet tries later.)
+    IN_USE.store(true, Release);
     Ok(distance)
 }
 
 /// Registers this thread, if this copy registers threads and has not tried yet. Async-signal-safe.
 #[cold]
 pub(super) fn register(distance: isize) -> bool {
-    // Relaxed: as above.
-    IN_USE.load(Relaxed) && attach(distance).is_ok()
+    // Acquire pairs with the Release of `learn`.
+    IN_USE.load(Acquire) && attach(distance).is_ok()
 }
 
 fn attach(distance: isize) -> Result<(), c_int> {
@@ -140,7 +141,7 @@ mod end {
         let mut key = 0;
         // SAFETY: the destructor stays (O2).
         let made = unsafe { libc::pthread_key_create(&mut key, Some(unregister)) } == 0;
-        // Relaxed: published with the distance.
+        // Relaxed, here and below: `IN_USE` publishes it.
         KEY.store(key, Relaxed);
         made
     }

@@ -63,6 +63,8 @@ impl Area {
     }
 
     fn get(&self) -> Option<(isize, isize)> {
+        // Relaxed, wherever it is read or written: the word is all that there is to know. What it leads to is each
+        // thread's own, and was there before.
         let both = self.0.load(Relaxed);
         (both != 0).then_some((both as i32 as isize, both >> 32))
     }
