@@ -430,6 +430,28 @@ static void forked(int cycles)
 	gone("dangles.so");
 }
 
+/* Handlers of a fork close, and were there before the guard's. */
+static void closes_plain(void)
+{
+	must(dlclose(opened("plain.so")) == 0);
+}
+
+static void in_fork_handlers(int cycles)
+{
+	alarm(100);
+	must(pthread_atfork(closes_plain, closes_plain, closes_plain) == 0);
+	must(dlclose(opened("user.so")) == 0);
+	for (int i = 0; i < cycles; i++) {
+		pid_t child = fork();
+
+		must(dlclose(opened("user.so")) == 0);
+		must(!is_mapped("user.so") && !is_mapped("plain.so"));
+		if (child == 0)
+			_exit(0);
+		must(ends_well(child));
+	}
+}
+
 /* A thread that tells what stays, to a pipe that is full, is not there in the child of a fork. */
 static void forked_while_told(void)
 {
@@ -667,6 +689,8 @@ static int program(int argc, char **argv)
 		iterating(n);
 	else if (strcmp(what, "forked") == 0)
 		forked(10);
+	else if (strcmp(what, "in-fork-handlers") == 0)
+		in_fork_handlers(20);
 	else if (strcmp(what, "forked-while-told") == 0)
 		forked_while_told();
 	else if (strcmp(what, "crowd") == 0)
@@ -864,6 +888,7 @@ int main(int argc, char **argv)
 	runs("nested-fork", 0, 0, "a destructor that forks");
 	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
 	runs("forked", 1, 1, "closes in the child of a fork");
+	runs("in-fork-handlers", 0, 0, "in handlers of a fork");
 	runs("forked-while-told", 0, 0, "while it is told of another close, to nobody");
 	runs("crowd", 1, 5, "four threads");
 	runs("crossed", 0, 3, "closes in constructors while another thread closes");

@@ -19,7 +19,7 @@
 //!   object meanwhile has a share of its own: the close that was looked at is no longer the last, and that
 //!   thread's close is looked at itself.
 //! - **G3** To keep is always safe. Whatever cannot be found out (whether a close is the last, who is there, whose
-//!   turn it is) ends with a share that is kept.
+//!   turn it is, anything in a handler of a fork) ends with a share that is kept.
 //! - **G4** The guard's own calls of the linker are not looked at; the destructors that a close runs may close
 //!   objects, too, and those closes are.
 //! - **G5** What a close unmaps is decided when it begins: to open the object again, in a destructor, does not keep
@@ -31,7 +31,7 @@ mod kept;
 mod turn;
 
 use modref::cancel::NotCancelled;
-use modref::host::raw::{Close, Foreign, Last};
+use modref::host::raw::{Close, Foreign, Last, fork_is_under_way};
 use modref::{stderr, tool};
 use std::ffi::{c_int, c_void};
 use std::mem::{self, MaybeUninit};
@@ -65,6 +65,10 @@ pub unsafe extern "C" fn dlclose(handle: *mut c_void) -> c_int {
     if Turn::is_inside() {
         // SAFETY: the caller's promise.
         return unsafe { real(handle) };
+    }
+    if fork_is_under_way() {
+        kept::adopt(handle);
+        return 0;
     }
     // A cancellation would leave the turn, and the linker's lock, in the middle.
     let _whole = NotCancelled::until_dropped();

@@ -12,6 +12,7 @@ use crate::host::tombstone;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Once, Weak};
 
 static HOSTS: Mutex<Vec<Weak<Registry>>> = Mutex::new(Vec::new());
@@ -23,6 +24,20 @@ struct HeldByFork(UnsafeCell<Vec<Box<dyn Any>>>);
 unsafe impl Sync for HeldByFork {}
 
 static HELD: HeldByFork = HeldByFork(UnsafeCell::new(Vec::new()));
+
+/// The thread that forks and holds the locks, as the C library calls it; 0: none.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+fn this_thread() -> usize {
+    // SAFETY: has no requirements.
+    unsafe { libc::pthread_self() as usize }
+}
+
+/// Whether this thread forks, and is in a handler of the program's: it would wait for its own locks.
+pub fn is_under_way() -> bool {
+    // Relaxed, wherever it is read or written: it is this thread's number only if this thread has written it.
+    FORKS.load(Relaxed) == this_thread()
+}
 
 /// Makes forks leave hosts, and the list of ending threads, in order.
 pub(crate) fn prepare() {
@@ -61,9 +76,11 @@ unsafe extern "C" fn before() {
     held.push(Box::new(owners));
     // SAFETY: we hold the locks, and will until `after`.
     unsafe { *HELD.0.get() = held };
+    FORKS.store(this_thread(), Relaxed);
 }
 
 unsafe extern "C" fn after() {
+    FORKS.store(0, Relaxed);
     // SAFETY: this thread, in either process, has held the locks since `before`.
     drop(mem::take(unsafe { &mut *HELD.0.get() }));
 }
