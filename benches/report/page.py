@@ -14,10 +14,16 @@ from data import SIZES, Candidate, Cell, Figure, Ratio, Run
 from words import count, duration, in_words, plain, ratio_row, title
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1a1a1a; --dim: #555; --line: #d8d8d8; --blue: #00508c; }
+:root { color-scheme: light dark; --paper: #fff; --head: #f3f4f6; --ink: #1a1a1a; --dim: #555;
+  --line: #d8d8d8; --blue: #00508c; --good: #00604a; --bad: #a33000; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --paper: #1a1a1a; --head: #26282b; --ink: #e4e4e4; --dim: #a8a8a8; --line: #444;
+    --blue: #7db8e8; --good: #5cc7a5; --bad: #f08a5d; }
+  figure img { filter: invert(.898) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 77rem; color: var(--ink);
-  background: #fff; font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+  background: var(--paper); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 .5rem; }
 h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
@@ -34,15 +40,15 @@ table { border-collapse: collapse; width: 100%; font-size: .85rem; line-height: 
   font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .5rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
-thead th { vertical-align: bottom; background: #f3f4f6; }
+thead th { vertical-align: bottom; background: var(--head); }
 th[scope=colgroup] { border-left: 1px solid var(--line); }
-tbody th { font-weight: normal; min-width: 11rem; position: sticky; left: 0; background: #fff; }
-tbody th[scope=rowgroup] { font-weight: 600; background: #f3f4f6; }
+tbody th { font-weight: normal; min-width: 11rem; position: sticky; left: 0; background: var(--paper); }
+tbody th[scope=rowgroup] { font-weight: 600; background: var(--head); }
 td.number { white-space: nowrap; } td.number, th.number { text-align: right; }
 td small { display: block; color: var(--dim); } td.text { min-width: 10rem; }
 .ours th { font-weight: 600; color: var(--blue); }
-.met { color: #00604a; } .missed { color: #a33000; font-weight: 600; }
-.missing { border-left: 4px solid #a33000; padding-left: .75rem; }
+.met { color: var(--good); } .missed { color: var(--bad); font-weight: 600; }
+.missing { border-left: 4px solid var(--bad); padding-left: .75rem; }
 @media screen and (max-width: 56.25rem) {
   figure .wide { display: none; } figure .narrow { display: block; max-width: 36rem; }
 }
@@ -432,7 +438,9 @@ def page(run: Run, pictures: abc.Mapping[str, tuple[bytes, bytes]]) -> str:
         f"{_plot(section, run, pictures)}</section>\n"
         for section in _SECTIONS
     ]
-    contents = {"ratios": "Ratios", **{section.name: section.title for section in _SECTIONS}}
+    titles = {section.name: section.title for section in _SECTIONS}
+    # The first picture says the most: it comes before the numbers.
+    contents = {_SECTIONS[0].name: _SECTIONS[0].title, "ratios": "Ratios", **titles}
     contents |= {"figures": "All figures", "skipped": "What was left out"}
     links = "".join(f'<li><a href="#{name}">{text}</a></li>' for name, text in contents.items())
     tables = "".join(
@@ -469,12 +477,12 @@ with {count(run.cpus, "CPU")}, on {_e(run.when)}, by <code>{_e(run.command)}</co
 <nav aria-label="Contents"><ul>{links}</ul></nav>
 </header>
 <main>
-<section id="ratios"><h2>Ratios</h2>
+{plots[0]}<section id="ratios"><h2>Ratios</h2>
 <p>What was measured of this library, divided by the same of something else that took turns with it
 in one process; less is better. A ratio is the median of a run’s rounds, then of the runs; the
 spread is the smallest to the largest of the runs.</p>
 {_ratios(run)}</section>
-{"".join(plots)}<section id="figures"><h2>All figures</h2>
+{"".join(plots[1:])}<section id="figures"><h2>All figures</h2>
 <p>Medians over the runs; below each, in small print, the smallest and the largest of the
 runs. A time of a pair is wall time × CPUs in use / pairs; in Python, where one thread runs at
 a time, wall time / pairs.</p>
