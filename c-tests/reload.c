@@ -628,6 +628,30 @@ static void kept(void)
 	unlink(link);
 }
 
+/* What the program has opened itself keeps its name, whatever becomes of the set. */
+static void opened_by_program(void)
+{
+	static const char *const NAMES[] = { "p", "a" };
+
+	for (unsigned flags = 0; flags <= MODULE_REPLACE_STOP_FIRST; flags++) {
+		void *own, *found;
+
+		load_all();
+		need(module_unload(host, "b", 0, 0) == 0 && module_unload(host, "c", 0, 0) == 0);
+		need((own = dlopen(file(2, "p"), RTLD_NOW)));
+		refuse("a", 2, "init");
+		is(replace_some(NAMES, 2, 2, flags, NULL), -EUCLEAN, "a set fails, of which the program has one");
+		refuse(NULL, 0, NULL);
+		is(module_host_shutdown(host, SECOND), 0, "all are unloaded");
+		found = dlopen("libprovides.so", RTLD_NOW | RTLD_NOLOAD);
+		ok(found == own, "but what the program has opened, which is found by its name");
+		if (found)
+			dlclose(found);
+		dlclose(own);
+		is(mapped("reload-"), 0, "until the program closes it");
+	}
+}
+
 static void *stay(void *save_module)
 {
 	int (*save)(struct module_saved *);
@@ -877,6 +901,7 @@ int main(int argc, char **argv)
 	chain();
 	nested();
 	kept();
+	opened_by_program();
 	occupied();
 	between();
 	stale();
