@@ -297,6 +297,18 @@ impl Linked {
         }
     }
 
+    /// Whatever it may be needed as: its path, its soname, and its file's name.
+    ///
+    /// # Safety
+    ///
+    /// As for `names`.
+    unsafe fn all_names<'a>(self) -> BTreeSet<&'a [u8]> {
+        // SAFETY: the caller's promise.
+        let (path, soname) = unsafe { self.names() };
+        let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        BTreeSet::from([path, soname, file])
+    }
+
     /// What the linker's list, from this object on, says of each of these names: the first object
     /// that has it.
     ///
@@ -365,11 +377,9 @@ impl Linked {
         });
         for object in &with[1..] {
             // SAFETY: this object keeps it; the names are copied.
-            let (place, (path, soname)) =
-                unsafe { (object.place(ptr::null_mut()), object.names()) };
+            let (place, names) = unsafe { (object.place(ptr::null_mut()), object.all_names()) };
             let Some(place) = place else { continue };
-            let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-            for name in BTreeSet::from([path, soname, file]) {
+            for name in names {
                 let mut brought = brought();
                 let there = brought.entry(name.to_vec()).or_default();
                 there.retain(|older| older.linked != *object);

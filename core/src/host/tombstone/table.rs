@@ -84,10 +84,12 @@ fn put(from: &[u8], to: &mut [u8]) -> u64 {
 }
 
 impl Plate {
+    // SAFETY: integers, which may be 0.
+    const NOTHING: Self = unsafe { mem::zeroed() };
+
     /// Of what is in this place, of which nothing is known but what the linker says.
     fn of(place: &Place) -> Self {
-        // SAFETY: integers, which may be 0.
-        let mut plate = Self { state: LIVE, ..unsafe { mem::zeroed() } };
+        let mut plate = Self { state: LIVE, ..Self::NOTHING };
         (plate.start, plate.end) = (place.range.start as u64, place.range.end as u64);
         plate.base = place.base as u64;
         let file = Path::new(&place.name).file_name().unwrap_or_default();
@@ -280,11 +282,22 @@ impl Writers {
         self.unloaded.push_back(number);
     }
 
+    /// Adds what was taken of the places of objects that were no modules, and have gone `with` one, or alone.
+    fn bury_all(&mut self, gone: Vec<(&Place, Vec<Range<usize>>)>, with: &Plate) {
+        let Plate { loaded, unloaded, thread, thread_name, name, .. } = *with;
+        let with = |of| Plate { state: GONE, loaded, unloaded, thread, thread_name, name, ..of };
+        for (place, taken) in gone {
+            let plate = with(Plate::of(place));
+            for range in taken {
+                self.bury(&plate, range, None);
+            }
+        }
+    }
+
     fn remove(&mut self, number: usize) {
         let entry = PLACES.entry(number);
         let (_, plate) = entry.read();
-        // SAFETY: integers, which may be 0.
-        entry.write(&unsafe { mem::zeroed() });
+        entry.write(&Plate::NOTHING);
         if plate.state == GONE {
             let (start, len) = (plate.start as usize, (plate.end - plate.start) as usize);
             // SAFETY: a range that was taken by us, and in which nobody has anything.
@@ -379,20 +392,7 @@ impl Stone {
             let state = if mapped { MAPPED } else { GONE };
             writers.bury(&Plate { state, ..plate }, range, symbols.clone());
         }
-        for (place, taken) in gone {
-            let plate = Plate {
-                state: GONE,
-                loaded: plate.loaded,
-                unloaded,
-                thread,
-                thread_name,
-                name: plate.name,
-                ..Plate::of(place)
-            };
-            for range in taken {
-                writers.bury(&plate, range, None);
-            }
-        }
+        writers.bury_all(gone, &plate);
         writers.remove(self.0);
         writers.forget_oldest();
     }
@@ -403,12 +403,7 @@ pub(crate) fn bury(gone: &[Place]) {
     let taken: Vec<_> = gone.iter().map(|place| (place, take(place.range.clone()))).collect();
     let ((thread, thread_name), unloaded) = (this_thread(), now());
     let mut writers = lock();
-    for (place, taken) in taken {
-        let plate = Plate { state: GONE, unloaded, thread, thread_name, ..Plate::of(place) };
-        for range in taken {
-            writers.bury(&plate, range, None);
-        }
-    }
+    writers.bury_all(taken, &Plate { unloaded, thread, thread_name, ..Plate::NOTHING });
     writers.forget_oldest();
 }
 

@@ -4,11 +4,11 @@
 //! does: the program itself is opened twice and closed twice, and the one number that goes up and down
 //! with that is the count. Right behind it stands where the object came from.
 
-use super::{DT_NEEDED, Linked, Place, each_object, find_object};
+use super::{DT_NEEDED, Linked, Peek, Place, each_object, find_object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::{mem, ptr};
 
 /// As much of a record as is searched, in numbers of 32 bits: each version has more.
 const NUMBERS: usize = 128 * size_of::<usize>() / 4;
@@ -22,10 +22,11 @@ const LOADED: u32 = 2;
 /// Which number of a record is the count; 0: not known. Relaxed: it is the same whoever finds it.
 static COUNT_AT: AtomicUsize = AtomicUsize::new(0);
 
-/// Finds out where the count is, before anybody asks for one.
+/// Finds out where the count is, before anybody asks for one. After so many tries there is none.
 pub(crate) fn prepare() {
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
     for _ in 0..3 {
-        if COUNT_AT.load(Relaxed) == 0 {
+        if COUNT_AT.load(Relaxed) == 0 && TRIES.fetch_add(1, Relaxed) < 30 {
             COUNT_AT.store(find().unwrap_or(0), Relaxed);
         }
     }
@@ -121,12 +122,15 @@ impl Linked {
     /// of it; which these are it does not tell. It may be unmapped by any close.
     pub(crate) unsafe fn goes_at_last(self) -> (Vec<Place>, Vec<Place>) {
         let Some(first) = Self::first() else { return Default::default() };
-        // SAFETY: what is on the list is loaded, and nothing comes or goes meanwhile.
-        let found = each_object(|_| Some(unsafe { self.goes_and_strays(first.list()) }));
-        let (going, strays) = found.unwrap_or_default();
-        // SAFETY: the caller closes nothing meanwhile.
-        let place = |it: &Self| unsafe { it.place(ptr::null_mut()) };
-        (going.iter().filter_map(place).collect(), strays.iter().filter_map(place).collect())
+        // SAFETY: it is on the list.
+        let place = |it: Self| unsafe { it.place(ptr::null_mut()) };
+        let places = |all: Vec<Self>| all.into_iter().filter_map(place).collect();
+        let found = each_object(|_| {
+            // SAFETY: what is on the list is loaded, and nothing comes or goes meanwhile.
+            let (going, strays) = unsafe { self.goes_and_strays(first.list()) };
+            Some((places(going), places(strays)))
+        });
+        found.unwrap_or_default()
     }
 
     unsafe fn goes_and_strays(self, list: impl Iterator<Item = Self>) -> (Vec<Self>, Vec<Self>) {
@@ -135,9 +139,7 @@ impl Linked {
             let all: Vec<_> = list.collect();
             let mut by_name = BTreeMap::<&[u8], Vec<Self>>::new();
             for &it in &all {
-                let (path, soname) = it.names();
-                let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-                for name in BTreeSet::from([path, soname, file]) {
+                for name in it.all_names() {
                     by_name.entry(name).or_default().push(it);
                 }
             }
@@ -167,16 +169,8 @@ impl Linked {
 
     /// Opens it once more. Whether that could be done.
     pub(crate) unsafe fn hold(self) -> bool {
-        // SAFETY: the caller's promise: the name is that of an object that is loaded, so no code runs.
-        unsafe {
-            let handle = libc::dlopen(self.map().name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if handle.is_null() {
-                // Its words are not ours to leave behind.
-                libc::dlerror();
-            } else if handle.cast_const() != self.0.cast() {
-                libc::dlclose(handle);
-            }
-            handle.cast_const() == self.0.cast()
-        }
+        // SAFETY: the caller's promise.
+        let peek = unsafe { Peek::at(self.base_and_name().1) };
+        peek.filter(|peek| peek.linked == self).map(mem::forget).is_some()
     }
 }
