@@ -53,6 +53,8 @@ enum Source {
     File(Version, Section),
     /// A copy in memory.
     Copy(Memory),
+    /// It was closed, and is left in memory, of no use.
+    Left,
 }
 
 /// The content of a file.
@@ -235,21 +237,29 @@ pub(crate) struct Known {
     objects: BTreeMap<Linked, Owned>,
     /// What the linker was given for them. (As it is spelled: paths are equal that are not.)
     names: BTreeSet<OsString>,
-    /// Those of them that were closed, and are left in memory, of no use.
-    left: Vec<Place>,
+}
+
+impl Owned {
+    fn is_left(&self) -> bool {
+        matches!(self.source, Some(Source::Left))
+    }
 }
 
 impl Known {
     /// Whether it is a module's that has not been closed.
     fn is_open(&self, linked: Linked) -> bool {
-        self.objects.contains_key(&linked) && self.left.iter().all(|left| left.linked != linked)
+        self.objects.get(&linked).is_some_and(|owned| !owned.is_left())
     }
 
     fn remove(&mut self, place: &Place) {
         if self.objects.get(&place.linked).is_some_and(|owned| owned.place == *place) {
-            if let Some(name) = self.objects.remove(&place.linked).and_then(|owned| owned.name) {
-                self.names.remove(&name);
-            }
+            self.forget(place.linked);
+        }
+    }
+
+    fn forget(&mut self, linked: Linked) {
+        if let Some(name) = self.objects.remove(&linked).and_then(|owned| owned.name) {
+            self.names.remove(&name);
         }
     }
 }
@@ -261,12 +271,12 @@ struct Owned {
     place: Place,
     /// As we have called it, if we have.
     name: Option<OsString>,
-    /// From when it is known until it is closed.
+    /// From when it is known until it is closed, and what is left then.
     source: Option<Source>,
 }
 
 pub(crate) static KNOWN: Mutex<Known> =
-    Mutex::new(Known { objects: BTreeMap::new(), names: BTreeSet::new(), left: Vec::new() });
+    Mutex::new(Known { objects: BTreeMap::new(), names: BTreeSet::new() });
 
 fn known() -> MutexGuard<'static, Known> {
     hold(&KNOWN)
@@ -274,15 +284,11 @@ fn known() -> MutexGuard<'static, Known> {
 
 /// Forgets what was left and has gone since: another object can be where it was.
 fn forget_gone() {
-    let mut left = std::mem::take(&mut known().left);
-    left.retain(|place| {
-        let is_mapped = place.is_mapped();
-        if !is_mapped {
-            known().remove(place);
-        }
-        is_mapped
-    });
-    known().left.append(&mut left);
+    let left = |owned: &&Owned| owned.is_left();
+    let left: Vec<_> =
+        known().objects.values().filter(left).map(|owned| owned.place.clone()).collect();
+    // Without our lock, since the linker's is taken.
+    left.iter().filter(|place| !place.is_mapped()).for_each(|place| known().remove(place));
 }
 
 /// The file of the module that an object is or was, if it is one: and not another object, where a
@@ -312,6 +318,7 @@ impl Claim {
         if known.objects.contains_key(&place.linked) && !is_copy {
             return None;
         }
+        known.forget(place.linked);
         known.names.extend(name.clone());
         let owned = Owned { path, place: place.clone(), name, source: None };
         known.objects.insert(place.linked, owned);
@@ -356,11 +363,6 @@ impl Claim {
             // It cannot be read at the moment, for want of a descriptor perhaps.
             Err(_) => !now.has_content_of(&then.stamp),
         }
-    }
-
-    /// The object is left in memory, of no use.
-    fn leave(&self) {
-        known().left.push(self.0.clone());
     }
 
     /// It is gone, or may be shared again.
@@ -549,8 +551,8 @@ impl Object {
             // unmapped is loaded once, with its variables as they are.
             let may_be_shared = !is_copy && (self.was_loaded || self.facts.no_delete);
             match &stays {
-                Some(Residency::Overwritten) => claim.leave(),
-                Some(_) if !may_be_shared => claim.leave(),
+                Some(Residency::Overwritten) => claim.set_source(Source::Left),
+                Some(_) if !may_be_shared => claim.set_source(Source::Left),
                 _ => claim.give_up(),
             }
         }
