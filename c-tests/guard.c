@@ -415,6 +415,31 @@ static void *closes_it(void *handle)
 	return NULL;
 }
 
+static void *opened_twice;
+
+static void closed_by_others(void)
+{
+	pthread_t threads[2];
+
+	for (int t = 0; t < 2; t++)
+		threads[t] = start_thread(closes_it, opened_twice);
+	for (int t = 0; t < 2; t++)
+		pthread_join(threads[t], NULL);
+}
+
+/* Whoever waits for too long leaves a share to the guard, which closes all of them. */
+static void left_over(void)
+{
+	void *handle = opened("closes.so");
+
+	opened_twice = opened("user.so");
+	must(opened("user.so") == opened_twice);
+	does("end", closed_by_others);
+	must(dlclose(handle) == 0 && !is_mapped("closes.so"));
+	gone("user.so");
+	must(!is_mapped("libprovider.so"));
+}
+
 /* A child has none of the threads, and can close what is kept for them. */
 static void forked(int cycles)
 {
@@ -711,6 +736,8 @@ static int program(int argc, char **argv)
 		nested_fork(20);
 	else if (strcmp(what, "iterating") == 0)
 		iterating(n);
+	else if (strcmp(what, "left-over") == 0)
+		left_over();
 	else if (strcmp(what, "forked") == 0)
 		forked(10);
 	else if (strcmp(what, "in-fork-handlers") == 0)
@@ -912,6 +939,7 @@ int main(int argc, char **argv)
 	runs("nested-threads", 0, 2, "in two threads at once");
 	runs("nested-fork", 0, 0, "a destructor that forks");
 	runs("iterating", 0, 0, "a close within dl_iterate_phdr");
+	runs("left-over", 0, 0, "two closes that wait for a third one that takes long");
 	runs("forked", 1, 1, "closes in the child of a fork");
 	runs("in-fork-handlers", 0, 0, "in handlers of a fork");
 	runs("forked-while-told", 0, 0, "while it is told of another close, to nobody");
