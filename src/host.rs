@@ -211,8 +211,8 @@ pub struct module_saved {
 /// One module of module_replace_set(): the object at path takes the place of module name.
 #[repr(C)]
 pub struct module_replacement {
-    name: *const c_char,
-    path: *const c_char,
+    pub name: *const c_char,
+    pub path: *const c_char,
 }
 
 /// A thread's start function.

@@ -17,7 +17,7 @@ use module_ref::host::{Host, Module, Reference, State};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 struct C;
@@ -109,8 +109,33 @@ impl Face for C {
         unloaded(unsafe { module_replace(raw(host), name.as_ptr(), path.as_ptr(), ns(wait)) })
     }
 
+    fn replace_set(
+        host: &Host,
+        set: &[(&str, PathBuf)],
+        stop_first: bool,
+    ) -> Result<Vec<Outcome>, i32> {
+        let texts: Vec<_> = set
+            .iter()
+            .map(|(name, path)| (text(name), text(path.as_os_str().as_bytes())))
+            .collect();
+        let one = |(name, path): &(CString, CString)| module_replacement {
+            name: name.as_ptr(),
+            path: path.as_ptr(),
+        };
+        let set: Vec<_> = texts.iter().map(one).collect();
+        let (flags, ns) = (u32::from(stop_first), ns(Wait::Short));
+        let rc = unsafe { module_replace_set(raw(host), set.as_ptr(), set.len(), flags, ns) };
+        unloaded(rc).map(|outcome| vec![outcome])
+    }
+
     fn told(outcome: Outcome) -> Outcome {
         if outcome == Outcome::Unmapped { outcome } else { Outcome::Resident }
+    }
+
+    /// Of a set whether all of them are unmapped.
+    fn told_of_set(outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let stays = outcomes.into_iter().map(Self::told).find(|&there| there != Outcome::Unmapped);
+        vec![stays.unwrap_or(Outcome::Unmapped)]
     }
 
     fn find_get(host: &Host, name: &str) -> Option<Reference> {
