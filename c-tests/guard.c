@@ -608,6 +608,33 @@ static void bound(void)
 	gone("dangles.so");
 }
 
+/* The same when the guard itself lets go of the other one. */
+static void bound_by_kept(void)
+{
+	static struct dangle_user user;
+	void *handle = dlopen(beside("dangles.so"), RTLD_NOW | RTLD_GLOBAL), *leave, *binds, *answer;
+	void (*handler)(int);
+
+	must(handle);
+	leave = function(handle, "leave");
+	binds = opened("binds.so");
+	answer = function(binds, "answer");
+	memcpy(&handler, &answer, sizeof(handler));
+	must(dlclose(handle) == 0);
+	must(!dangle_begin(&user, dangle_of("asleep"), leave));
+	signal(SIGUSR1, handler);
+	must(dlclose(binds) == 0);
+	must(is_mapped("binds.so") && is_mapped("dangles.so"));
+	signal(SIGUSR1, SIG_DFL);
+	/* A close that is not the last one is no look at what goes along, but a look at what is kept. */
+	handle = opened("plain.so");
+	must(opened("plain.so") == handle && dlclose(handle) == 0);
+	must(!is_mapped("binds.so") && is_mapped("dangles.so"));
+	must(dlclose(handle) == 0);
+	dangle_end(&user);
+	gone("dangles.so");
+}
+
 static void *is_cancelled(void *handle)
 {
 	int before;
@@ -750,6 +777,8 @@ static int program(int argc, char **argv)
 		crossed(500);
 	else if (strcmp(what, "bound") == 0)
 		bound();
+	else if (strcmp(what, "bound-by-kept") == 0)
+		bound_by_kept();
 	else if (strcmp(what, "cancelled") == 0)
 		cancelled();
 	else if (strcmp(what, "namespaces") == 0)
@@ -946,6 +975,7 @@ int main(int argc, char **argv)
 	runs("crowd", 1, 5, "four threads");
 	runs("crossed", 0, 3, "closes in constructors while another thread closes");
 	runs("bound", 1, 1, "what others have bound");
+	runs("bound-by-kept", 2, 2, "what those have bound that the guard has kept");
 	runs("cancelled", 0, 0, "a thread that is cancelled");
 	runs("namespaces", 0, 0, "another namespace");
 	runs("staying", 0, 0, "what stays anyway");
