@@ -25,11 +25,14 @@ static char order[512];
 static const char *refuses = ""; /* the function that does */
 static void (*in_init)(void);
 static _Atomic int works, ends_in_exit;
+static _Atomic bool has_begun; /* the plugin's thread, which has its name by then */
 
 int happens(struct module *self, const char *what)
 {
-	if (strcmp(what, "work") == 0)
+	if (strcmp(what, "work") == 0) {
+		atomic_store(&has_begun, true);
 		return atomic_load(&works);
+	}
 	snprintf(order + strlen(order), sizeof(order) - strlen(order), "%s(%d,%lld) ", what,
 		 (int)module_state(self), (long long)module_refcount(self));
 	if (strcmp(what, "exit") == 0 && ends_in_exit)
@@ -193,7 +196,10 @@ static void threads(void)
 	load();
 	atomic_store(&ends_in_exit, 0);
 	atomic_store(&works, 1);
+	atomic_store(&has_begun, false);
 	need(call_with("start_thread", 0) == 0);
+	while (!atomic_load(&has_begun))
+		sleep_ns(MILLISECOND);
 	is(unload(10 * MILLISECOND), 1, "one that does not end keeps it mapped");
 	says(" 'poller', which it has started, has not ended");
 	ok(mapped("/leaver.so"), "it is");
