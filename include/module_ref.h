@@ -352,7 +352,13 @@ typedef void (*module_ref_misuse_fn)(enum module_ref_misuse what,
  * One module of module_replace_set(): the object at path takes the place of module name.
  */
 struct module_replacement {
+  /**
+   * Of the module that is replaced.
+   */
   const char *name;
+  /**
+   * Of the file that takes its place.
+   */
   const char *path;
 };
 

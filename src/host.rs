@@ -211,7 +211,9 @@ pub struct module_saved {
 /// One module of module_replace_set(): the object at path takes the place of module name.
 #[repr(C)]
 pub struct module_replacement {
+    /// Of the module that is replaced.
     pub name: *const c_char,
+    /// Of the file that takes its place.
     pub path: *const c_char,
 }
 
