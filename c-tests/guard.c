@@ -774,7 +774,7 @@ static int program(int argc, char **argv)
 	else if (strcmp(what, "crowd") == 0)
 		crowd(500);
 	else if (strcmp(what, "crossed") == 0)
-		crossed(500);
+		crossed(100);
 	else if (strcmp(what, "bound") == 0)
 		bound();
 	else if (strcmp(what, "bound-by-kept") == 0)

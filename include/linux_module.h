@@ -483,8 +483,8 @@ static inline int linux_delete_module(const char *name, unsigned int flags)
 
 /* ---- Beginning and end ---- */
 
-/* module_init(fn), module_exit(fn): int fn(void) is the init function: it returns 0, or a
- * negative errno, which fails the load. void fn(void) is the exit function; a module with
+/* module_init(fn), module_exit(fn): The init function is int fn(void): it returns 0, or a
+ * negative errno, which fails the load. The exit function is void fn(void); a module with
  * the first and without the second cannot be unloaded but by force. Once for each driver, at
  * file scope, after the definition of fn, which may be static. A driver that defines
  * init_module() and cleanup_module() itself needs neither.
