@@ -62,6 +62,7 @@ impl Area {
         Self(AtomicIsize::new(0))
     }
 
+    #[inline]
     fn get(&self) -> Option<(isize, isize)> {
         // Relaxed, wherever it is read or written: the word is all that there is to know. What it leads to is each
         // thread's own, and was there before.
