@@ -329,8 +329,9 @@ impl Registry {
     ) -> Result<Claimed, Error> {
         let by = ThreadId::this();
         // By force it goes, whoever holds it: from here on nobody can come to depend on it.
-        let is_tried = wait.is_none() && !force;
-        inner.lives.set(record, if is_tried { Life::Trying(by) } else { Life::Draining(by) });
+        let is_tried = wait.is_none();
+        let stays_live = is_tried && !force;
+        inner.lives.set(record, if stays_live { Life::Trying(by) } else { Life::Draining(by) });
         // All that follows is without the lock, since a misuse may be found, and reported.
         drop(inner);
         let mut attempt = Attempt::new(self, record, Stage::Open);
@@ -340,6 +341,7 @@ impl Registry {
         if is_tried {
             match record.counter.try_release(Caller::UNKNOWN) {
                 Ok(()) => attempt.counter = Stage::Released,
+                Err(ReleaseError::InUse { .. }) if force => {}
                 Err(ReleaseError::InUse { held }) => {
                     return Err(in_use(record, libc::EWOULDBLOCK, held));
                 }
