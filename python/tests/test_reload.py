@@ -13,7 +13,8 @@ struct module_saved { uint32_t version, reserved; void *data; size_t size; };
 static long count;
 int init_module(void) { count = 0; return 0; }
 void cleanup_module(void) { }
-long add(void) { return ++count; }
+/* Threads call it at the same time: ctypes lets others run. */
+long add(void) { return __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST); }
 long generation(void) { return GENERATION; }
 int save_module(struct module_saved *out)
 {
