@@ -8,6 +8,7 @@ pub(crate) mod shares;
 
 pub(crate) use hidden::Hidden;
 
+use super::reading::copied;
 use crate::host::error::last_errno;
 use crate::host::locks::hold;
 use object::elf;
@@ -175,7 +176,7 @@ impl Linked {
         unsafe { path(self.map().name) }
     }
 
-    /// The entries of its dynamic section.
+    /// The entries of its dynamic section; of an object that somebody uses, whose file is whole.
     unsafe fn entries<'a>(self) -> &'a [Dynamic] {
         // SAFETY: the caller's promise; the section ends with DT_NULL.
         unsafe {
@@ -268,16 +269,29 @@ impl Linked {
         }
     }
 
-    /// The strings of its dynamic section with this tag.
-    unsafe fn strings<'a>(self, tag: isize) -> Vec<&'a CStr> {
+    /// Copies of the entries of its dynamic section. So everything is looked at that is found by a walk
+    /// over the linker's list, where the file of any object may have been cut short.
+    unsafe fn copied_entries(self) -> Vec<Dynamic> {
         // SAFETY: the caller's promise.
-        let (map, entries) = unsafe { (self.map(), self.entries()) };
+        let section = unsafe { self.map() }.dynamic;
+        if section.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: the section ends with DT_NULL.
+        unsafe { copied(section, |entry| entry.tag == DT_NULL) }
+    }
+
+    /// The strings of its dynamic section with this tag.
+    unsafe fn strings(self, tag: isize) -> Vec<CString> {
+        // SAFETY: the caller's promise.
+        let (map, entries) = unsafe { (self.map(), self.copied_entries()) };
         let Some(table) = entries.iter().find(|e| e.tag == DT_STRTAB) else { return Vec::new() };
         let table = table_at(map.addr, map.dynamic as usize, table.value);
         let string = |e: &Dynamic| {
-            // SAFETY: an offset into the table, whose strings end with NUL and live as long
-            // as the object.
-            unsafe { CStr::from_ptr((table as *const c_char).add(e.value)) }
+            // SAFETY: an offset into the table, whose strings end with NUL.
+            let bytes =
+                unsafe { copied(table.wrapping_add(e.value) as *const u8, |byte| *byte == 0) };
+            CString::new(bytes).expect("what stands before the first NUL")
         };
         entries.iter().filter(|e| e.tag == tag).map(string).collect()
     }
@@ -287,13 +301,13 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded for as long as they are used.
-    unsafe fn names<'a>(self) -> (&'a [u8], &'a [u8]) {
+    unsafe fn names<'a>(self) -> (&'a [u8], Vec<u8>) {
         // SAFETY: the caller's promise.
         unsafe {
             let path = self.map().name;
             let path = if path.is_null() { c"" } else { CStr::from_ptr(path) };
-            let soname = self.strings(DT_SONAME).first().map_or(&[][..], |name| name.to_bytes());
-            (path.to_bytes(), soname)
+            let soname = self.strings(DT_SONAME).pop().unwrap_or_default();
+            (path.to_bytes(), soname.into_bytes())
         }
     }
 
@@ -302,11 +316,11 @@ impl Linked {
     /// # Safety
     ///
     /// As for `names`.
-    unsafe fn all_names<'a>(self) -> BTreeSet<&'a [u8]> {
+    unsafe fn all_names(self) -> BTreeSet<Vec<u8>> {
         // SAFETY: the caller's promise.
         let (path, soname) = unsafe { self.names() };
         let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        BTreeSet::from([path, soname, file])
+        BTreeSet::from([path.to_vec(), soname, file.to_vec()])
     }
 
     /// What the linker's list, from this object on, says of each of these names: the first object
@@ -348,8 +362,7 @@ impl Linked {
     /// It is loaded; what it needs is, then, too.
     pub(crate) unsafe fn bound(&self, stop: impl Fn(Self) -> bool) -> Vec<Self> {
         // SAFETY: the caller's promise.
-        let needed: Vec<_> =
-            unsafe { self.strings(DT_NEEDED) }.into_iter().map(CStr::to_owned).collect();
+        let needed = unsafe { self.strings(DT_NEEDED) };
         let mut found = bound_to(&needed, true, stop);
         found.retain(|object| object != self);
         found
@@ -381,7 +394,7 @@ impl Linked {
             let Some(place) = place else { continue };
             for name in names {
                 let mut brought = brought();
-                let there = brought.entry(name.to_vec()).or_default();
+                let there = brought.entry(name).or_default();
                 there.retain(|older| older.linked != *object);
                 there.push(place.clone());
             }
@@ -402,7 +415,7 @@ impl Linked {
             let (mut users, mut at) = (vec![self], 0);
             while at < users.len() && !brought.is_empty() {
                 for name in users[at].strings(DT_NEEDED) {
-                    for place in brought.get(name.to_bytes()).into_iter().flatten() {
+                    for place in brought.get(name.as_bytes()).into_iter().flatten() {
                         let object = place.linked;
                         // What had gone otherwise is not looked at.
                         let may_go = !users.contains(&object) && place.is_mapped();
@@ -455,7 +468,7 @@ impl Linked {
     /// Whether it names `provider` in `DT_NEEDED`.
     unsafe fn needs(&self, provider: Self) -> bool {
         // SAFETY: the caller's promise: both are loaded.
-        unsafe { self.strings(DT_NEEDED).into_iter().any(|name| provider.may_be(name)) }
+        unsafe { self.strings(DT_NEEDED).iter().any(|name| provider.may_be(name)) }
     }
 
     /// Whether it can be what is needed under this name: its path, its file's name or its soname.
@@ -469,7 +482,7 @@ impl Linked {
     /// Whether it asks never to be unmapped.
     unsafe fn stays(&self) -> bool {
         // SAFETY: the caller's promise.
-        let entries = unsafe { self.entries() };
+        let entries = unsafe { self.copied_entries() };
         entries.iter().any(|e| e.tag == DT_FLAGS_1 && e.value & DF_1_NODELETE != 0)
     }
 
@@ -543,10 +556,10 @@ impl Linked {
         unsafe {
             // The same file at the same place can be another load, with another record.
             self.list().find(|at| *at == provider)?;
-            let is_it = |name: &CStr| {
+            let is_it = |name: &CString| {
                 provider.may_be(name) && self.list().find(|at| at.may_be(name)) == Some(provider)
             };
-            let is_bound = |at: &Self| at.strings(DT_NEEDED).into_iter().any(is_it);
+            let is_bound = |at: &Self| at.strings(DT_NEEDED).iter().any(is_it);
             let user = self.list().find(|at| *at != provider && is_bound(at));
             user.map(|user| user.path())
         }
@@ -576,7 +589,7 @@ impl Linked {
         each_object(|info| {
             // The linker gives both the same string; a base alone can be shared.
             let is_it = info.dlpi_addr as usize == map.addr && info.dlpi_name == map.name;
-            is_it.then(|| Place::of(*self, map, headers(info)))
+            is_it.then(|| Place::of(*self, map, &headers(info)))
         })
     }
 }
@@ -584,7 +597,8 @@ impl Linked {
 /// What is to be said of the object that has this address, while nothing comes or goes.
 fn of_object_at<T>(address: usize, tell: impl Fn(&libc::dl_phdr_info) -> T) -> Option<T> {
     each_object(|info| {
-        let mut all = segments(info.dlpi_addr as usize, headers(info), libc::PT_LOAD, 0);
+        let headers = headers(info);
+        let mut all = segments(info.dlpi_addr as usize, &headers, libc::PT_LOAD, 0);
         all.any(|range| range.contains(&address)).then(|| tell(info))
     })
 }
@@ -592,7 +606,7 @@ fn of_object_at<T>(address: usize, tell: impl Fn(&libc::dl_phdr_info) -> T) -> O
 /// Where the segments with these flags are of the object that has this address.
 pub(crate) fn segments_of(address: usize, flags: u32) -> Vec<Range<usize>> {
     let found = of_object_at(address, |info| {
-        segments(info.dlpi_addr as usize, headers(info), libc::PT_LOAD, flags).collect()
+        segments(info.dlpi_addr as usize, &headers(info), libc::PT_LOAD, flags).collect()
     });
     found.unwrap_or_default()
 }
@@ -615,9 +629,11 @@ pub(crate) fn is_code(address: usize) -> bool {
     segments_of(address, libc::PF_X).iter().any(|text| text.contains(&address))
 }
 
-fn headers(info: &libc::dl_phdr_info) -> &[ProgramHeader] {
+/// Copies, for the reason that copied_entries() gives.
+fn headers(info: &libc::dl_phdr_info) -> Vec<ProgramHeader> {
+    let mut left = 0..info.dlpi_phnum;
     // SAFETY: the linker's own description.
-    unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) }
+    unsafe { copied(info.dlpi_phdr, |_| left.next().is_none()) }
 }
 
 /// What the linker says of an address: the object's name, which is never null, and the exported symbol.
@@ -776,8 +792,7 @@ pub(crate) fn bound_to(
                         found.push(object);
                         if !stop(object) {
                             // SAFETY: it is loaded.
-                            let needed = unsafe { object.strings(DT_NEEDED) };
-                            next.extend(needed.into_iter().map(CStr::to_owned));
+                            next.extend(unsafe { object.strings(DT_NEEDED) });
                         }
                     }
                 }

@@ -8,6 +8,7 @@ pub(crate) mod linked;
 pub(crate) mod locals;
 pub(crate) mod memory;
 pub(crate) mod open;
+pub(crate) mod reading;
 mod refusal;
 pub(crate) mod resident;
 pub(crate) mod stale;

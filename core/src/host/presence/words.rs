@@ -1,9 +1,10 @@
 //! Reading this process's memory where there may be none.
 
 use super::THIS;
-use crate::errno;
 use crate::host::error::errno_of;
 use crate::host::object::linked::page_size;
+pub(crate) use crate::host::object::reading::read;
+use crate::host::object::reading::read_pieces;
 use std::ffi::c_void;
 use std::fs::File;
 use std::ops::Range;
@@ -14,27 +15,6 @@ use std::slice;
 pub(crate) const WORD: usize = size_of::<usize>();
 /// How many pages are looked at in one go.
 pub(super) const WINDOW: usize = 64;
-
-/// Reads memory of this process, which may not be there. Returns how many bytes could be read, from the
-/// first on without a gap. Async-signal-safe.
-pub(crate) fn read(at: usize, into: &mut [u8]) -> Result<usize, i32> {
-    read_pieces(&[libc::iovec { iov_base: at as *mut c_void, iov_len: into.len() }], into)
-}
-
-/// The same of several pieces, one after the other.
-fn read_pieces(from: &[libc::iovec], into: &mut [u8]) -> Result<usize, i32> {
-    let (to, n) =
-        (libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() }, from.len());
-    // By the process's number none of its memory is to be had once the first thread has ended.
-    // SAFETY: what is written is ours; the kernel does the reading.
-    let call =
-        || unsafe { libc::process_vm_readv(libc::gettid(), &to, 1, from.as_ptr(), n as _, 0) };
-    match errno::checked(|| call() as _) {
-        Ok(n) => Ok(n as usize),
-        Err(libc::EFAULT) => Ok(0),
-        Err(errno) => Err(errno),
-    }
-}
 
 /// How far down from `top` there is memory without a gap, `most` bytes at most.
 pub(super) fn bottom(top: usize, most: usize) -> Result<usize, i32> {

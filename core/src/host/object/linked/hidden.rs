@@ -9,8 +9,9 @@
 //! bound to the old object, which the host sees, and refuses. What was loaded before stays bound to
 //! the old object, although its names say otherwise by then: so it is remembered.
 
-use super::{DT_SONAME, LinkMap, Linked, Place, each_object, names};
+use super::{DT_SONAME, Dynamic, LinkMap, Linked, Place, each_object, names};
 use std::ffi::{CStr, c_char, c_int};
+use std::mem::offset_of;
 
 /// glibc's `struct link_map`, as far as its list of names. The order is that of every version since
 /// 2.3; `real` says whether it is.
@@ -54,9 +55,10 @@ impl Hidden {
         let mut hidden = Self { place: place.clone(), words: Vec::new(), users };
         // Every string table begins with the empty string, at offset 0.
         // SAFETY: the caller's promise, and so below.
-        let soname = unsafe { linked.entries() }.iter().find(|entry| entry.tag == DT_SONAME);
-        if let Some(soname) = soname {
-            hidden.put((&raw const soname.value) as usize, soname.value, 0);
+        let (section, entries) = unsafe { (linked.map().dynamic, linked.copied_entries()) };
+        if let Some(at) = entries.iter().position(|entry| entry.tag == DT_SONAME) {
+            let word = section.wrapping_add(at) as usize + offset_of!(Dynamic, value);
+            hidden.put(word, entries[at].value, 0);
         }
         // SAFETY: what the linker gives out as a public part is all of it.
         let private = unsafe { &*linked.0.cast::<Private>() };

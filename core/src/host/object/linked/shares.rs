@@ -137,7 +137,7 @@ impl Linked {
         // SAFETY: the caller's promise.
         unsafe {
             let all: Vec<_> = list.collect();
-            let mut by_name = BTreeMap::<&[u8], Vec<Self>>::new();
+            let mut by_name = BTreeMap::<Vec<u8>, Vec<Self>>::new();
             for &it in &all {
                 for name in it.all_names() {
                     by_name.entry(name).or_default().push(it);
@@ -153,7 +153,7 @@ impl Linked {
                 let mut at = 0;
                 while at < users.len() {
                     for name in users[at].strings(DT_NEEDED) {
-                        let named = by_name.get(name.to_bytes()).into_iter().flatten();
+                        let named = by_name.get(name.as_bytes()).into_iter().flatten();
                         users.extend(named.filter(|it| left.remove(it)));
                     }
                     at += 1;
