@@ -208,9 +208,7 @@ unsafe extern "C" fn personality(
 
 /// Where in the module's code the thread is.
 fn place(record: &Record) -> String {
-    let is_its = |ip: &usize| {
-        record.loaded().is_some_and(|loaded| loaded.object.place.contains(*ip as *const c_void))
-    };
+    let is_its = |ip: &usize| record.has_code(*ip as *const c_void);
     // The call is what is before the address that it returns to.
     let address = presence::frames().0.into_iter().find(is_its).map(|ip| ip - 1);
     let Some((address, info)) = address.and_then(|at| Some((at, described(at as *const c_void)?)))

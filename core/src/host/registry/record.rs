@@ -513,7 +513,7 @@ impl Record {
     pub fn has_within(&self, address: *const c_void) -> bool {
         // GOING and released: its object may be closed.
         let is_there = self.state() != State::Going || self.refcount() >= 0;
-        is_there && self.loaded().is_some_and(|loaded| loaded.object.place.contains(address))
+        is_there && self.has_code(address)
     }
 
     #[doc(hidden)]
