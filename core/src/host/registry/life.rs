@@ -46,9 +46,7 @@ impl Life {
             Self::Begun(_) | Self::Left(_) | Self::Found(..) => None,
         }
     }
-}
 
-impl Life {
     /// Why the code of a module that is out of the table is still mapped, without the
     /// [names](Record::with_names) of threads.
     pub(crate) fn residency(&self, record: &Record) -> Residency {
