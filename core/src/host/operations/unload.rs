@@ -263,8 +263,7 @@ impl Registry {
                 names(&users)
             ));
         }
-        let is_tried = matches!(inner.lives.of(record), Some(Life::Trying(_)));
-        if record.state() != State::Live || is_tried {
+        if record.state() != State::Live || inner.lives.of(record).is_some() {
             return Err(inner.busy(record));
         }
         if record.is_permanent() && !force {
