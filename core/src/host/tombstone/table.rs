@@ -240,10 +240,8 @@ pub(super) fn find(address: usize) -> Option<Found> {
 /// What writers know beside.
 pub(crate) struct Writers {
     serial: u64,
-    /// The highest number in use, plus 1.
-    used: usize,
     free: Vec<usize>,
-    /// What the entries point to.
+    /// What the entries point to, of each that was ever in use.
     symbols: Vec<Option<Arc<Symbols>>>,
     /// Those that were unloaded, the oldest first.
     unloaded: VecDeque<usize>,
@@ -251,7 +249,6 @@ pub(crate) struct Writers {
 
 pub(crate) static WRITERS: Mutex<Writers> = Mutex::new(Writers {
     serial: 0,
-    used: 0,
     free: Vec::new(),
     symbols: Vec::new(),
     unloaded: VecDeque::new(),
@@ -265,9 +262,8 @@ pub(super) fn lock() -> MutexGuard<'static, Writers> {
 impl Writers {
     fn add(&mut self, plate: &Plate, symbols: Option<Arc<Symbols>>) -> usize {
         let number = self.free.pop().unwrap_or_else(|| {
-            self.used += 1;
             self.symbols.push(None);
-            self.used - 1
+            self.symbols.len() - 1
         });
         self.serial += 1;
         PLACES.entry(number).write(&Plate { serial: self.serial, ..*plate });
