@@ -132,14 +132,13 @@ unsafe fn guarded(handle: *mut c_void, real: Close) -> c_int {
 unsafe fn close(turn: &mut Turn, object: Foreign, real: Close) -> c_int {
     // SAFETY: the caller's promise.
     let last = unsafe { object.last() };
-    let is_to_stay = last.is_to_stay();
-    let lines = if is_to_stay { Vec::new() } else { last.look() };
-    if !is_to_stay && lines.is_empty() {
-        let_go(turn, &last);
-        // SAFETY: as above.
-        return turn.outside(|| unsafe { last.close(real) });
-    }
-    if !is_to_stay {
+    if !last.is_to_stay() {
+        let lines = last.look();
+        if lines.is_empty() {
+            let_go(turn, &last);
+            // SAFETY: as above.
+            return turn.outside(|| unsafe { last.close(real) });
+        }
         turn.kept().add(object);
         tell(turn, object, &lines);
     }
