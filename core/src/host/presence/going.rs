@@ -122,7 +122,7 @@ impl Spot<'_> {
         format!("{symbol}{offset} of {}", self.file())
     }
 
-    pub(super) fn file(&self) -> String {
+    fn file(&self) -> String {
         let name = Path::new(&self.object.name).file_name().unwrap_or(OsStr::new("?"));
         name.to_string_lossy().into_owned()
     }
@@ -132,9 +132,10 @@ impl Spot<'_> {
         self.object.text.iter().any(|text| text.start == self.address)
     }
 
-    /// The symbol, if this is in a table of virtual functions.
+    /// "_ZTV5Timer of metrics.so", if this is in a table of virtual functions.
     pub(super) fn virtual_table(&self) -> Option<String> {
-        exported(self.address).map(|(name, _)| name).filter(|name| name.starts_with("_ZTV"))
+        let (name, _) = exported(self.address)?;
+        name.starts_with("_ZTV").then(|| format!("{name} of {}", self.file()))
     }
 
     /// The function that has this address, by the file's own table of symbols, if the file has not

@@ -80,16 +80,12 @@ pub(crate) fn memory(going: &[Going], except: &[Range<usize>]) -> Vec<String> {
                     if !map.reach.contains(&word) || except.iter().any(|skip| skip.contains(&at)) {
                         continue;
                     }
-                    let what =
-                        match (map.code(word), map.spot(word).and_then(|s| s.virtual_table())) {
-                            // The host's own records have the addresses where segments begin: those are no findings.
-                            (Some(spot), _) if !spot.begins_text() => spot.name(false),
-                            (None, Some(table)) => format!(
-                                "{table} of {}",
-                                map.spot(word).map_or_else(String::new, |s| s.file())
-                            ),
-                            _ => continue,
-                        };
+                    let what = match map.code(word) {
+                        // The host's own records have the addresses where segments begin: those are no findings.
+                        Some(code) => (!code.begins_text()).then(|| code.name(false)),
+                        None => map.spot(word).and_then(|spot| spot.virtual_table()),
+                    };
+                    let Some(what) = what else { continue };
                     if lines.len() < LINES {
                         lines.push(format!("memory at {at:#x} ({name}) points to {what}"));
                     } else {
