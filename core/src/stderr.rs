@@ -1,6 +1,7 @@
 //! Standard error, without std's lock, which a thread may have that is not there in the child of a fork.
 
 use crate::errno;
+use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr;
 
@@ -25,6 +26,34 @@ pub fn write(line: &[u8]) {
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     });
+}
+
+/// A line that is put together without an allocation. What there is no room for is left out.
+pub(crate) struct Line<const N: usize> {
+    text: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Line<N> {
+    pub(crate) fn new() -> Self {
+        Self { text: [0; N], len: 0 }
+    }
+
+    /// Ends the line, and writes it. (Not by value: a signal handler's stack may be small.)
+    pub(crate) fn end(&mut self) {
+        self.text[self.len] = b'\n';
+        write(&self.text[..=self.len]);
+    }
+}
+
+impl<const N: usize> fmt::Write for Line<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // One place is kept for the newline.
+        let n = text.len().min(N - 1 - self.len);
+        self.text[self.len..][..n].copy_from_slice(&text.as_bytes()[..n]);
+        self.len += n;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -124,7 +124,8 @@ fn tell(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
 #[cfg(all(feature = "std", target_os = "linux", not(any(loom, interleave))))]
 mod stderr {
     use super::{Caller, Counter, Misuse};
-    use core::fmt::{self, Write};
+    use crate::stderr::Line;
+    use core::fmt::Write;
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::ffi::CStr;
 
@@ -153,29 +154,12 @@ mod stderr {
         next(before).map(|lines| lines % (MOST + 1))
     }
 
-    /// The line so far; what does not fit is cut.
-    struct Line {
-        text: [u8; 512],
-        len: usize,
-    }
-
-    impl Write for Line {
-        fn write_str(&mut self, s: &str) -> fmt::Result {
-            // One place is kept for the newline.
-            let room = self.text.len() - 1 - self.len;
-            let n = s.len().min(room);
-            self.text[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
-            self.len += n;
-            Ok(())
-        }
-    }
-
     pub(super) fn report(what: Misuse, counter: *const Counter, caller: Caller, net: i64) {
         let Some(nth) = next_line() else {
             LEFT_OUT.fetch_add(1, Relaxed);
             return;
         };
-        let mut line = Line { text: [0; 512], len: 0 };
+        let mut line = Line::<512>::new();
         let _ = write!(line, "module_ref: {} (counter {counter:p}", what.text());
         if net != 1 {
             let _ = write!(line, ", {net} of them");
@@ -192,13 +176,12 @@ mod stderr {
         if nth == MOST {
             let _ = line.write_str("; no more in this second");
         }
-        line.text[line.len] = b'\n';
-        crate::stderr::write(&line.text[..=line.len]);
+        line.end();
     }
 
     /// Appends `, symbol+0x12 in file` as far as the dynamic linker knows. That takes the
     /// linker's lock, which is why the default handler is not async-signal-safe.
-    fn name(line: &mut Line, caller: Caller) {
+    fn name(line: &mut impl Write, caller: Caller) {
         // SAFETY: all-zero is a valid Dl_info, and dladdr fills in pointers to
         // strings that live as long as the object is loaded; the caller's has to be, because
         // the call returns there.

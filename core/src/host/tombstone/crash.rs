@@ -9,9 +9,9 @@ use crate::host::error::last_errno;
 use crate::host::object::linked::Linked;
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 use crate::host::presence::words::{WORD, is_behind_call, read};
-use crate::stderr;
+use crate::stderr::Line;
 use std::ffi::{CStr, c_int, c_void};
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::mem::{self, MaybeUninit};
 use std::ptr;
 use std::sync::Once;
@@ -176,24 +176,6 @@ impl Machine {
     }
 }
 
-/// Alternate stacks can be small.
-const LINE: usize = 768;
-
-/// A line of text on the stack, and what has found room in it.
-struct Line {
-    text: [u8; LINE],
-    len: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let n = text.len().min(self.text.len() - 1 - self.len);
-        self.text[self.len..][..n].copy_from_slice(&text.as_bytes()[..n]);
-        self.len += n;
-        Ok(())
-    }
-}
-
 /// One line to standard error, if a module that is gone has to do with it.
 fn report(address: usize, at: Machine) {
     let gone = |address| Known::of(address).filter(Known::is_gone);
@@ -204,7 +186,8 @@ fn report(address: usize, at: Machine) {
     };
     let (tid, name) = this_thread();
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-    let mut line = Line { text: [0; LINE], len: 0 };
+    // Alternate stacks can be small.
+    let mut line = Line::<768>::new();
     // Nothing of this fails: what there is no room for is left out.
     let _ = write!(line, "module_ref: thread {tid} '{}' {did} {what}", Bytes(name.to_bytes()));
     let from = if did == "called" { at.caller } else { Some(at.pc) };
@@ -212,12 +195,11 @@ fn report(address: usize, at: Machine) {
         let _ = line.write_str(", from ");
         place(from, &mut line);
     }
-    line.text[line.len] = b'\n';
-    stderr::write(&line.text[..=line.len]);
+    line.end();
 }
 
 /// An address anywhere.
-fn place(address: usize, line: &mut Line) {
+fn place(address: usize, line: &mut impl Write) {
     if let Some(known) = Known::of(address) {
         let _ = write!(line, "{known}");
     } else if let Some(object) = Linked::at(address) {
