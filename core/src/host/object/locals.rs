@@ -15,7 +15,7 @@
 //! end all those that are kept here run when the first one would, by one entry of the C library's.
 
 use super::linked::{Place, stay};
-use super::thread_title;
+use super::{thread_number, thread_title};
 use crate::host::error::last_errno;
 use crate::host::locks::hold;
 use crate::tool;
@@ -84,11 +84,6 @@ std::thread_local! {
 
 fn lock() -> MutexGuard<'static, Locals> {
     hold(&LOCALS)
-}
-
-fn number() -> libc::pid_t {
-    // SAFETY: has no requirements.
-    unsafe { libc::gettid() }
 }
 
 /// Whether the thread of this number has ended.
@@ -271,7 +266,7 @@ fn keep(entry: Entry) -> bool {
             return false;
         }
         let (entries, running) = (Vec::new(), None);
-        locals.threads.push(Thread { serial, number: number(), entries, running });
+        locals.threads.push(Thread { serial, number: thread_number(), entries, running });
     }
     let entries = &mut locals.thread(serial).expect("it is there, or was put there").entries;
     let has_room = entries.try_reserve(1).is_ok();
@@ -285,5 +280,5 @@ fn keep(entry: Entry) -> bool {
 pub(crate) fn after_fork() {
     let mut locals = lock();
     locals.threads.retain(|thread| thread.serial == SERIAL.get());
-    locals.threads.iter_mut().for_each(|thread| thread.number = number());
+    locals.threads.iter_mut().for_each(|thread| thread.number = thread_number());
 }

@@ -52,6 +52,12 @@ pub(crate) fn names_in(folder: &Path) -> io::Result<Vec<OsString>> {
     read.map(|()| names)
 }
 
+/// The calling thread's number.
+pub(crate) fn thread_number() -> libc::pid_t {
+    // SAFETY: has no requirements.
+    unsafe { libc::gettid() }
+}
+
 /// A thread for people: "thread 4711 'poller'", by what a folder as `/proc/self` has. One that has just
 /// ended has no name.
 pub(crate) fn thread_title(proc: &Path, tid: i32) -> String {

@@ -6,7 +6,7 @@ use super::stack::{Search, Stand};
 use super::words::{WORD, read_words};
 use super::{Findings, THIS};
 use crate::host::error::errno_text;
-use crate::host::object::{names_in, nap, thread_title};
+use crate::host::object::{names_in, nap, thread_number, thread_title};
 use std::ffi::{c_int, c_void};
 use std::fs::{self, File};
 use std::io;
@@ -28,8 +28,7 @@ pub(super) fn look(
     findings: &mut Findings,
 ) {
     let until = Instant::now() + patience;
-    // SAFETY: has no requirements.
-    let this = unsafe { libc::gettid() };
+    let this = thread_number();
     let mut look = Look {
         proc,
         map,

@@ -26,7 +26,7 @@ use crate::counter::word::REF;
 use crate::errno::{checked, kept};
 use crate::host::locks::hold;
 use crate::host::object::linked::stay;
-use crate::host::object::thread_title;
+use crate::host::object::{thread_number, thread_title};
 use crate::sync::{Word, address, forks, name_thread, spawn};
 use crate::tool;
 use std::cell::UnsafeCell;
@@ -162,7 +162,7 @@ impl Ending {
         let old = unsafe { &mut *old };
         new.puts = mem::take(&mut old.puts);
         new.of = old.of.take().map(|(threads, before)| {
-            let now = number();
+            let now = thread_number();
             let is_it =
                 |(of, n): &&mut (Arc<Threads>, _)| Arc::ptr_eq(of, &threads) && *n == before;
             lock().started.iter_mut().filter(is_it).for_each(|(_, n)| *n = now);
@@ -400,7 +400,7 @@ impl Threads {
 
     /// Whether the calling thread is one, and is not just ending.
     pub(crate) fn has_this(&self) -> bool {
-        self.numbers(&lock()).any(|other| other == number())
+        self.numbers(&lock()).any(|other| other == thread_number())
     }
 
     /// Names a thread that has not ended, for people: "thread 4711 'poller'".
@@ -414,17 +414,12 @@ impl Threads {
     }
 }
 
-fn number() -> libc::pid_t {
-    // SAFETY: has no requirements.
-    unsafe { libc::gettid() }
-}
-
 /// Makes the calling thread one of `threads`, which has counted it already. `Err` is an errno: then the count
 /// stays, and keeps the module mapped.
 pub(crate) fn belongs_to(threads: Arc<Threads>) -> Result<(), c_int> {
     let ending = this_thread(false)?;
-    lock().started.push((threads.clone(), number()));
+    lock().started.push((threads.clone(), thread_number()));
     // SAFETY: this thread's own.
-    unsafe { (*ending).of = Some((threads, number())) };
+    unsafe { (*ending).of = Some((threads, thread_number())) };
     Ok(())
 }

@@ -6,7 +6,7 @@
 use crate::host::error::Seconds;
 use crate::host::locks::hold;
 use crate::host::object::linked::file_and_base;
-use crate::host::object::thread_title;
+use crate::host::object::{thread_number, thread_title};
 use crate::misuse::Caller;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_void};
@@ -67,7 +67,7 @@ impl Tracked {
                 label,
                 caller: caller.0,
                 since: Instant::now(),
-                thread: libc::gettid(),
+                thread: thread_number(),
             });
             if !next.is_null() {
                 (*next).previous = track;

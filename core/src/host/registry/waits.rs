@@ -12,6 +12,7 @@
 
 use crate::host::error::{Error, error};
 use crate::host::locks::hold;
+use crate::host::object::thread_number;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process;
@@ -29,8 +30,7 @@ pub(crate) struct ThreadId {
 impl ThreadId {
     /// It works even in a thread whose thread-locals are gone.
     pub(crate) fn this() -> Self {
-        // SAFETY: has no requirements.
-        Self { number: unsafe { libc::gettid() }, process: process::id() }
+        Self { number: thread_number(), process: process::id() }
     }
 
     /// Whether it was left behind by a fork.
