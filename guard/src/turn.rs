@@ -10,6 +10,7 @@
 //! with it the objects.
 
 use crate::kept::Kept;
+use modref::host::raw::this_thread;
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -30,11 +31,6 @@ struct OfOwner(UnsafeCell<Kept>);
 unsafe impl Sync for OfOwner {}
 
 static KEPT: OfOwner = OfOwner(UnsafeCell::new(Kept::new()));
-
-fn this_thread() -> usize {
-    // SAFETY: has no requirements.
-    unsafe { libc::pthread_self() as usize }
-}
 
 /// Makes forks leave the turn in order. (Between the two steps a fork may leave it to a thread that is not there:
 /// then the child's closes are without a turn.)

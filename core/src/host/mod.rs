@@ -120,7 +120,7 @@ pub mod raw {
     };
     pub use super::operations::unload::Despite;
     pub use super::registry::Registry;
-    pub use super::registry::fork::is_under_way as fork_is_under_way;
+    pub use super::registry::fork::{is_under_way as fork_is_under_way, this_thread};
     pub use super::registry::name::{of_bytes as name_of_bytes, of_bytes_in as name_of_bytes_in};
     pub use super::registry::record::{NAME_AT, Record, raw_symbol};
     pub use super::registry::track::Track;

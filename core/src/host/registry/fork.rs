@@ -28,7 +28,8 @@ static HELD: HeldByFork = HeldByFork(UnsafeCell::new(Vec::new()));
 /// The thread that forks and holds the locks, as the C library calls it; 0: none.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
-fn this_thread() -> usize {
+/// This thread, as the C library calls it.
+pub fn this_thread() -> usize {
     // SAFETY: has no requirements.
     unsafe { libc::pthread_self() as usize }
 }
