@@ -11,8 +11,8 @@ use modref::Mode;
 use modref::cancel::NotCancelled;
 use modref::host::raw::{self, Despite, Record, Registry, Track};
 use modref::host::{
-    self, AfterUnload, Error, Host, Load, Module, NotifierId, Replace, Residency, State, Unload,
-    Unloaded, check_file,
+    self, AfterUnload, Error, Host, Load, Module, NotifierId, Reference, Replace, Residency, State,
+    Unload, Unloaded, check_file,
 };
 use modref::misuse::Caller;
 use modref::tool::Call;
@@ -384,6 +384,11 @@ fn named<'a>(function: &str, name: Option<&'a CStr>) -> Result<Cow<'a, str>, c_i
 /// A C string as a path, which may be any bytes.
 fn to_path<'a>(function: &str, path: Option<&'a CStr>) -> Result<&'a Path, c_int> {
     Ok(Path::new(OsStr::from_bytes(given(function, "path", path)?.to_bytes())))
+}
+
+/// A module with a reference, which is C's from here on, or NULL.
+fn referenced(found: Option<Reference>) -> *mut module {
+    found.map_or(ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
 }
 
 /// What a call answers: a number that is not negative, or an errno that is.
@@ -1308,8 +1313,7 @@ unsafe extern "C" fn get_by_address(
     caller: Caller,
 ) -> *mut module {
     let _call = Call::that_looks();
-    let found = lent!(host).and_then(|host| host.get_by_address_by(address, caller));
-    found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
+    referenced(lent!(host).and_then(|host| host.get_by_address_by(address, caller)))
 }
 
 /// Finds the live module of that name, and takes a reference, for module_put(). It does not find a
@@ -1340,8 +1344,7 @@ unsafe extern "C" fn find_get(
     let _call = Call::that_looks();
     let mut room = [0; MODULE_NAME_LEN];
     let name = lent!(name).and_then(|name| raw::name_of_bytes_in(name.to_bytes(), &mut room));
-    let found = lent!(host).zip(name).and_then(|(host, name)| host.find_get_by(name, caller));
-    found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
+    referenced(lent!(host).zip(name).and_then(|(host, name)| host.find_get_by(name, caller)))
 }
 
 /// Finds the live module of that name as module_find_get() does. While another thread loads,
@@ -1378,7 +1381,7 @@ unsafe extern "C" fn find_get_wait(
         let found = host.find_get_wait_by(&name, timeout(timeout_ns), caller);
         found.map_err(|error| fail(&error))
     });
-    found.map_or(core::ptr::null_mut(), |reference| reference.into_raw().cast_mut().cast())
+    referenced(found.ok())
 }
 
 /// Finds the module of that name without taking a reference, for callers that ask only whether it
