@@ -92,8 +92,7 @@ impl Registry {
         waiting: &mut Waiting,
     ) -> Result<bool, Error> {
         let inner = self.wait_for_load(inner, record, None)?;
-        let name = record.name();
-        match inner.lives.of(record) {
+        let by = match inner.lives.of(record) {
             None if record.state() == State::Live => {
                 record.links(&inner).opens += 1;
                 // Without the lock: a get may find a misuse, and report it.
@@ -103,19 +102,17 @@ impl Registry {
                     // An unload was faster.
                     record.links(&self.lock()).opens -= 1;
                 }
-                Ok(got)
+                return Ok(got);
             }
-            Some(Life::Begun(_)) => Err(inner.busy(record)),
-            Some(Life::Trying(by) | Life::Draining(by) | Life::Ending { by, .. }) => {
-                let by = *by;
-                if by.is_left_behind() {
-                    return Err(inner.busy(record));
-                }
-                self.wait_for_change(inner, by, name, waiting)?;
-                Ok(false)
-            }
-            Some(_) | None => Ok(false),
-        }
+            // It went out of the table while its load was waited for.
+            None | Some(Life::Left(_) | Life::Found(..)) => return Ok(false),
+            Some(life) => life.thread(),
+        };
+        let Some(by) = by.filter(|by| !by.is_left_behind()) else {
+            return Err(inner.busy(record));
+        };
+        self.wait_for_change(inner, by, record.name(), waiting)?;
+        Ok(false)
     }
 
     /// One user fewer. The last one unloads the module; `None` if there are others.
