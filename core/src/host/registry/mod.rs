@@ -316,18 +316,18 @@ impl Registry {
 
     /// Waits until nobody is loading `record`, for as long as `limit` says.
     pub(crate) fn wait_for_load<'a>(
-        &self,
+        &'a self,
         mut inner: MutexGuard<'a, Inner>,
         record: &Arc<Record>,
         limit: Option<Duration>,
     ) -> Result<MutexGuard<'a, Inner>, Error> {
         let mut waiting = Waiting::until(limit.map(|limit| Instant::now() + limit));
+        let mut time_is_up = false;
         while let Some(loading) = inner.lives.loading(record) {
-            let name = record.name();
-            if loading.thread.is_left_behind() {
+            let (name, thread) = (record.name(), loading.thread);
+            if time_is_up || thread.is_left_behind() {
                 return Err(inner.busy(record));
             }
-            let thread = loading.thread;
             let deadlock = || deadlock(&format!("module '{name}' is being loaded"), thread);
             if Opening::is_mine() {
                 return Err(deadlock());
@@ -335,7 +335,11 @@ impl Registry {
             inner = match waiting.turn(&self.changed, inner, thread) {
                 Ok(inner) => inner,
                 Err(Why::Deadlock) => return Err(deadlock()),
-                Err(Why::TimeIsUp) => return Err(self.lock().busy(record)),
+                Err(Why::TimeIsUp) => {
+                    // The lock was free for a moment, in which the load may have ended.
+                    time_is_up = true;
+                    self.lock()
+                }
             };
         }
         Ok(inner)
@@ -394,5 +398,41 @@ impl Inner {
             format!(" (for {} so far)", Seconds(loading.since.elapsed()))
         });
         error!(libc::EBUSY, "module '{name}' {what}{since}{by}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mode;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    /// A record of a module that nobody has opened.
+    fn record(registry: &Arc<Registry>) -> Arc<Record> {
+        let (mode, parameters) = (Mode::Atomic, Arc::default());
+        let how = How { mode, copied: false, deletable: false, shared: false, parameters };
+        Record::new(Arc::downgrade(registry), 1, "m", Path::new("m.so"), how, Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn a_load_that_ends_with_the_time_has_been_awaited() {
+        let registry = Registry::new();
+        let (record, done) = (record(&registry), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    registry.lock().lives.set(&record, Life::Loading(Loading::begin()));
+                    registry.lock().lives.set_live(&record);
+                }
+            });
+            let wait = |_| {
+                let waited = registry.wait_for_load(registry.lock(), &record, Some(Duration::ZERO));
+                waited.err().map(|error| error.to_string()).filter(|why| why.contains("gone"))
+            };
+            let gone = (0..500_000).find_map(wait);
+            done.store(true, Relaxed);
+            assert_eq!(gone, None);
+        });
     }
 }
