@@ -5,7 +5,7 @@ use crate::host::operations::unload::{PATIENCE, going};
 use crate::host::presence;
 use crate::host::registry::life::Life;
 use crate::host::registry::module::Module;
-use crate::host::registry::record::Record;
+use crate::host::registry::record::{Record, State};
 use crate::misuse::Caller;
 use std::mem;
 
@@ -28,10 +28,9 @@ impl Module {
         match registry.lock().lives.of(&self.0) {
             // As a thread of the module's own, this one keeps others from closing its object.
             Some(Life::Left(_) | Life::Found(..)) => threads.one_more(),
-            Some(_) => {
-                return Err(error!(libc::EBUSY, "module '{}' is being unloaded", self.name()));
-            }
-            None => return Ok(Vec::new()),
+            None if self.state() == State::Going => return Ok(Vec::new()),
+            // Or it was when we asked for a reference, and is live again.
+            _ => return Err(error!(libc::EBUSY, "module '{}' is being unloaded", self.name())),
         }
         let lines = look(&self.0);
         threads.one_less();
@@ -52,4 +51,22 @@ fn look(record: &Record) -> Vec<String> {
     });
     lines.extend(presence::memory(&going, ours.as_slice()));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::registry::{Registry, tests::record};
+
+    /// As a call finds it whose get comes before an unload gives up, and whose look at the life comes after.
+    #[test]
+    fn one_that_is_live_again_was_being_unloaded() {
+        let registry = Registry::new();
+        let module = Module(record(&registry));
+        assert!(module.0.close());
+        module.0.set_state(State::Live);
+        assert_eq!(module.dangling().map_err(|error| error.errno()), Err(libc::EBUSY));
+        module.0.set_state(State::Going);
+        assert_eq!(module.dangling(), Ok(Vec::new()));
+    }
 }

@@ -402,14 +402,14 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Mode;
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
     /// A record of a module that nobody has opened.
-    fn record(registry: &Arc<Registry>) -> Arc<Record> {
+    pub(crate) fn record(registry: &Arc<Registry>) -> Arc<Record> {
         let (mode, parameters) = (Mode::Atomic, Arc::default());
         let how = How { mode, copied: false, deletable: false, shared: false, parameters };
         Record::new(Arc::downgrade(registry), 1, "m", Path::new("m.so"), how, Vec::new()).unwrap()
