@@ -564,6 +564,7 @@ static void chain(void)
 {
 	static const char *const NAMES[] = { "p", "a", "b" };
 	struct module *a, *b;
+	char last[64] = "";
 
 	load_all();
 	need((a = module_find_get(host, "a")) && (b = module_find_get(host, "b")));
@@ -578,6 +579,8 @@ static void chain(void)
 	refuse(NULL, 0, NULL);
 	is(reports_since(MODULE_REF_SURPLUS_PUT), 0, "no reference is put twice");
 	is(mapped("reload-"), 0, "and all are gone");
+	module_host_last_unloaded(host, last, sizeof(last));
+	ok(strcmp(last, "p unmapped") == 0, "the provider, which failed, as the last one: %s", last);
 }
 
 /* What a new module loads cannot outlive it. */

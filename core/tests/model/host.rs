@@ -403,11 +403,19 @@ impl Model {
     }
 
     fn leave_to_holders(&mut self, thread: usize, load: usize, exit: bool) -> Outcome {
+        let held = self.set_aside(load, exit, true);
+        self.reap(thread);
+        held
+    }
+
+    /// It is left to its holders; `record`: as the last one that was unloaded.
+    fn set_aside(&mut self, load: usize, exit: bool, record: bool) -> Outcome {
         let held = Outcome::Held(self.references(load));
         self.loads[load].at = At::Zombie;
-        self.zombies.push(Zombie { load, exit, record: true });
-        self.last = Some((self.loads[load].name, held));
-        self.reap(thread);
+        self.zombies.push(Zombie { load, exit, record });
+        if record {
+            self.last = Some((self.loads[load].name, held));
+        }
         held
     }
 
@@ -490,17 +498,16 @@ impl Model {
 
     /// The end of a load that has failed.
     fn failed(&mut self, thread: usize, load: usize, old: Old, errno: i32) -> Answer {
-        self.clear_away(thread, load);
+        self.clear_away(thread, load, false);
         if old.is_some() { Answer::Unloaded(Err(errno)) } else { Answer::Done(Err(errno)) }
     }
 
-    fn clear_away(&mut self, thread: usize, load: usize) {
+    fn clear_away(&mut self, thread: usize, load: usize, record: bool) {
         self.loads[load].state = State::Going;
         if self.close_load(thread, load) && self.references(load) == 0 {
-            self.end(load, false);
+            self.end(load, record);
         } else {
-            self.loads[load].at = At::Zombie;
-            self.zombies.push(Zombie { load, exit: false, record: false });
+            self.set_aside(load, false, record);
         }
     }
 
@@ -653,7 +660,7 @@ impl Model {
                 self.farewell(load);
             }
             let lost = self.bring_back(thread, &olds[..ended], said);
-            new.iter().rev().for_each(|&load| self.clear_away(thread, load));
+            new.iter().rev().for_each(|&load| self.clear_away(thread, load, false));
             return Err(if lost { libc::ENOTRECOVERABLE } else { errno });
         }
         for &load in &new {
@@ -741,7 +748,7 @@ impl Model {
             if needs_lost {
                 self.end(load, true);
             } else {
-                self.clear_away(thread, load);
+                self.clear_away(thread, load, true);
             }
         }
         !lost.is_empty()

@@ -9,7 +9,7 @@ use super::{boundary, parameters};
 use crate::host::error::{Error, error, references, warn};
 use crate::host::object::open::{self, Found};
 use crate::host::object::resident::{Residency, Unloaded};
-use crate::host::registry::life::{Left, Life};
+use crate::host::registry::life::Left;
 use crate::host::registry::module::Module;
 use crate::host::registry::record::{Hook, How, Loaded, NAME_AT, Record, State};
 use crate::host::registry::{Registry, name};
@@ -218,7 +218,7 @@ impl Registry {
         let up = unsafe { self.open(record, found) }.and_then(|()| self.come(record, None));
         if let Err(error) = up {
             failed();
-            return Err(self.clear_away(record, error));
+            return Err(self.clear_away(record, false, error));
         }
         self.put_in_service(record);
         Ok(())
@@ -353,9 +353,9 @@ impl Registry {
         record.set_state(state);
     }
 
-    /// Removes what a failed load has left. References that its code has kept keep the mapping
-    /// (L3), which is added to `error`.
-    pub(crate) fn clear_away(&self, record: &Arc<Record>, error: Error) -> Error {
+    /// Removes what a failed load has left; `unloaded`: it was in service before. References that its code has
+    /// kept keep the mapping (L3), which is added to `error`.
+    pub(crate) fn clear_away(&self, record: &Arc<Record>, unloaded: bool, error: Error) -> Error {
         // What was never COMING stays out of sight until it is out of the table.
         if record.state() != State::Unformed {
             self.set_state(record, State::Going);
@@ -366,7 +366,7 @@ impl Registry {
         let mut moment = asleep(Some(Duration::from_millis(10)));
         let released = closed && record.counter.finish_with(&mut moment);
         let ended = released && self.threads_end(record, Some(&mut moment));
-        let left = Left { released, closed, exit: false, unloaded: false, unproven: false };
+        let left = Left { released, closed, exit: false, unloaded, unproven: false };
         let stays = if ended {
             match self.end(record, left, None) {
                 Unloaded::Resident(
@@ -375,11 +375,7 @@ impl Registry {
                 _ => return error,
             }
         } else {
-            let mut inner = self.lock();
-            self.unlist(&mut inner, record);
-            inner.lives.set(record, Life::Left(left));
-            self.has_changed(&mut inner);
-            drop(inner);
+            self.set_aside(record, left);
             if released {
                 format!("until {} has ended, which it has started", record.threads.first())
             } else if closed {

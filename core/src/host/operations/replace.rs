@@ -137,7 +137,7 @@ impl Registry {
             new.map_or_else(|error| failed = Some(error), |new| begun.push(new));
         }
         if let Some(error) = failed {
-            return Err(begun.iter().fold(error, |error, new| self.clear_away(new, error)));
+            return Err(begun.iter().fold(error, |error, new| self.clear_away(new, false, error)));
         }
         self.lock().lives.load_together(&begun);
         let in_order = |records: &[Arc<Record>]| -> Vec<_> {
@@ -434,7 +434,7 @@ impl Set<'_> {
                 unsafe { Hidden::of(&object.place) }.for_good();
             }
         }
-        self.new.iter().rev().fold(error, |error, new| self.host.clear_away(new, error))
+        self.new.iter().rev().fold(error, |error, new| self.host.clear_away(new, false, error))
     }
 
     /// The same, and says what has become of the old ones.
@@ -468,7 +468,7 @@ impl Set<'_> {
         self.forget_users(lost.iter().filter(|(_, why)| why.is_none()).map(|(old, _)| *old));
         for (old, why) in lost.into_iter().rev() {
             let why = match why {
-                Some(why) => self.host.clear_away(old, why).to_string(),
+                Some(why) => self.host.clear_away(old, true, why).to_string(),
                 None => {
                     self.host.end(old, ENDED, None);
                     "what it depends on could not".to_owned()

@@ -543,22 +543,26 @@ impl Registry {
         }
     }
 
-    /// Takes a module out of the table and leaves its code to those who hold it, or to its threads,
-    /// if there still are any.
-    pub(crate) fn leave(&self, record: &Arc<Record>, left: Left) -> Unloaded {
+    /// Takes a module out of the table and leaves its code to those who hold it, or to its threads.
+    pub(crate) fn set_aside(&self, record: &Arc<Record>, left: Left) -> Unloaded {
         let unloaded = left.unloaded;
         let life = Life::Left(left);
         let why = Unloaded::Resident(record.with_names(life.residency(record)));
-        {
-            let mut inner = self.lock();
-            if unloaded {
-                let name = record.name().to_owned();
-                inner.last_unloaded = Some(LastUnloaded { name, outcome: why.clone() });
-            }
-            inner.lives.set(record, life);
-            self.unlist(&mut inner, record);
-            self.has_changed(&mut inner);
+        let mut inner = self.lock();
+        if unloaded {
+            let name = record.name().to_owned();
+            inner.last_unloaded = Some(LastUnloaded { name, outcome: why.clone() });
         }
+        // First, because what is UNFORMED stays out of sight.
+        self.unlist(&mut inner, record);
+        inner.lives.set(record, life);
+        self.has_changed(&mut inner);
+        why
+    }
+
+    /// The same, and ends it if there are none any more.
+    pub(crate) fn leave(&self, record: &Arc<Record>, left: Left) -> Unloaded {
+        let why = self.set_aside(record, left);
         // Perhaps the last of them has left meanwhile.
         let mut outcome = None;
         self.reap_each(IN_PASSING, |ended, how| {
