@@ -369,16 +369,20 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// One is about to be started.
+    /// One is about to be started, or to look at the module.
     pub(crate) fn one_more(&self) {
-        // Relaxed: the starter holds a reference, which orders this before the wait.
+        // Relaxed: whoever ends the module reads the count later than this, or this is not called. A starter
+        // holds a reference: if it got one, its put comes after this, and the count is read once the counter
+        // is released; if the counter was released first, it got none. A look calls this under the host's
+        // lock: if it comes first, the ender, which takes the module up under that lock, sees this; if the
+        // ender comes first, the look is refused.
         self.count.fetch_add(REF, Relaxed);
     }
 
     /// One has ended, or was not started.
     pub(crate) fn one_less(&self) {
         let address = address(&self.count);
-        // Release pairs with the Acquire of `count`.
+        // Release pairs with the Acquire of `word`.
         self.count.fetch_sub(REF, Release);
         address.wake_all();
     }
@@ -389,16 +393,17 @@ impl Threads {
         (&self.count, self.count.load(Acquire))
     }
 
+    /// How many have not ended.
     pub(crate) fn running(&self) -> u64 {
         held(self.word().1)
     }
 
-    /// How many have not ended.
+    /// The numbers of those that have begun and have not ended.
     fn numbers(&self, list: &List) -> impl Iterator<Item = libc::pid_t> {
         list.started.iter().filter(|(of, _)| ptr::eq(&**of, self)).map(|&(_, number)| number)
     }
 
-    /// Whether the calling thread is one, and is not just ending.
+    /// Whether the calling thread is one.
     pub(crate) fn has_this(&self) -> bool {
         self.numbers(&lock()).any(|other| other == thread_number())
     }

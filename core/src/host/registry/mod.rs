@@ -49,17 +49,18 @@ pub struct Registry {
     after_unload: AtomicU32,
 }
 
-/// What the lock guards, beside the writing of the table, of states and of links. It is
-/// never held while code of a module or of a notifier runs.
+/// What the host's lock guards. Some of what it guards is elsewhere: who writes the table or a module's state
+/// holds the lock, but who reads these does not; and a module's links are in its record. The lock is never held
+/// while code of a module or of a notifier runs.
 pub(crate) struct Inner {
     serial: u64,
     /// The right to write the table.
     writer: Writer,
-    /// What is done with those that are not simply in service.
+    /// What is being done with the modules that are not simply in service.
     pub(crate) lives: Lives,
     /// What `symbol_get` has given out and nobody has given back.
     pub(crate) symbols: Vec<Given>,
-    /// The gates that lead to whichever module has a name, by that, by the symbol, and by what a refused
+    /// The gates that lead to whichever module has a name: by that name, by the symbol, and by what a refused
     /// call returns.
     pub(crate) following: HashMap<String, HashMap<String, HashMap<usize, Gate>>>,
     pub(crate) last_unloaded: Option<LastUnloaded>,
@@ -71,7 +72,7 @@ pub(crate) struct Inner {
     pub(crate) tainted: bool,
     /// The modules whose objects are open.
     pub(crate) objects: HashMap<Linked, Arc<Record>>,
-    /// Unloaded, their exit functions run, and still in memory: not to be depended on.
+    /// What was unloaded and closed, and is still in memory.
     pub(crate) residents: HashMap<Linked, Resident>,
 }
 

@@ -1,14 +1,23 @@
 //! Which thread waits for which, so that a wait that could never end is refused.
 //!
-//! A thread that waits in the host waits for another thread: for the end of its load, for its turn at
-//! opening, or until it has left a notifier. If that thread waits in a host as well, its own wait is known.
-//! If it does not, the kernel is asked what it sleeps on. A mutex of the C library contains its owner's
-//! number, and the word that a joiner sleeps on contains the number of the joined thread. So a thread that
-//! has the dynamic linker's lock, or a lock of the program's, gets `EDEADLK` if it would wait for a thread
-//! that is waiting for that lock; and so does a thread whose starter is joining it.
+//! Suppose that thread A is about to wait in the host for thread B: until B has loaded or unloaded a module, has
+//! given up the opening lock, or has left a notifier. If B waits for A, or for a thread that waits for A, and
+//! so on, none of them would ever go on. Then A's call fails with `EDEADLK`. For whom a thread waits is found
+//! out in one of two ways:
+//!
+//! - *It waits in a host.* Then its wait is in the list here. A looks at the list and enters its own wait under
+//!   one lock. If A and B come to wait for each other at the same time, the one that takes the lock second finds
+//!   the wait of the other, and is refused.
+//! - *It sleeps elsewhere.* Then the kernel says on which word. A mutex of the C library contains its owner's
+//!   number, and the word that a joiner sleeps on contains the number of the joined thread. So A is refused if it
+//!   has the dynamic linker's lock, or a lock of the program's, and B waits for that lock; and if B is joining A.
+//!
+//! A wait of the second kind may begin while A sleeps, so A looks again at intervals. And what the kernel says of
+//! threads that run is put together from several moments, so a circle of waits counts only if it is found again
+//! and again.
 //!
 //! What the kernel does not say (a condition variable has no owner; /proc may be missing) is no reason to
-//! refuse: then the wait goes on.
+//! refuse: then A waits.
 
 use crate::host::error::{Error, error};
 use crate::host::locks::hold;
@@ -48,9 +57,9 @@ pub(super) fn lock() -> MutexGuard<'static, Vec<Wait>> {
     hold(&WAITS)
 }
 
-/// Others have been waiting for this thread, which has now done what they wait for, under the lock that they
-/// wait under. From here on none of them counts as waiting for it, even before it runs again. A thread that
-/// waits for something else of this thread enters that again at its next turn.
+/// This thread has done what others wait for. The caller has the lock that they wait under. Those that have not
+/// run since count as waiting no more, so this thread may wait for them. If one waits for something else of this
+/// thread, it enters that wait again at its next turn.
 pub(super) fn has_come() {
     let me = ThreadId::this();
     lock().retain(|(_, whom)| *whom != me);
@@ -86,8 +95,7 @@ impl Why {
 #[derive(Default)]
 pub(crate) struct Waiting {
     deadline: Option<Instant>,
-    /// A circle with this thread was there at each of so many looks, of which the next one counts from
-    /// then on.
+    /// The thread that was found to wait for this one, at how many looks, and when the next look counts.
     circle: Option<(ThreadId, usize, Instant)>,
 }
 

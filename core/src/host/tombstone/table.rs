@@ -190,7 +190,7 @@ pub static PLACES: Places =
 impl Places {
     fn entries(&self) -> impl Iterator<Item = &'static Entry> {
         self.chunks.iter().enumerate().flat_map(|(n, chunk)| {
-            // Acquire pairs with `entry`.
+            // Acquire pairs with the Release store of `entry`.
             let chunk = chunk.load(Acquire);
             let len = if chunk.is_null() { 0 } else { FIRST << n };
             // SAFETY: a chunk is that long, and stays.
@@ -223,7 +223,9 @@ impl Places {
 pub(super) fn find(address: usize) -> Option<Found> {
     let mut found: Option<Found> = None;
     for entry in PLACES.entries() {
-        // A first look, at less. Relaxed: `read` looks again.
+        // A first look, at the serial number alone. Acquire pairs with the Release store of the version in
+        // `write`, so the number is of this version or a later one. If it is 0, the entry was empty at this
+        // version, or somebody is emptying it. If it is not, `read` looks again, hence Relaxed.
         let at = &entry.plates[entry.version.load(Acquire) as usize & 1];
         if at[0].load(Relaxed) == 0 {
             continue;
