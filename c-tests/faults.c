@@ -1132,10 +1132,11 @@ static bool run_and_look(void)
 		if (fault.nr < 0 || row->flags & GROWS)
 			usual = now;
 		/* Threads leave a stack to the next one, or two if they overlap. */
-		if (now.blocks == usual.blocks || tries == (row->flags & JOINS ? 5 : 1))
+		if (now.blocks == usual.blocks || tries == (row->flags & JOINS ? 5 : 2))
 			break;
-		/* The C library puts off freeing what another thread may look at, such as the
-		 * lists of where to search for symbols. What leaks does so again. */
+		/* Some is made once in a process, and the C library puts off freeing what another
+		 * thread may look at, such as the lists of where to search for symbols. What
+		 * leaks does so again and again. */
 		usual.blocks = now.blocks;
 	}
 	HOLDS(now.files == usual.files);

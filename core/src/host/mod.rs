@@ -43,7 +43,7 @@
 //! | `BROUGHT` in `object/linked.rs` | what loads have brought along; taken while the linker's list is walked |
 //! | `KNOWN` in `object/open.rs` | which objects are modules, and where they are from |
 //! | `SEEN` in `object/stale.rs` | which files were seen to be what is mapped |
-//! | `NAMES` in `object/linked.rs` | what names are bound to; taken while the linker's list is walked, and held while hosts are asked whose an object is |
+//! | `LIST` in `object/linked.rs` | what has been found out about objects; taken while the linker's list is walked, and held while hosts are asked whose an object is |
 //! | `HOSTS` in `registry/fork.rs` | the list of hosts |
 //! | `entries` of a `Chain` | the notifiers, and who is in them |
 //! | the host's lock, `inner` of a `Registry` | writing the table, every module's state and `Life`, links, and what `Inner` has besides |

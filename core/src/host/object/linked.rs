@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Release};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::{fs, iter, mem, ptr, slice};
 
 /// `struct link_map` of <link.h>, the part that is public.
@@ -269,8 +269,8 @@ impl Linked {
         }
     }
 
-    /// Copies of the entries of its dynamic section. So everything is looked at that is found by a walk
-    /// over the linker's list, where the file of any object may have been cut short.
+    /// Copies of the entries of its dynamic section. The file of any object on the linker's list may have
+    /// been cut short, so whatever walks over the list reads copies.
     unsafe fn copied_entries(self) -> Vec<Dynamic> {
         // SAFETY: the caller's promise.
         let section = unsafe { self.map() }.dynamic;
@@ -281,33 +281,49 @@ impl Linked {
         unsafe { copied(section, |entry| entry.tag == DT_NULL) }
     }
 
-    /// The strings of its dynamic section with this tag.
-    unsafe fn strings(self, tag: isize) -> Vec<CString> {
+    /// What its dynamic section says of it.
+    unsafe fn told(self) -> Told {
         // SAFETY: the caller's promise.
         let (map, entries) = unsafe { (self.map(), self.copied_entries()) };
-        let Some(table) = entries.iter().find(|e| e.tag == DT_STRTAB) else { return Vec::new() };
-        let table = table_at(map.addr, map.dynamic as usize, table.value);
-        let string = |e: &Dynamic| {
-            // SAFETY: an offset into the table, whose strings end with NUL.
-            let bytes =
-                unsafe { copied(table.wrapping_add(e.value) as *const u8, |byte| *byte == 0) };
-            CString::new(bytes).expect("what stands before the first NUL")
+        let values = |tag| entries.iter().filter(move |e| e.tag == tag).map(|e| e.value);
+        let offsets = || values(DT_SONAME).chain(values(DT_NEEDED));
+        // All the strings at once: each read is a call of the kernel.
+        let (first, last) = (offsets().min().unwrap_or(0), offsets().max().unwrap_or(0));
+        let table = values(DT_STRTAB).next().filter(|_| offsets().next().is_some());
+        let bytes = table.map_or(Vec::new(), |table| {
+            let from = table_at(map.addr, map.dynamic as usize, table).wrapping_add(first);
+            let mut left = last - first;
+            // SAFETY: the object's table, in which each string ends with NUL.
+            unsafe {
+                copied(from as *const u8, |byte| {
+                    let ends = left == 0 && *byte == 0;
+                    left = left.saturating_sub(1);
+                    ends
+                })
+            }
+        });
+        let string = |offset: usize| {
+            let from = bytes.get(offset - first..).unwrap_or_default();
+            CString::new(from.split(|byte| *byte == 0).next().unwrap_or_default())
+                .expect("what stands before a NUL")
         };
-        entries.iter().filter(|e| e.tag == tag).map(string).collect()
+        Told {
+            soname: values(DT_SONAME).map(string).next().unwrap_or_default(),
+            needed: values(DT_NEEDED).map(string).collect(),
+            stays: values(DT_FLAGS_1).any(|flags| flags & DF_1_NODELETE != 0),
+        }
     }
 
-    /// Its path, and its soname, as the linker compares names with them.
+    /// Its path, as the linker compares names with it.
     ///
     /// # Safety
     ///
-    /// It is loaded for as long as they are used.
-    unsafe fn names<'a>(self) -> (&'a [u8], Vec<u8>) {
+    /// It is loaded for as long as that is used.
+    unsafe fn path_bytes<'a>(self) -> &'a [u8] {
         // SAFETY: the caller's promise.
         unsafe {
             let path = self.map().name;
-            let path = if path.is_null() { c"" } else { CStr::from_ptr(path) };
-            let soname = self.strings(DT_SONAME).pop().unwrap_or_default();
-            (path.to_bytes(), soname.into_bytes())
+            if path.is_null() { b"" } else { CStr::from_ptr(path).to_bytes() }
         }
     }
 
@@ -315,12 +331,12 @@ impl Linked {
     ///
     /// # Safety
     ///
-    /// As for `names`.
-    unsafe fn all_names(self) -> BTreeSet<Vec<u8>> {
+    /// It is loaded.
+    unsafe fn all_names(self, list: &mut List) -> BTreeSet<Vec<u8>> {
         // SAFETY: the caller's promise.
-        let (path, soname) = unsafe { self.names() };
+        let (path, told) = unsafe { (self.path_bytes(), list.told(self)) };
         let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        BTreeSet::from([path.to_vec(), soname, file.to_vec()])
+        BTreeSet::from([path, told.soname.to_bytes(), file].map(<[u8]>::to_vec))
     }
 
     /// What the linker's list, from this object on, says of each of these names: the first object
@@ -329,20 +345,20 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded, and nothing comes or goes meanwhile.
-    unsafe fn search(self, names: &[CString]) -> Vec<Listed> {
+    unsafe fn search(self, names: &[CString], list: &mut List) -> Vec<Listed> {
         let (mut listed, mut left) = (vec![Listed::Not; names.len()], names.len());
         // SAFETY: the caller's promise.
-        let mut list = unsafe { self.list() };
+        let mut objects = unsafe { self.list() };
         while left > 0 {
-            let Some(object) = list.next() else { break };
+            let Some(object) = objects.next() else { break };
             // SAFETY: it is on the list.
-            let (path, soname) = unsafe { object.names() };
+            let (path, told) = unsafe { (object.path_bytes(), list.told(object)) };
             for (name, listed) in names.iter().zip(&mut listed) {
                 if !matches!(listed, Listed::Not) {
                     continue;
                 }
                 let name = name.to_bytes();
-                if name == soname || name == path {
+                if name == told.soname.to_bytes() || name == path {
                     *listed = Listed::As(object);
                 } else if path.strip_suffix(name).is_some_and(|folder| folder.ends_with(b"/")) {
                     *listed = Listed::Perhaps;
@@ -362,8 +378,8 @@ impl Linked {
     /// It is loaded; what it needs is, then, too.
     pub(crate) unsafe fn bound(&self, stop: impl Fn(Self) -> bool) -> Vec<Self> {
         // SAFETY: the caller's promise.
-        let needed = unsafe { self.strings(DT_NEEDED) };
-        let mut found = bound_to(&needed, true, stop);
+        let needed = each_object(|info| Some(unsafe { list(info).told(*self) }.needed.clone()));
+        let mut found = bound_to(&needed.unwrap_or_default(), true, stop);
         found.retain(|object| object != self);
         found
     }
@@ -378,20 +394,21 @@ impl Linked {
     pub(crate) unsafe fn note_brought(self) {
         let mut with = vec![self];
         // Nothing comes or goes while `each_object` asks, so the list can be walked.
-        each_object(|_| {
+        let names = each_object(|info| {
+            let mut list = list(info);
             // SAFETY: what is on the list is loaded.
             for object in unsafe { self.list() }.skip(1) {
                 // SAFETY: as above.
-                if with.iter().any(|user| unsafe { user.needs(object) }) {
+                if with.iter().any(|user| unsafe { user.needs(object, &mut list) }) {
                     with.push(object);
                 }
             }
-            Some(())
+            // SAFETY: as above.
+            Some(with[1..].iter().map(|object| unsafe { object.all_names(&mut list) }).collect())
         });
-        for object in &with[1..] {
-            // SAFETY: this object keeps it; the names are copied.
-            let (place, names) = unsafe { (object.place(ptr::null_mut()), object.all_names()) };
-            let Some(place) = place else { continue };
+        for (object, names) in with[1..].iter().zip::<Vec<_>>(names.unwrap_or_default()) {
+            // SAFETY: this object keeps it.
+            let Some(place) = (unsafe { object.place(ptr::null_mut()) }) else { continue };
             for name in names {
                 let mut brought = brought();
                 let there = brought.entry(name).or_default();
@@ -410,16 +427,16 @@ impl Linked {
     pub(crate) unsafe fn goes_along(self, stays: impl Fn(Self) -> bool) -> Vec<Place> {
         let mut going: Vec<Place> = Vec::new();
         // SAFETY: what is on the list is loaded, and nothing comes or goes meanwhile.
-        each_object(|_| unsafe {
-            let (first, brought) = (Self::first()?, brought());
+        each_object(|info| unsafe {
+            let (first, brought, mut list) = (Self::first()?, brought(), list(info));
             let (mut users, mut at) = (vec![self], 0);
             while at < users.len() && !brought.is_empty() {
-                for name in users[at].strings(DT_NEEDED) {
-                    for place in brought.get(name.as_bytes()).into_iter().flatten() {
+                for name in &list.told(users[at]).needed.clone() {
+                    for place in brought.get(name.to_bytes()).into_iter().flatten() {
                         let object = place.linked;
                         // What had gone otherwise is not looked at.
                         let may_go = !users.contains(&object) && place.is_mapped();
-                        if may_go && !object.stays() && !stays(object) {
+                        if may_go && !list.told(object).stays && !stays(object) {
                             users.push(object);
                             going.push(place.clone());
                         }
@@ -430,7 +447,7 @@ impl Linked {
             // An object that stays keeps what it needs.
             while let Some(at) = going.iter().position(|place| {
                 let goes = |user| user == self || going.iter().any(|place| place.linked == user);
-                first.list().any(|user| user.needs(place.linked) && !goes(user))
+                first.list().any(|user| user.needs(place.linked, &mut list) && !goes(user))
             }) {
                 going.remove(at);
             }
@@ -466,24 +483,26 @@ impl Linked {
     }
 
     /// Whether it names `provider` in `DT_NEEDED`.
-    unsafe fn needs(&self, provider: Self) -> bool {
+    unsafe fn needs(self, provider: Self, list: &mut List) -> bool {
         // SAFETY: the caller's promise: both are loaded.
-        unsafe { self.strings(DT_NEEDED).iter().any(|name| provider.may_be(name)) }
+        unsafe {
+            let (user, provides) = (list.told(self), list.told(provider));
+            user.needed.iter().any(|name| provider.may_be(name, &provides))
+        }
     }
 
     /// Whether it can be what is needed under this name: its path, its file's name or its soname.
-    unsafe fn may_be(self, name: &CStr) -> bool {
+    unsafe fn may_be(self, name: &CStr, told: &Told) -> bool {
         // SAFETY: the caller's promise.
-        let ((path, soname), name) = (unsafe { self.names() }, name.to_bytes());
+        let path = unsafe { self.path_bytes() };
         let is_file = |folder: &[u8]| folder.is_empty() || folder.ends_with(b"/");
-        name == soname || path.strip_suffix(name).is_some_and(is_file)
+        name == &*told.soname || path.strip_suffix(name.to_bytes()).is_some_and(is_file)
     }
 
     /// Whether it asks never to be unmapped.
-    unsafe fn stays(&self) -> bool {
+    unsafe fn stays(self) -> bool {
         // SAFETY: the caller's promise.
-        let entries = unsafe { self.copied_entries() };
-        entries.iter().any(|e| e.tag == DT_FLAGS_1 && e.value & DF_1_NODELETE != 0)
+        each_object(|info| Some(unsafe { list(info).told(self) }.stays)).unwrap_or(false)
     }
 
     /// The program itself, which is the first on the linker's list of objects.
@@ -551,15 +570,18 @@ impl Linked {
     /// # Safety
     ///
     /// This one is loaded, and nothing comes or goes meanwhile.
-    unsafe fn first_user_of(&self, provider: Self) -> Option<PathBuf> {
+    unsafe fn first_user_of(self, provider: Self, list: &mut List) -> Option<PathBuf> {
         // SAFETY: the caller's promise; what is on the list is loaded.
         unsafe {
             // The same file at the same place can be another load, with another record.
             self.list().find(|at| *at == provider)?;
-            let is_it = |name: &CString| {
-                provider.may_be(name) && self.list().find(|at| at.may_be(name)) == Some(provider)
+            let provides = list.told(provider);
+            let is_it = |name: &CString, list: &mut List| {
+                let mut may_be = |at: &Self| at.may_be(name, &list.told(*at));
+                provider.may_be(name, &provides) && self.list().find(&mut may_be) == Some(provider)
             };
-            let is_bound = |at: &Self| at.strings(DT_NEEDED).iter().any(is_it);
+            let mut is_bound =
+                |at: &Self| list.told(*at).needed.iter().any(|name| is_it(name, list));
             let user = self.list().find(|at| *at != provider && is_bound(at));
             user.map(|user| user.path())
         }
@@ -650,7 +672,7 @@ pub(crate) fn described(address: *const c_void) -> Option<libc::Dl_info> {
 /// run in it. The shared library does so anyway, a static copy in a plugin does not. That takes the
 /// linker's lock (H6).
 pub(crate) fn stay() {
-    if let Some(object) = described((&raw const NAMES).cast()) {
+    if let Some(object) = described((&raw const LIST).cast()) {
         let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
         // SAFETY: the name is the linker's, which has this object open; it is there, and stays.
         unsafe { libc::dlopen(object.dli_fname, flags) };
@@ -689,41 +711,67 @@ fn find_object() -> Option<FindObject> {
     function
 }
 
-/// What names are bound to, as far as somebody has asked. An object that comes later is behind
-/// those that are there, so it changes no answer.
-pub(crate) static NAMES: Mutex<BTreeMap<CString, Known>> = Mutex::new(BTreeMap::new());
-
-#[derive(Clone, Copy)]
-pub(crate) struct Known {
-    object: Linked,
-    /// An address in it.
-    address: usize,
-    /// How many objects had gone when it was seen there.
+/// What has been found out about the objects on the linker's list. It holds until one goes: an object
+/// that comes is put behind those that are there, so it changes no answer.
+pub(crate) struct List {
+    /// How many objects had come and gone when it held.
+    come: u64,
     gone: u64,
+    /// What names are bound to.
+    names: BTreeMap<CString, Linked>,
+    objects: BTreeMap<Linked, Arc<Told>>,
 }
 
-impl Known {
+/// What the dynamic section of an object says.
+struct Told {
+    soname: CString,
+    needed: Vec<CString>,
+    /// It asks never to be unmapped.
+    stays: bool,
+}
+
+pub(crate) static LIST: Mutex<List> =
+    Mutex::new(List { come: 0, gone: 0, names: BTreeMap::new(), objects: BTreeMap::new() });
+
+/// What holds now, of what has been found out; for as long as nothing comes or goes.
+fn list(info: &libc::dl_phdr_info) -> MutexGuard<'static, List> {
+    let mut list = hold(&LIST);
+    if list.gone != info.dlpi_subs {
+        let come = info.dlpi_adds.wrapping_sub(list.come);
+        list.keep_front(come);
+        list.gone = info.dlpi_subs;
+    }
+    list.come = info.dlpi_adds;
+    list
+}
+
+impl List {
     /// # Safety
     ///
-    /// Nothing comes or goes meanwhile.
-    unsafe fn is_still(&mut self, name: &CStr, gone: u64) -> bool {
-        let is_it = || {
-            if Linked::at(self.address) != Some(self.object) {
-                return false;
-            }
-            // SAFETY: the caller's promise, and it is loaded.
-            let (path, soname) = unsafe { self.object.names() };
-            path == name.to_bytes() || soname == name.to_bytes()
-        };
-        if self.gone != gone && is_it() {
-            self.gone = gone;
-        }
-        self.gone == gone
+    /// The object is loaded.
+    unsafe fn told(&mut self, object: Linked) -> Arc<Told> {
+        // SAFETY: the caller's promise.
+        self.objects.entry(object).or_insert_with(|| Arc::new(unsafe { object.told() })).clone()
     }
-}
 
-fn names() -> MutexGuard<'static, BTreeMap<CString, Known>> {
-    hold(&NAMES)
+    /// Some object has gone, after so many have come: what stays known is about objects at the front of
+    /// the list, such as the C library, with as many behind them as have come. They were there before.
+    fn keep_front(&mut self, come: u64) {
+        const FRONT: usize = 64;
+        let come = usize::try_from(come).unwrap_or(usize::MAX);
+        let first = Linked::first().filter(|_| come <= FRONT);
+        // SAFETY: the program is loaded, and nothing comes or goes meanwhile.
+        let objects = first.into_iter().flat_map(|first| unsafe { first.list() });
+        let mut front: Vec<_> = objects.take(FRONT + come).collect();
+        front.truncate(front.len().saturating_sub(come));
+        self.names.retain(|_, object| front.contains(object));
+        self.objects.retain(|object, _| front.contains(object));
+    }
+
+    fn clear(&mut self) {
+        self.names.clear();
+        self.objects.clear();
+    }
 }
 
 /// What loads of ours have brought along, by the names that it may be needed by.
@@ -752,29 +800,22 @@ pub(crate) fn bound_to(
     let mut asked: Vec<(CString, Option<(Linked, usize)>)> = Vec::new();
     loop {
         let walked = each_object(|info| {
-            let (first, gone) = (Linked::first()?, info.dlpi_subs);
-            let mut known = names();
+            let (first, mut list) = (Linked::first()?, list(info));
             let (mut found, mut unknown): (Vec<Linked>, Vec<CString>) = (Vec::new(), Vec::new());
             let mut next = needed.to_vec();
             while !next.is_empty() {
                 let (mut objects, mut missing) = (Vec::new(), Vec::new());
                 for name in mem::take(&mut next) {
-                    let still = known.get_mut(&name).and_then(|known| {
-                        // SAFETY: nothing comes or goes; and so below.
-                        unsafe { known.is_still(&name, gone) }.then_some(known.object)
-                    });
-                    match still {
-                        Some(object) => objects.push(object),
+                    match list.names.get(&name) {
+                        Some(object) => objects.push(*object),
                         None => missing.push(name),
                     }
                 }
                 // SAFETY: the program is loaded.
-                let listed = unsafe { first.search(&missing) };
+                let listed = unsafe { first.search(&missing, &mut list) };
                 for (name, listed) in missing.into_iter().zip(listed) {
                     if let Listed::As(object) = listed {
-                        // SAFETY: it is loaded.
-                        let address = unsafe { object.map() }.dynamic as usize;
-                        known.insert(name, Known { object, address, gone });
+                        list.names.insert(name, object);
                         objects.push(object);
                         continue;
                     }
@@ -792,7 +833,7 @@ pub(crate) fn bound_to(
                         found.push(object);
                         if !stop(object) {
                             // SAFETY: it is loaded.
-                            next.extend(unsafe { object.strings(DT_NEEDED) });
+                            next.extend(unsafe { list.told(object) }.needed.iter().cloned());
                         }
                     }
                 }
@@ -822,11 +863,24 @@ enum Listed {
     As(Linked),
 }
 
-/// An object has gone: what names were bound to it is forgotten, and that it was brought.
-pub(crate) fn forget(object: Linked) {
-    names().retain(|_, known| known.object != object);
+/// How many objects have gone in this process.
+pub(crate) fn gone() -> u64 {
+    each_object(|info| Some(info.dlpi_subs)).unwrap_or(0)
+}
+
+/// These objects have gone since there had been `before`: that they were brought is forgotten. If no other
+/// has, what else has been found out goes on to hold.
+pub(crate) fn forget(objects: &[Linked], before: u64) {
+    let now = gone();
+    let mut list = hold(&LIST);
+    if list.gone == before && now.wrapping_sub(before) == objects.len() as u64 {
+        list.names.retain(|_, object| !objects.contains(object));
+        list.objects.retain(|object, _| !objects.contains(object));
+        list.gone = now;
+    }
+    drop(list);
     brought().retain(|_, there| {
-        there.retain(|place| place.linked != object);
+        there.retain(|place| !objects.contains(&place.linked));
         !there.is_empty()
     });
 }
@@ -986,8 +1040,10 @@ impl Place {
     /// The first other object that is bound to it by `DT_NEEDED`, if one is.
     pub(crate) fn needed_by(&self) -> Option<PathBuf> {
         // SAFETY: the program is loaded, and nothing comes or goes meanwhile.
-        each_object(|_| Linked::first().map(|first| unsafe { first.first_user_of(self.linked) }))
-            .flatten()
+        each_object(|info| unsafe {
+            Linked::first().map(|first| first.first_user_of(self.linked, &mut list(info)))
+        })
+        .flatten()
     }
 
     /// Whether there is a `T` at this address that can be written to.

@@ -568,18 +568,18 @@ impl Object {
     ///
     /// As for `close`.
     unsafe fn close_handle(&self) -> (Option<Residency>, Vec<Place>) {
+        let before = linked::gone();
         // SAFETY: the caller's promise.
         let mut gone = unsafe { self.goes_along() };
         // SAFETY: as above.
         unsafe { self.handle.close() };
         gone.retain(|place| !place.is_mapped());
-        let forget = |object| {
-            linked::forget(object);
-            stale::forget(object);
-        };
-        gone.iter().for_each(|place| forget(place.linked));
-        if !self.place.is_mapped() {
-            forget(self.linked);
+        let stays = self.place.is_mapped();
+        let own = (!stays).then_some(self.linked);
+        let all: Vec<_> = gone.iter().map(|place| place.linked).chain(own).collect();
+        linked::forget(&all, before);
+        all.into_iter().for_each(stale::forget);
+        if !stays {
             return (None, gone);
         }
         (Some(Residency::of(&self.facts, self.was_loaded, self.place.needed_by())), gone)

@@ -35,7 +35,7 @@ pub(crate) fn read_pieces(from: &[libc::iovec], into: &mut [u8]) -> Result<usize
 pub(crate) unsafe fn copied<T: Copy>(at: *const T, mut ends: impl FnMut(&T) -> bool) -> Vec<T> {
     let mut all = Vec::new();
     loop {
-        let mut some = [0_u8; 512];
+        let mut some = [0_u8; 1024];
         let from = at.wrapping_add(all.len());
         let read = read(from as usize, &mut some);
         let from = if read.is_ok() { some.as_ptr().cast() } else { from };

@@ -63,7 +63,7 @@ unsafe extern "C" fn before() {
     macro_rules! hold_all {
         ($($lock:expr),+) => { $(held.push(Box::new(hold(&$lock)));)+ };
     }
-    hold_all![linked::BROUGHT, open::KNOWN, stale::SEEN, linked::NAMES];
+    hold_all![linked::BROUGHT, open::KNOWN, stale::SEEN, linked::LIST];
     let registry = hold(&HOSTS);
     let owners: Vec<_> = registry.iter().filter_map(Weak::upgrade).collect();
     // SAFETY: the owners stay in `HELD` for longer than their locks.

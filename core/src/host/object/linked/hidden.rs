@@ -9,7 +9,8 @@
 //! bound to the old object, which the host sees, and refuses. What was loaded before stays bound to
 //! the old object, although its names say otherwise by then: so it is remembered.
 
-use super::{DT_SONAME, Dynamic, LinkMap, Linked, Place, each_object, names};
+use super::{DT_SONAME, Dynamic, LIST, LinkMap, Linked, Place, each_object, list};
+use crate::host::locks::hold;
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::offset_of;
 
@@ -48,8 +49,9 @@ impl Hidden {
     pub(crate) unsafe fn of(place: &Place) -> Self {
         let linked = place.linked;
         // SAFETY: the caller's promise; what is on the list is loaded, and nothing comes or goes.
-        let users = each_object(|_| unsafe {
-            Some(Linked::first()?.list().filter(|object| object.needs(linked)).collect())
+        let users = each_object(|info| unsafe {
+            let (first, mut list) = (Linked::first()?, list(info));
+            Some(first.list().filter(|object| object.needs(linked, &mut list)).collect())
         });
         let users = users.unwrap_or_default();
         let mut hidden = Self { place: place.clone(), words: Vec::new(), users };
@@ -74,7 +76,7 @@ impl Hidden {
             }
             at = name.next;
         }
-        names().clear();
+        hold(&LIST).clear();
         hidden
     }
 
@@ -96,6 +98,6 @@ impl Drop for Hidden {
             self.place.write(*at, *before);
         }
         // Some may be bound to what was loaded meanwhile, and still is.
-        names().clear();
+        hold(&LIST).clear();
     }
 }

@@ -4,7 +4,7 @@
 //! does: the program itself is opened twice and closed twice, and the one number that goes up and down
 //! with that is the count. Right behind it stands where the object came from.
 
-use super::{DT_NEEDED, Linked, Peek, Place, each_object, find_object};
+use super::{Linked, List, Peek, Place, each_object, find_object, list};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -125,35 +125,40 @@ impl Linked {
         // SAFETY: it is on the list.
         let place = |it: Self| unsafe { it.place(ptr::null_mut()) };
         let places = |all: Vec<Self>| all.into_iter().filter_map(place).collect();
-        let found = each_object(|_| {
+        let found = each_object(|info| {
             // SAFETY: what is on the list is loaded, and nothing comes or goes meanwhile.
-            let (going, strays) = unsafe { self.goes_and_strays(first.list()) };
+            let (going, strays) = unsafe { self.goes_and_strays(first.list(), &mut list(info)) };
             Some((places(going), places(strays)))
         });
         found.unwrap_or_default()
     }
 
-    unsafe fn goes_and_strays(self, list: impl Iterator<Item = Self>) -> (Vec<Self>, Vec<Self>) {
+    unsafe fn goes_and_strays(
+        self,
+        objects: impl Iterator<Item = Self>,
+        list: &mut List,
+    ) -> (Vec<Self>, Vec<Self>) {
         // SAFETY: the caller's promise.
         unsafe {
-            let all: Vec<_> = list.collect();
+            let all: Vec<_> = objects.collect();
             let mut by_name = BTreeMap::<Vec<u8>, Vec<Self>>::new();
             for &it in &all {
-                for name in it.all_names() {
+                for name in it.all_names(list) {
                     by_name.entry(name).or_default().push(it);
                 }
             }
             let may_go = |it: &Self| {
-                *it == self || !it.is_of_program() && it.shares() == Some(0) && !it.stays()
+                let is_loose = |it: &Self| !it.is_of_program() && it.shares() == Some(0);
+                *it == self || is_loose(it) && !list.told(*it).stays
             };
             let (left, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(may_go);
             let mut left = BTreeSet::from_iter(left);
             // Takes out of what is left all that these need, however many others are between.
-            let take_needed = |mut users: Vec<Self>, left: &mut BTreeSet<Self>| {
+            let mut take_needed = |mut users: Vec<Self>, left: &mut BTreeSet<Self>| {
                 let mut at = 0;
                 while at < users.len() {
-                    for name in users[at].strings(DT_NEEDED) {
-                        let named = by_name.get(name.as_bytes()).into_iter().flatten();
+                    for name in &list.told(users[at]).needed {
+                        let named = by_name.get(name.to_bytes()).into_iter().flatten();
                         users.extend(named.filter(|it| left.remove(it)));
                     }
                     at += 1;
