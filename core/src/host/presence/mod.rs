@@ -188,8 +188,8 @@ fn look_in(proc: &Path, going: &mut [Going], patience: Duration) -> Vec<Vec<Stri
     };
     if going.iter().any(|going| !going.objects.is_empty()) {
         let map = Map::of(going);
-        process::look(proc, &map, &mut findings);
-        threads::look(proc, &map, &process::restorers(), patience, &mut findings);
+        let restorers = process::look(proc, &map, &mut findings);
+        threads::look(proc, &map, &restorers, patience, &mut findings);
         process::look(proc, &map, &mut findings);
     }
     for &whose in &findings.callers {

@@ -8,46 +8,55 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use std::ptr;
 
-/// What is done at each signal.
-type Actions = Vec<(i32, libc::sigaction)>;
-
-fn actions() -> Actions {
-    let action = |signal| {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: the C library writes what is there, or refuses the signals that are its own.
-        unsafe {
-            (libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0)
-                .then(|| (signal, action.assume_init()))
-        }
-    };
-    (1..=libc::SIGRTMAX()).filter_map(action).collect()
+/// What is done at a signal.
+struct Action {
+    signal: i32,
+    handler: usize,
+    /// What the handler returns to. The C library gives it to each action that it sets, even to one that
+    /// removes a handler.
+    #[cfg(target_arch = "x86_64")]
+    restorer: Option<usize>,
 }
 
-pub(super) fn look(proc: &Path, map: &Map<'_>, findings: &mut Findings) {
-    for (signal, action) in &actions() {
-        if let Some(spot) = map.code(action.sa_sigaction) {
+fn action(signal: i32) -> Option<Action> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the C library writes what is there, or refuses the signals that are its own.
+    let action = unsafe {
+        (libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0)
+            .then(|| action.assume_init())
+    }?;
+    Some(Action {
+        signal,
+        handler: action.sa_sigaction,
+        #[cfg(target_arch = "x86_64")]
+        restorer: action.sa_restorer.map(|restorer| restorer as usize),
+    })
+}
+
+/// Returns what signal handlers return to.
+pub(super) fn look(proc: &Path, map: &Map<'_>, findings: &mut Findings) -> Vec<usize> {
+    let actions: Vec<_> = (1..=libc::SIGRTMAX()).filter_map(action).collect();
+    for Action { signal, handler, .. } in &actions {
+        if let Some(spot) = map.code(*handler) {
             let line = format!("the handler of signal {signal} is {}", spot.name(false));
             findings.add_caller(spot.whose, line);
         }
     }
     timers(proc, map, findings);
     exit::look(map, findings);
+    restorers(&actions)
 }
 
-/// What signal handlers return to. The C library gives it to each action that it sets, even to one
-/// that removes a handler.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn restorers() -> Vec<usize> {
-    let actions = actions();
-    let all = actions.iter().filter_map(|(_, action)| action.sa_restorer);
-    let mut all: Vec<_> = all.map(|restorer| restorer as usize).collect();
+fn restorers(actions: &[Action]) -> Vec<usize> {
+    let mut all: Vec<_> = actions.iter().filter_map(|action| action.restorer).collect();
     all.sort_unstable();
     all.dedup();
     all
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn restorers() -> Vec<usize> {
+fn restorers(_: &[Action]) -> Vec<usize> {
     Vec::new()
 }
 
