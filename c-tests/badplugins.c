@@ -457,18 +457,22 @@ static void changed_files(void)
 void constructed(void);
 
 static _Atomic int constructors;
+static _Atomic pid_t loads_too;
 static int from_constructor;
 
 /* In the middle of a dlopen(), whose lock the linker holds. */
 void constructed(void)
 {
 	atomic_fetch_add(&constructors, 1);
-	sleep_ns(20 * MILLISECOND);
+	while (loads_too == 0)
+		sched_yield();
+	until_it_sleeps(loads_too);
 	from_constructor = module_load(host, plugin("plain.so"), "inner", NULL);
 }
 
 static void *load_the_other(void *arg)
 {
+	loads_too = gettid();
 	while (atomic_load(&constructors) == 0)
 		sleep_ns(100 * MICROSECOND);
 	/* This thread's first call, which looks into the host's table under its lock at once. */

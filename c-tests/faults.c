@@ -163,9 +163,11 @@ static _Atomic enum task task;
 static struct module *_Atomic held;
 static _Atomic bool put; /* it is about to put */
 static _Atomic int drained;
+static _Atomic pid_t other_tid;
 
 static void *other(void *unused)
 {
+	other_tid = gettid();
 	for (;; task = REST) {
 		while (task == REST)
 			sleep_ns(100 * MICROSECOND);
@@ -223,7 +225,7 @@ static void look(struct left *at)
 		module_host_reap(host);
 	at->files = open_files();
 	/* One that was joined is there for a moment more. */
-	for (int tries = 0; tries < 1000; tries++) {
+	for (int tries = 0; tries < 20000; tries++) {
 		at->threads = entries("/proc/self/task");
 		if (usual.threads == 0 || at->threads <= usual.threads)
 			break;
@@ -554,7 +556,7 @@ static void after_put_begun(int rc)
 {
 	HOLDS(rc == 0);
 	if (row->run == put_ref) {
-		HOLDS(poll(&(struct pollfd){ begun, POLLIN, 0 }, 1, 2000) == 1);
+		HOLDS(poll(&(struct pollfd){ begun, POLLIN, 0 }, 1, 20000) == 1);
 		HOLDS(module_ref_drain_finish(&draining) == 0);
 	}
 	end_begun();
@@ -569,7 +571,7 @@ static void a_drained_counter(void)
 		module_ref_put(&ref);
 		sched_yield();
 	}
-	sleep_ns(2 * MILLISECOND); /* it sleeps by now */
+	until_it_sleeps(other_tid);
 }
 
 AFTER(after_the_last_put, await_other(); HOLDS(drained == 0); released_for_good())

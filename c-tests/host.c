@@ -9,6 +9,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -365,8 +366,11 @@ static void *load_slowly(void *arg)
 	return (void *)(intptr_t)load("hooked.so", arg);
 }
 
+static _Atomic pid_t loads_the_same;
+
 static void *load_the_same(void *arg)
 {
+	atomic_store(&loads_the_same, gettid());
 	return (void *)(intptr_t)load("plain.so", arg);
 }
 
@@ -403,8 +407,11 @@ static void coming(void)
 		module_put(mod);
 		module_put(mod);
 		need(unload("other") == 0);
+		atomic_store(&loads_the_same, 0);
 		second = start_thread(load_the_same, "slow");
-		sleep_ns(20 * MILLISECOND);
+		while (atomic_load(&loads_the_same) == 0)
+			sched_yield();
+		until_it_sleeps(atomic_load(&loads_the_same));
 		init_waits = false;
 		sem_post(&leave_init);
 		pthread_join(first, &rc);

@@ -10,7 +10,6 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -133,8 +132,8 @@ static sem_t inside, leave;
 static int in_the_callback(struct dl_phdr_info *info, size_t size, void *good)
 {
 	sem_post(&inside);
-	/* The other thread is in dlopen(), for all that can be known. */
-	sleep_ns(100 * MILLISECOND);
+	/* The main thread is in dlopen(). */
+	until_it_sleeps(getpid());
 	*(int *)good = looks();
 	return 1;
 }
@@ -307,7 +306,8 @@ static int again(struct module *mod, enum module_state state, void *data)
 	need(module_notifier_unregister(host, again, data) == 0);
 	need(module_notifier_register(host, again, data, 0) == 0);
 	sem_post(&inside);
-	sleep_ns(50 * MILLISECOND);
+	/* The main thread waits for this one, here or when it has unregistered it. */
+	until_it_sleeps(getpid());
 	atomic_store(&in_again, 0);
 	return 0;
 }
@@ -602,25 +602,6 @@ static void from_another_dlopen(void)
 {
 	in_constructor = run_second;
 	need(dlopen(plugin("ctor.so"), RTLD_NOW));
-}
-
-/* Until a thread waits for another one, or for the linker's lock: it does so at several looks. */
-static void until_it_sleeps(pid_t thread)
-{
-	char path[64];
-
-	for (int asleep = 0; asleep < 5; sleep_ns(MILLISECOND)) {
-		FILE *file;
-		long call = -1;
-
-		snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", thread);
-		file = fopen(path, "r");
-		if (!file || fscanf(file, "%ld", &call) != 1)
-			call = -1;
-		if (file)
-			fclose(file);
-		asleep = call == SYS_futex ? asleep + 1 : 0;
-	}
 }
 
 static _Atomic pid_t loads_first;
