@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -265,19 +266,23 @@ static void each_step(void)
 
 /* ---- waiting for the outcome ---------------------------------------------------------------- */
 
+static _Atomic pid_t finder;
+
 static void *finds(void *timeout)
 {
-	struct module *mod = module_find_get_wait(host, "p", *(int64_t *)timeout);
+	struct module *mod;
 
+	finder = gettid();
+	mod = module_find_get_wait(host, "p", *(int64_t *)timeout);
 	if (mod)
 		module_put(mod);
 	return mod;
 }
 
-static void *replacing(void *arg)
+static void *replacing(void *rc)
 {
-	is(stop_first(2, -1), 0, "it is replaced");
-	return arg;
+	*(int *)rc = stop_first(2, -1);
+	return rc;
 }
 
 static void waits(void)
@@ -285,6 +290,7 @@ static void waits(void)
 	int64_t never = -1, now = 0, soon = MILLISECOND;
 	struct module *held;
 	pthread_t replaces, waiter;
+	int rc = 1;
 	void *found;
 
 	ok(!module_find_get_wait(host, "p", -1), "nothing to wait for");
@@ -292,18 +298,22 @@ static void waits(void)
 	need(module_load(host, file(1, "p"), "p", NULL) == 0);
 	ok(finds(&now), "one that is live is found at once");
 	held = module_find_get(host, "p");
-	replaces = start_thread(replacing, NULL);
+	replaces = start_thread(replacing, &rc);
 	while (module_state(held) == MODULE_STATE_LIVE)
 		sleep_ns(MICROSECOND);
 	ok(!module_find_get(host, "p"), "while it is replaced none is found");
 	ok(!finds(&now) && !finds(&soon), "nor within a time");
 	says("was when the time was up");
+	finder = 0;
 	waiter = start_thread(finds, &never);
-	sleep_ns(5 * MILLISECOND);
+	while (finder == 0)
+		sched_yield();
+	until_it_sleeps(finder);
 	module_put(held);
 	pthread_join(waiter, &found);
 	ok(found && found != held, "who waits finds the new one");
 	pthread_join(replaces, NULL);
+	is(rc, 0, "it is replaced");
 	looks_for_itself = true;
 	is(module_unload(host, "p", 0, SECOND), 0, "which does not hinder its unload");
 }
