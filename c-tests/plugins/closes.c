@@ -17,12 +17,12 @@ int leave_thread(void);
 
 static void *poll_jobs(void *seconds)
 {
-	for (int i = 0; i < 100; i++)
+	for (int i = 0; i < 500; i++)
 		usleep(1000);
 	return seconds;
 }
 
-/* A thread that ends after a tenth of a second. */
+/* A thread that ends after half a second. */
 int leave_thread(void)
 {
 	pthread_t thread;
