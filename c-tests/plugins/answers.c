@@ -19,7 +19,7 @@ struct job {
 	long request;
 };
 
-static volatile long done;
+static _Atomic long done;
 
 static void *work(void *arg)
 {
