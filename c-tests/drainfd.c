@@ -70,7 +70,7 @@ static int usual_threads;
 /* How many more there are than usual; a thread that was joined is one for a moment. */
 static int threads_left(void)
 {
-	uint64_t until = now_ns() + 2 * SECOND;
+	uint64_t until = now_ns() + 20 * SECOND;
 
 	while (threads() > usual_threads && now_ns() < until)
 		sched_yield();
@@ -228,7 +228,7 @@ static void outcomes(void)
  * now and then, but not in every try; a wake that is missing is missed in each. */
 static void wakes(void)
 {
-	enum { ROUNDS = 200, TRIES = 5 };
+	enum { ROUNDS = 200, TRIES = 20 };
 	int late = 1;
 
 	fresh(0);
@@ -340,6 +340,9 @@ static uint64_t blocked(void)
 	for (size_t i = 0; i < tasks.gl_pathc; i++) {
 		FILE *status = fopen(tasks.gl_pathv[i], "re");
 
+		/* It may have ended meanwhile. */
+		if (!status)
+			continue;
 		if (fgets(line, sizeof(line), status) && strcmp(line, "Name:\tmodule_ref\n") == 0)
 			while (fgets(line, sizeof(line), status) &&
 			       sscanf(line, "SigBlk: %llx", &mask) != 1)
@@ -357,7 +360,7 @@ static void signals(void)
 	fresh(1);
 	begin(-1);
 	/* It may only just have been started. */
-	for (int n = 0; n < 1000 && !blocked(); n++)
+	for (int n = 0; n < 20000 && !blocked(); n++)
 		usleep(1000);
 	/* Between 31 and SIGRTMIN are the C library's. */
 	for (int signal = 1; signal <= SIGRTMAX; signal++)
@@ -854,6 +857,25 @@ static void several_unloads(void)
 	close(epoll);
 }
 
+static void *names_itself(void *tid)
+{
+	*(pid_t *)tid = gettid();
+	return NULL;
+}
+
+/* How many threads there are once one has been started and has ended. */
+static int threads_after_one(void)
+{
+	char path[64];
+	pid_t tid;
+
+	pthread_join(start_thread(names_itself, &tid), NULL);
+	snprintf(path, sizeof(path), "/proc/self/task/%d", tid);
+	while (access(path, F_OK) == 0)
+		sched_yield();
+	return threads();
+}
+
 int main(void)
 {
 	static void (*const of_counters[])(void) = {
@@ -865,13 +887,9 @@ int main(void)
 		an_unload, an_unload_cancelled, unloads_refused, several_unloads, an_unload_by_force,
 	};
 	struct rlimit room;
-	pthread_t first;
 	int files_before = open_files();
 
-	start_all(&first, 1, get_and_put);
-	stop_all(&first, 1);
-	sleep_ns(50 * MILLISECOND);
-	usual_threads = threads();
+	usual_threads = threads_after_one();
 	need(getrlimit(RLIMIT_NOFILE, &room) == 0 && room.rlim_max > 2 * MANY);
 	room.rlim_cur = room.rlim_max;
 	need(setrlimit(RLIMIT_NOFILE, &room) == 0);
