@@ -196,6 +196,13 @@ static void while_released_and_not(struct traffic *workers)
 	} while ((t.tv_sec - end.tv_sec) * 1000000000LL + t.tv_nsec - end.tv_nsec < 0);
 }
 
+static void while_handled(struct traffic *workers)
+{
+	do
+		while_released_and_not(workers);
+	while (atomic_load(&handled) <= 100);
+}
+
 static void signal_storm(void)
 {
 	struct sigaction action = { .sa_handler = on_timer };
@@ -209,7 +216,7 @@ static void signal_storm(void)
 	atomic_store(&handled, 0);
 	atomic_store(&kept_by_handler, 0);
 	need(module_ref_try_get(ref));
-	kept = run(workers, while_released_and_not);
+	kept = run(workers, while_handled);
 	ok(atomic_load(&handled) > 100, "signals, %s: %ld handlers got references", mode,
 	   atomic_load(&handled));
 	ends_well(ref, 1 + kept + atomic_load(&kept_by_handler), "signals");

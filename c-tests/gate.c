@@ -273,6 +273,7 @@ static void replaced(int rounds)
 /* ---- under unloads -------------------------------------------------------------------------- */
 
 static void *_Atomic storm_gates[2];
+static _Atomic bool is_answered;
 
 static void *storm_thread(void *arg)
 {
@@ -285,9 +286,10 @@ static void *storm_thread(void *arg)
 			FUNCTION(gate, atomic_load(&storm_gates[i]));
 			found = gate();
 			counts[0]++;
-			if (found == 1)
+			if (found == 1) {
 				counts[1]++;
-			else if (found == -9)
+				is_answered = true;
+			} else if (found == -9)
 				sched_yield();
 			else
 				atomic_fetch_add(&wrong, 1);
@@ -315,7 +317,11 @@ static void storm(int rounds)
 		/* The look takes a thread that runs for one that may be inside. */
 		if (rc != 0 && rc != 1)
 			atomic_fetch_add(&wrong, 1);
+		while (i == 0 && module_gate_refused(follow) == 0)
+			sched_yield();
 		load("gated.so");
+		while (i == 0 && !is_answered)
+			sched_yield();
 		atomic_store(&storm_gates[1], made[i + 1] = gate_to("generation", (uintptr_t)-9));
 	}
 	atomic_store(&stop, 1);

@@ -44,7 +44,7 @@ static void hammered(void)
 	enum { THREADS = 32 };
 	pthread_t threads[THREADS], holder;
 	uint64_t hold = 200 * MILLISECOND;
-	long served_before;
+	long served_before, refused_before;
 	uint64_t began;
 
 	ok(module_ref_try_get(&ref), "a holder, and %d threads that ask", THREADS);
@@ -55,7 +55,9 @@ static void hammered(void)
 	is(module_ref_drain(&ref, -1), 0, "the drain ends when the holder puts");
 	ok(now_ns() - began >= 200000000, "and not before");
 	served_before = atomic_load(&served);
-	sleep_ns(50 * MILLISECOND);
+	refused_before = atomic_load(&refused);
+	while (atomic_load(&refused) < refused_before + 1000)
+		sleep_ns(MILLISECOND);
 	is(atomic_load(&served), served_before, "the counter stays closed");
 	ok(atomic_load(&refused) > 0, "%ld gets were refused", atomic_load(&refused));
 	is(module_ref_reinit(&ref), 0, "the winner lets them in again");
