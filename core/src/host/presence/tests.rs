@@ -62,7 +62,11 @@ int forks(int from)
 }
 int handled;
 void handles(int signal) { (void)signal; sleeps((void *)(long)handled); }
-void spin(volatile char *stop) { while (!*stop) ; }
+void spin(volatile char *stop_and_begun)
+{
+	stop_and_begun[1] = 1;
+	while (!stop_and_begun[0]) ;
+}
 void *(*const table[])(void) = { 0 };
 "#;
 
@@ -173,10 +177,14 @@ impl Parked {
     }
 
     fn is_in(&self, call: c_long) {
-        let path = format!("/proc/self/task/{}/syscall", self.tid);
-        while !fs::read_to_string(&path).unwrap().starts_with(&format!("{call} ")) {
-            thread::yield_now();
-        }
+        is_in(self.tid, call);
+    }
+}
+
+fn is_in(tid: i32, call: c_long) {
+    let path = format!("/proc/self/task/{tid}/syscall");
+    while !fs::read_to_string(&path).unwrap().starts_with(&format!("{call} ")) {
+        thread::yield_now();
     }
 }
 
@@ -305,7 +313,7 @@ fn without_a_first_thread_the_others_are_looked_at() {
         let call = move |end| park(move |from| unsafe { _ = calls_back(end, from as *mut c_void) });
         let (sleeper, runner) = (call(sleep_on), call(spins));
         sleeper.is_asleep();
-        thread::sleep(Duration::from_millis(20));
+        has_begun();
         let found =
             look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0).join("\n");
         STOP.store(true, SeqCst);
@@ -318,7 +326,7 @@ fn without_a_first_thread_the_others_are_looked_at() {
         are_found && plugin.found().is_empty()
     };
     let mut status = -1;
-    STOP.store(false, SeqCst);
+    begin_anew();
     // SAFETY: the child's first thread ends at once, and the other one by _exit(2) after the look. The parent
     // waits, and so the plugin outlives both.
     unsafe {
@@ -333,7 +341,11 @@ fn without_a_first_thread_the_others_are_looked_at() {
     assert_eq!(status, 0, "they were found, and nobody else");
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
+/// As `spin` of the source takes them.
+static STOP_AND_BEGUN: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+static STOP: &AtomicBool = &STOP_AND_BEGUN[0];
+/// A thread is where it is to be looked at.
+static BEGUN: &AtomicBool = &STOP_AND_BEGUN[1];
 static HANDLED: AtomicI32 = AtomicI32::new(-1);
 
 /// A handler that sleeps until its thread is let go, of which it has the descriptor.
@@ -342,7 +354,19 @@ extern "C" fn handler(_: c_int) {
     unsafe { sleep_on(HANDLED.load(SeqCst) as *mut c_void) };
 }
 
+fn begin_anew() {
+    STOP.store(false, SeqCst);
+    BEGUN.store(false, SeqCst);
+}
+
+fn has_begun() {
+    while !BEGUN.load(SeqCst) {
+        thread::yield_now();
+    }
+}
+
 unsafe extern "C" fn spins(_: *mut c_void) {
+    BEGUN.store(true, SeqCst);
     while !STOP.load(SeqCst) {
         std::hint::spin_loop();
     }
@@ -354,7 +378,7 @@ fn interrupted(
     on_other_stack: bool,
     work: impl FnOnce() + Send + 'static,
 ) -> String {
-    STOP.store(false, SeqCst);
+    begin_anew();
     let parked = park(move |from| {
         HANDLED.store(from, SeqCst);
         // Of this thread's end nothing may be left.
@@ -376,7 +400,7 @@ fn interrupted(
         (*action.as_mut_ptr()).sa_sigaction = handler as extern "C" fn(c_int) as usize;
         (*action.as_mut_ptr()).sa_flags = libc::SA_ONSTACK;
         libc::sigaction(libc::SIGUSR1, action.as_ptr(), ptr::null_mut());
-        thread::sleep(Duration::from_millis(20));
+        has_begun();
         libc::syscall(libc::SYS_tgkill, libc::getpid(), parked.tid, libc::SIGUSR1);
     }
     parked.is_asleep();
@@ -393,9 +417,9 @@ fn a_signal_frame_is_followed() {
     let _alone = alone();
     let plugin = Plugin::new("frame");
     for on_other_stack in [false, true] {
-        let spin = plugin.function::<unsafe extern "C" fn(*const AtomicBool)>("spin");
+        let spin = plugin.function::<unsafe extern "C" fn(*const [AtomicBool; 2])>("spin");
         // SAFETY: as the source has it.
-        let found = interrupted(&plugin, on_other_stack, move || unsafe { spin(&STOP) });
+        let found = interrupted(&plugin, on_other_stack, move || unsafe { spin(&STOP_AND_BEGUN) });
         assert!(found.contains("stands in spin+0x"), "{found}");
         let calls_back = plugin.function::<CallsBack>("calls_back");
         // SAFETY: as the source has it.
@@ -412,14 +436,15 @@ fn called_in(
     call: impl FnOnce(&Parked),
     told: &str,
 ) {
-    STOP.store(false, SeqCst);
+    begin_anew();
     let parked = park(move |from| {
         begin(from);
+        BEGUN.store(true, SeqCst);
         while !STOP.load(SeqCst) {
             thread::sleep(Duration::from_millis(1));
         }
     });
-    thread::sleep(Duration::from_millis(20));
+    has_begun();
     let mut going = [plugin.going.clone()];
     let before = look(&mut going, PATIENT).remove(0).join("\n");
     call(&parked);
@@ -467,14 +492,14 @@ fn a_destructor_that_runs_is_waited_for() {
     let plugin = Plugin::new("ends");
     let spin = plugin.function::<unsafe extern "C" fn(*mut c_void)>("spin");
     let mut key = 0;
-    STOP.store(false, SeqCst);
+    begin_anew();
     // SAFETY: there is room for it; the thread's value is what its destructor looks at.
     unsafe { assert_eq!(libc::pthread_key_create(&mut key, Some(spin)), 0) };
     // SAFETY: as above; the key is there.
     let parked = park(move |_| unsafe {
-        assert_eq!(libc::pthread_setspecific(key, STOP.as_ptr().cast()), 0);
+        assert_eq!(libc::pthread_setspecific(key, (&raw const STOP_AND_BEGUN).cast()), 0);
     });
-    thread::sleep(Duration::from_millis(20));
+    has_begun();
     let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0).join("\n");
     STOP.store(true, SeqCst);
     let line = format!("thread {} ", parked.tid);
@@ -652,12 +677,12 @@ fn of_a_running_thread_the_whole_stack_is_looked_at() {
     let plugin = Plugin::new("running");
     let calls_back = plugin.function::<CallsBack>("calls_back");
     for inside in [false, true] {
-        STOP.store(false, SeqCst);
+        begin_anew();
         let parked = park(move |_| unsafe {
             // SAFETY: as the source has it.
             if inside { _ = calls_back(spins, ptr::null_mut()) } else { spins(ptr::null_mut()) }
         });
-        thread::sleep(Duration::from_millis(20));
+        has_begun();
         let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
         STOP.store(true, SeqCst);
         let line = format!("thread {} ", parked.tid);
@@ -692,7 +717,7 @@ fn of_a_running_thread_a_small_stack_is_looked_at() {
     let low = 1 << 16;
     for (is_guarded, place) in [(false, 0), (true, 0), (false, low)] {
         let work = Work([0; 8], plugin.function("calls_back"), AtomicI32::new(0));
-        STOP.store(false, SeqCst);
+        begin_anew();
         // SAFETY: fresh memory, which outlives the thread; the attributes are initialised.
         let (thread, room) = unsafe {
             let writable = libc::PROT_READ | libc::PROT_WRITE;
@@ -715,10 +740,7 @@ fn of_a_running_thread_a_small_stack_is_looked_at() {
             assert_eq!(libc::pthread_create(&mut thread, attributes.as_ptr(), begin, with), 0);
             (thread, room)
         };
-        while work.2.load(SeqCst) == 0 {
-            thread::yield_now();
-        }
-        thread::sleep(Duration::from_millis(20));
+        has_begun();
         let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
         STOP.store(true, SeqCst);
         // SAFETY: it ends, and is not used again.
@@ -751,14 +773,16 @@ fn a_deep_stack_is_looked_at_to_its_end() {
         std::hint::black_box(&mut room);
     }
 
-    static IS_DEEP: AtomicBool = AtomicBool::new(false);
+    static DEEP: AtomicI32 = AtomicI32::new(0);
 
     unsafe extern "C" fn deeper(from: *mut c_void) {
         deep(SIDE, &mut || {
-            IS_DEEP.store(true, SeqCst);
             let ends = if from.is_null() { spins } else { sleep_on };
             // SAFETY: it is the end of a pipe, of which nothing else is read.
-            unsafe { ends(from) };
+            unsafe {
+                DEEP.store(libc::gettid(), SeqCst);
+                ends(from);
+            }
         });
     }
 
@@ -766,7 +790,7 @@ fn a_deep_stack_is_looked_at_to_its_end() {
     let plugin = Plugin::new("deep");
     let calls_back = plugin.function::<CallsBack>("calls_back");
     for runs in [false, true] {
-        STOP.store(false, SeqCst);
+        begin_anew();
         let parked = park(move |from| {
             let work = move || {
                 deep(SIDE, &mut || {
@@ -778,10 +802,14 @@ fn a_deep_stack_is_looked_at_to_its_end() {
             let thread = thread::Builder::new().stack_size(3 * SIDE * MIB);
             thread.spawn(work).unwrap().join().unwrap();
         });
-        while !IS_DEEP.swap(false, SeqCst) {
-            thread::yield_now();
+        if runs {
+            has_begun();
+        } else {
+            while DEEP.load(SeqCst) == 0 {
+                thread::yield_now();
+            }
+            is_in(DEEP.load(SeqCst), libc::SYS_read);
         }
-        thread::sleep(Duration::from_millis(20));
         let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
         STOP.store(true, SeqCst);
         parked.let_go();
@@ -812,8 +840,12 @@ fn a_thread_that_forked_is_looked_at_on_its_own_stack() {
     fn looks_at_who_forked() {
         // SAFETY: set below.
         let plugin = unsafe { &*(PLUGIN.load(SeqCst) as *const Plugin) };
+        has_begun();
         let found = look(&mut [plugin.going.clone()], Duration::from_millis(5)).remove(0);
-        let is_found = found.iter().any(|line| line.contains("runs and could not"));
+        // A thread that waits for a page is asleep.
+        let is_found = found
+            .iter()
+            .any(|line| line.contains("runs and could not") || line.contains("stands in calls+0x"));
         // SAFETY: ends the child.
         unsafe { libc::_exit(c_int::from(!is_found)) };
     }
@@ -828,7 +860,7 @@ fn a_thread_that_forked_is_looked_at_on_its_own_stack() {
     }
 
     let _alone = alone();
-    STOP.store(false, SeqCst);
+    begin_anew();
     let (plugin, mut thread, mut status) = (Plugin::new("forks"), 0, -1);
     PLUGIN.store((&raw const plugin).addr(), SeqCst);
     // SAFETY: the plugin outlives the thread; there is room for the results.
