@@ -56,6 +56,35 @@ fn mapped(path: &std::path::Path) -> bool {
     std::fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap())
 }
 
+/// Waits until so many have gone: a thread of another test that runs all the time is taken for one that
+/// may be inside.
+fn reaped(host: &Host, wanted: usize) {
+    let mut gone = host.reap();
+    for _ in 0..10_000 {
+        if gone >= wanted {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+        gone += host.reap();
+    }
+    assert_eq!(gone, wanted);
+}
+
+/// It is unmapped, or kept for the same reason until a later look. Whether at once.
+fn goes(host: &Host, outcome: Unloaded) -> bool {
+    if !matches!(outcome, Unloaded::Resident(Residency::Present { .. })) {
+        assert_eq!(outcome, Unloaded::Unmapped);
+        return true;
+    }
+    for _ in 0..10_000 {
+        if host.reap() > 0 {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it is kept although nobody is in it: {:?}", host.infos());
+}
+
 #[test]
 fn a_refused_unload_names_who_holds_it() {
     let host = Host::new();
@@ -77,7 +106,7 @@ fn a_refused_unload_names_who_holds_it() {
     assert!(why.contains(&format!("held by {}:{clones}: thread ", file!())), "{why}");
     assert!(!why.contains("more"), "{why}");
     drop((cloned, got));
-    assert_eq!(host.unload("tracked", Unload::now()).unwrap(), Unloaded::Unmapped);
+    goes(&host, host.unload("tracked", Unload::now()).unwrap());
 }
 
 #[test]
@@ -100,12 +129,12 @@ fn load_use_and_unload() {
         thread::sleep(Duration::from_millis(20));
         answer(&held)
     });
-    assert_eq!(host.unload("plugin", Unload::waiting()), Ok(Unloaded::Unmapped));
+    let at_once = goes(&host, host.unload("plugin", Unload::waiting()).unwrap());
     assert_eq!(user.join().unwrap(), 11);
     assert!(!mapped(&plugin(11)));
     assert!(module.try_get().is_none());
     assert_eq!((module.state(), module.refcount()), (State::Going, None));
-    assert_eq!(host.last_unloaded().unwrap().to_string(), "plugin unmapped");
+    assert!(!at_once || host.last_unloaded().unwrap().to_string() == "plugin unmapped");
     host.close().unwrap();
 }
 
@@ -124,7 +153,7 @@ fn a_wait_of_ones_own_can_give_up() {
     assert_eq!(outcome.unwrap_err().errno(), libc::ETIMEDOUT);
     assert_eq!(held.module().state(), State::Live);
     drop(held);
-    assert_eq!(host.unload("plugin", Unload::now()), Ok(Unloaded::Unmapped));
+    goes(&host, host.unload("plugin", Unload::now()).unwrap());
 }
 
 #[test]
@@ -244,7 +273,7 @@ fn an_unload_that_is_begun() {
     });
     drop(plugin);
     assert_eq!(waiter.join().unwrap(), 1);
-    assert_eq!(unloading.finish().unwrap(), Some(Unloaded::Unmapped));
+    goes(&host, unloading.finish().unwrap().unwrap());
     assert_eq!(unloading.finish().unwrap_err().errno(), libc::EBUSY);
     drop(unloading);
     assert_eq!(host.unload_begin("plugin", false).unwrap_err().errno(), libc::ENOENT);
@@ -304,13 +333,13 @@ fn two_that_are_replaced_in_one_step() {
     // SAFETY: as above.
     let outcomes = unsafe { host.replace_set(&both, Replace::within(soon)) }.unwrap();
     assert!(matches!(outcomes[0], Unloaded::Resident(_)), "the one that is held");
-    assert_eq!(outcomes[1], Unloaded::Unmapped);
+    goes(&host, outcomes[1].clone());
     assert_eq!(answer(&held), 22);
     drop(held);
 
     // SAFETY: as above.
     let outcome = unsafe { host.replace_set(&both[..1], Replace::waiting().stop_first()) };
-    assert_eq!(outcome.unwrap(), [Unloaded::Unmapped]);
+    goes(&host, outcome.unwrap().remove(0));
     let found = host.find_get_wait("second", Some(soon)).unwrap();
     assert_eq!(answer(&found), 24);
     assert_eq!(host.find_get_wait("third", None).unwrap_err().errno(), libc::ENOENT);
@@ -331,27 +360,13 @@ fn a_wait_that_panics_while_the_old_one_is_stopped() {
     assert!(std::panic::catch_unwind(replacing).is_err());
     assert_eq!(module.state(), State::Live);
     drop(held);
-    assert_eq!(host.unload("plugin", Unload::now()).unwrap(), Unloaded::Unmapped);
+    goes(&host, host.unload("plugin", Unload::now()).unwrap());
     assert!(!mapped(&plugin(26)), "nothing is left of the new one");
 }
 
 fn panics(act: impl FnOnce()) {
     let why = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_err();
     assert_eq!(*why.downcast::<&str>().unwrap(), "enough");
-}
-
-/// Waits until so many have gone: a thread of another test that runs all the time is taken for one that
-/// may be inside.
-fn reaped(host: &Host, wanted: usize) {
-    let mut gone = host.reap();
-    for _ in 0..10_000 {
-        if gone >= wanted {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-        gone += host.reap();
-    }
-    assert_eq!(gone, wanted);
 }
 
 #[test]
