@@ -70,7 +70,7 @@ def ring():
 
 
 @contextlib.contextmanager
-def alarm(handler=ring, seconds=0.1, again=0.0):
+def alarm(handler=ring, seconds=0.5, again=0.0):
     """A signal while the block waits, which the handler is called for."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
     try:
@@ -93,5 +93,5 @@ def python(code, *arguments):
 CONTROL_C = """
 import module_ref, os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
 """

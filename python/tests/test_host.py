@@ -900,12 +900,12 @@ class TestSignals:
         rung = []
         module = host.load(plugins.sample)
         with module.hold(), alarm(lambda: rung.append(time.monotonic()), 0.02, 0.02):
-            started = time.monotonic()
+            before, started = len(rung), time.monotonic()
             with pytest.raises(TimeoutError):
                 host.unload("sample", timeout=0.3)
             assert module.state == "live"
             assert time.monotonic() - started >= 0.3
-            assert rung[0] - started < 0.3
+            assert len(rung) > before
             assert host.replace("sample", plugins.sample_2, timeout=0.3) is False
             assert time.monotonic() - started >= 0.6
         assert host.reap() == 1
