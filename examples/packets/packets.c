@@ -180,7 +180,7 @@ static double seconds_now(void)
 /* Hot-swaps one filter, and takes another one out and puts it back. Returns how often. */
 static int change_filters(double seconds)
 {
-	const int64_t second = 1000000000;
+	const int64_t patience = 10 * INT64_C(1000000000); /* ns */
 	const struct timespec pause = { 0, 1000000 };
 	double end = seconds_now() + seconds;
 	int rounds = 0;
@@ -188,11 +188,11 @@ static int change_filters(double seconds)
 	while (seconds_now() < end) {
 		/* The new one is in service before the old one is let go: no packet is without.
 		 * The result 1 would mean that the old code is still mapped; nothing keeps it
-		 * here but a worker that was not scheduled for a second. */
+		 * here but a worker that was not scheduled for ten seconds. */
 		check(module_replace(host, "ttl", path(rounds % 2 ? "ttl-1.so" : "ttl-2.so"),
-				     second),
+				     patience),
 		      "no other version of ttl");
-		check(module_unload(host, "police", 0, second), "police cannot be taken out");
+		check(module_unload(host, "police", 0, patience), "police cannot be taken out");
 		nanosleep(&pause, NULL);
 		check(module_load(host, path("police.so"), NULL, NULL), "police is not put back");
 		nanosleep(&pause, NULL);
