@@ -249,6 +249,7 @@ static void causes(void)
 
 static void names(void)
 {
+	static const char *const words[] = { "$ORIGIN.so", "a$LIB.so", "b${PLATFORM}c.so", "$d.so" };
 	struct module *found;
 	unsigned char *bytes;
 	char name[57];
@@ -276,6 +277,15 @@ static void names(void)
 	module_put(found);
 	is(module_unload(host, "caf\xe8", 0, 0) + module_unload(host, "caf\\xe9", 0, 0), 0,
 	   "or by the text that stands for them");
+
+	/* dlopen() would look for a file elsewhere. */
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		is(load(made(words[i], bytes, n)), 0, "a file called %s", words[i]);
+		need((found = module_find_get(host, "bad")));
+		ok(module_symbol(found, "answer") != NULL, "is a module like any other");
+		module_put(found);
+		is(module_unload(host, "bad", 0, 0), 0, "and is unloaded");
+	}
 }
 
 /* ---- init and exit functions ------------------------------------------------------- */

@@ -9,6 +9,9 @@
 //! - The very file is loaded already, as another module; perhaps it was overwritten since. A
 //!   copy in memory is another file.
 //!
+//! A copy also serves for a path in which the linker would put something else, as for `$ORIGIN`: it
+//! can be told of no such path, and would load another file, if there is one.
+//!
 //! What is mapped must not be written over in place: that changes code that is running. A host
 //! can be told to load copies from the start; otherwise such an object is left alone for good
 //! ([`Object::is_overwritten`]).
@@ -125,7 +128,8 @@ impl Found {
         let Self { name, file } = self;
         // SAFETY: the caller's promise, throughout.
         unsafe {
-            match file.map(|file| as_asked(file, copied, deletable)) {
+            let is_copied = copied || is_substituted(&name);
+            match file.map(|file| as_asked(file, is_copied, deletable)) {
                 None => open_library(&name, copied, deletable),
                 Some((file, true)) => open_copy(canonical(&name), file),
                 Some((file, false)) => open_file(&name, file),
@@ -140,6 +144,14 @@ fn as_asked(file: File, copied: bool, deletable: bool) -> (File, bool) {
         true => (file.without_no_delete(), true),
         false => (file, copied),
     }
+}
+
+/// Whether the linker puts something else in this path, in which these words mean other folders to it.
+fn is_substituted(path: &Path) -> bool {
+    path.as_os_str().as_bytes().split(|&byte| byte == b'$').skip(1).any(|after| {
+        let after = after.strip_prefix(b"{").unwrap_or(after);
+        ["ORIGIN", "PLATFORM", "LIB"].iter().any(|word| after.starts_with(word.as_bytes()))
+    })
 }
 
 /// Opens a file, or a copy of it if it is a module already.
@@ -662,7 +674,8 @@ unsafe fn open_copy(path: PathBuf, file: File) -> Result<Object, Error> {
         error!(
             errno,
             "cannot load '{}': it needs a copy in memory (as requested, or because the file is a \
-                 module already), which cannot be made: {}; give it a file of its own",
+                 module already, or has a path that the dynamic linker would change), which cannot \
+                 be made: {}; give it a file of its own",
             path.display(),
             errno_text(errno)
         )
