@@ -315,8 +315,27 @@ static void unloads_another(struct module *self)
 	inner_result = module_unload(host, "another", 0, -1);
 }
 
+static int seen(const struct module_info *info, void *unused)
+{
+	return 1;
+}
+
+/* A notifier that waits for the module that has come into service. Its load has a reference until
+ * the notifier returns. */
+static int waits_for_load(struct module *mod, enum module_state state, void *once)
+{
+	if (state == MODULE_STATE_LIVE && !atomic_flag_test_and_set((atomic_flag *)once)) {
+		self_unload = module_unload(host, module_name(mod), 0, -1);
+		inner_result = module_host_shutdown(host, -1) == 1;
+		self_load = module_replace(host, module_name(mod), plugin("plain.so"), -1);
+	}
+	return 0;
+}
+
 static void calls_back(void)
 {
+	atomic_flag once = ATOMIC_FLAG_INIT;
+
 	in_init = loads_another;
 	is(load(plugin("hooked.so")), 0, "an init that loads another module");
 	is(inner_result, 0, "which is loaded");
@@ -330,6 +349,15 @@ static void calls_back(void)
 	is(self_load, -EDEADLK, "cannot load its own name: it would wait for itself");
 	is(self_unload, -EBUSY, "nor unload itself");
 	is(module_unload(host, "bad", 0, 0), 0, "afterwards it can be unloaded");
+
+	need(module_notifier_register(host, waits_for_load, &once, 0) == 0);
+	is(load(plugin("plain.so")), 0, "a module whose notifier would wait for its load");
+	need(module_notifier_unregister(host, waits_for_load, &once) == 0);
+	is(self_unload, -EDEADLK, "is not unloaded by that");
+	is(inner_result, 1, "nor by a shutdown");
+	is(self_load, 1, "and its replacement leaves it to its load");
+	is(module_unload(host, "bad", 0, 0), 0, "the new one is unloaded");
+	is(module_host_each(host, seen, NULL), 0, "and the old one is gone");
 }
 
 static sem_t both;

@@ -708,7 +708,7 @@ static const struct place {
 	{ "constructor", from_constructor, "d000n000n0000nb" },
 	{ "destructor", from_destructor, "b000b111b1000nb" },
 	{ "notifier of COMING", from_coming, "d000b000b00000b" },
-	{ "notifier of LIVE", from_live, "e000t000100000b" },
+	{ "notifier of LIVE", from_live, "e000d000100000b" },
 	{ "notifier of GOING", from_going, "b000b000b00000b" },
 	{ "misuse handler", from_misuse_handler, "e000b000b0000nb" },
 	{ "atexit", from_atexit, "e000000000000nb" },
@@ -756,11 +756,9 @@ static int status_of(char result)
 		return EDEADLK;
 	case 'e':
 		return EEXIST;
-	case 'n':
-		return ENOENT;
 	default:
-		need(result == 't');
-		return ETIMEDOUT;
+		need(result == 'n');
+		return ENOENT;
 	}
 }
 

@@ -776,7 +776,8 @@ pub unsafe extern "C" fn module_host_reap(host: *mut module_host) -> c_int {
 /// @retval -ENOENT there is no such module.
 /// @retval -EWOULDBLOCK other modules depend on it (not forceable).
 /// @retval -EBUSY it is not live (not forceable), or has an init and no exit function.
-/// @retval -EDEADLK the caller is the module's own code, or a thread of the module.
+/// @retval -EDEADLK the caller is the module's own code, or a thread of the module; or, with a
+///     timeout, a notifier that the module's own load has called.
 /// @retval -EWOULDBLOCK references are held, and timeout_ns is 0.
 /// @retval -ETIMEDOUT references are held, and the time is up.
 /// @retval -errno what stop_module() or can_unload_module() returned; or that of membarrier(2)

@@ -547,7 +547,9 @@ impl Registry {
         // Those of the set that depend on it have ended, or stay until nobody is found in them any more, which
         // only a later call of the host finds out.
         let is_needed = !old.links(&self.lock()).used_by.is_empty();
-        if is_needed || !old.counter.finish_with(&mut wait) {
+        // A notifier of its own load replaces it.
+        let is_loaded_by_this = old.is_loaded_by_this();
+        if is_needed || is_loaded_by_this || !old.counter.finish_with(&mut wait) {
             return self.leave(old, left);
         }
         self.farewell(old);

@@ -180,6 +180,9 @@ impl<'a> Attempt<'a> {
         force: bool,
         wait: Option<&mut Wait<'_>>,
     ) -> Result<bool, Error> {
+        if wait.is_some() {
+            self.record.check_loaded()?;
+        }
         let counter = &self.record.counter;
         if let Stage::Open = self.counter {
             let closed = counter.close(Caller::UNKNOWN);
@@ -445,6 +448,9 @@ impl Registry {
 
     /// Waits, as `wait` does, until nobody holds a module that was left to its holders.
     pub(crate) fn holders_end(&self, record: &Record, wait: &mut Wait<'_>) {
+        if record.is_loaded_by_this() {
+            return;
+        }
         let word = &record.counter.word;
         loop {
             // Relaxed: a look, which decides nothing. Whoever reaps it may have released it.

@@ -12,6 +12,7 @@ use crate::host::locks::hold;
 use crate::host::object::locals;
 use crate::host::object::open::Object;
 use crate::host::object::resident::Residency;
+use crate::host::object::thread_number;
 use crate::host::tombstone::Stone;
 use crate::misuse::{self, Caller, Misuse};
 use crate::sync;
@@ -23,7 +24,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, Weak};
 
 /// Where a module is between its load and its end. Linux: `enum module_state`.
@@ -96,6 +97,8 @@ pub struct Record {
     pub(crate) threads: Arc<Threads>,
     /// Why it is never unloaded.
     pub(crate) pinned: OnceLock<String>,
+    /// The number of the thread that has the reference of its load; 0 when that was given back.
+    loader: AtomicI32,
     /// Its tracked references.
     tracked: Tracked,
     /// The gates to its functions, by the function and what a refused call returns.
@@ -188,6 +191,7 @@ impl Record {
             parameters: Mutex::default(),
             threads: Arc::default(),
             pinned: OnceLock::new(),
+            loader: AtomicI32::new(thread_number()),
             tracked: Tracked::none(),
             gates: Mutex::default(),
             led_to: Once::new(),
@@ -408,6 +412,7 @@ impl Record {
     /// Gives back the reference that a module is loaded with. As in Linux, tracers are told if
     /// they were told that it has come.
     pub(crate) fn put_of_load(&self) {
+        self.loader.store(0, Relaxed);
         if self.has_come() {
             self.put();
         } else {
@@ -530,6 +535,26 @@ impl Record {
     /// Whether its own code is at that address.
     pub(crate) fn has_code(&self, address: *const c_void) -> bool {
         self.loaded().is_some_and(|loaded| loaded.object.place.contains(address))
+    }
+
+    /// Whether this thread is loading it, and has the reference of the load: also while it tells the
+    /// notifiers that the module is in service.
+    pub(crate) fn is_loaded_by_this(&self) -> bool {
+        // Relaxed: no other thread stores this one's number.
+        self.loader.load(Relaxed) == thread_number()
+    }
+
+    /// `EDEADLK` for what would wait until this thread's own load of it has ended.
+    pub(crate) fn check_loaded(&self) -> Result<(), Error> {
+        if !self.is_loaded_by_this() {
+            return Ok(());
+        }
+        Err(error!(
+            libc::EDEADLK,
+            "module '{}' is held by its load until all notifiers have returned, of which this very thread \
+             runs one; let it return first",
+            self.name()
+        ))
     }
 
     /// `EDEADLK` for what would unmap the code that has asked for it.
