@@ -45,6 +45,12 @@ extern const int64_t module_ref_area;
 }
 #endif
 
+#ifdef __cplusplus
+#define MODULE_REF_CAST(type, value) static_cast<type>(value)
+#else
+#define MODULE_REF_CAST(type, value) ((type)(value))
+#endif
+
 /* The descriptor: version and flags, start, length, abort; and where debuggers look for descriptors. The
  * flag ? lets it go along with the group of an inline function of C++. */
 #define MODULE_REF_DESCRIPTOR                              \
@@ -60,12 +66,14 @@ extern const int64_t module_ref_area;
 
 #if defined(__x86_64__)
 
-/* The kernel follows the pointer to the descriptor at the next preemption, and code that can be
+/* Each instruction stands in both dialects: {AT&T's|that of -masm=intel}.
+ *
+ * The kernel follows the pointer to the descriptor at the next preemption, and code that can be
  * unmapped must not leave it. A program's own code stays: there the kernel finds the thread outside
  * of the sequence, and drops the pointer. An offset from the thread pointer, which the linker knows in
  * a program alone, has it refuse a shared object of code that was compiled for a program. */
 #if defined(__PIC__) && !defined(__PIE__)
-#define MODULE_REF_CLEAR "movq $0, %%fs:8(%[rseq])\n\t"
+#define MODULE_REF_CLEAR "{movq $0, %%fs:8(%[rseq])|mov qword ptr fs:[%[rseq] + 8], 0}\n\t"
 #define MODULE_REF_PROGRAM ""
 #else
 #define MODULE_REF_CLEAR ""
@@ -86,6 +94,7 @@ extern const int64_t module_ref_area;
 static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 {
 	int64_t area = module_ref_area;
+	ptrdiff_t rseq = MODULE_REF_CAST(int32_t, area), row = area >> 32;
 
 	/* A compiler that sees both a get and a put asks once. */
 	if (!area)
@@ -93,22 +102,22 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 	__asm__ __volatile__ goto(
 		MODULE_REF_DESCRIPTOR
 		/* Announce the sequence; it begins with the next instruction. */
-		"leaq 77b(%%rip), %%rax\n\t"
-		"movq %%rax, %%fs:8(%[rseq])\n"
+		"{leaq 77b(%%rip), %%rax|lea rax, [rip + 77b]}\n\t"
+		"{movq %%rax, %%fs:8(%[rseq])|mov qword ptr fs:[%[rseq] + 8], rax}\n"
 		"2:\n\t"
 		/* The row; beyond all rows if the thread is not registered: then cpu_id, at 4, is
 		 * negative, and its upper half is all ones. */
-		"movl %%fs:(%[row]), %%eax\n\t"
-		"orw %%fs:6(%[rseq]), %%ax\n\t"
+		"{movl %%fs:(%[row]), %%eax|mov eax, dword ptr fs:[%[row]]}\n\t"
+		"{orw %%fs:6(%[rseq]), %%ax|or ax, word ptr fs:[%[rseq] + 6]}\n\t"
 		/* The look that decides: the rows that are in use, 0 if counting per CPU is off,
 		 * in 16 bits, and above them the address of the first one. */
-		"movq %[slots], %%rcx\n\t"
-		"cmpw %%cx, %%ax\n\t"
+		"{movq %[slots], %%rcx|mov rcx, %[slots]}\n\t"
+		"{cmpw %%cx, %%ax|cmp ax, cx}\n\t"
 		"jae 5f\n\t"
 		/* One plain add, which ends the sequence. 64 KiB from row to row. */
-		"shrq $16, %%rcx\n\t"
-		"shlq $16, %%rax\n\t"
-		"addq %[delta], (%%rcx,%%rax)\n"
+		"{shrq $16, %%rcx|shr rcx, 16}\n\t"
+		"{shlq $16, %%rax|shl rax, 16}\n\t"
+		"{addq %[delta], (%%rcx,%%rax)|add qword ptr [rcx + rax], %[delta]}\n"
 		"3:\n\t"
 		MODULE_REF_CLEAR
 		/* Where the kernel sends an aborted sequence, after the C library's signature. */
@@ -122,7 +131,7 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 		MODULE_REF_PROGRAM
 		".popsection"
 		: /* asm goto has no outputs */
-		: [rseq] "r"((ptrdiff_t)(int32_t)area), [row] "r"((ptrdiff_t)(area >> 32)),
+		: [rseq] "r"(rseq), [row] "r"(row),
 		  [slots] "m"(ref->slots), [delta] "er"(delta)
 		: "rax", "rcx", "cc", "memory"
 		: failed);
@@ -140,7 +149,7 @@ failed:
 static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 {
 	int64_t area = module_ref_area;
-	char *thread = (char *)__builtin_thread_pointer();
+	char *thread = MODULE_REF_CAST(char *, __builtin_thread_pointer());
 
 	if (!area)
 		return false;
@@ -181,7 +190,7 @@ static inline bool module_ref_add_private(struct module_ref *ref, long delta)
 		"b %l[failed]\n"
 		"6:"
 		: /* asm goto has no outputs */
-		: [rseq] "r"(thread + (int32_t)area), [row] "r"(thread + (area >> 32)),
+		: [rseq] "r"(thread + MODULE_REF_CAST(int32_t, area)), [row] "r"(thread + (area >> 32)),
 		  [slots] "r"(&ref->slots), [delta] "rIJ"(delta)
 		: "x16", "x17", "cc", "memory"
 		: failed);
@@ -193,6 +202,7 @@ failed:
 #endif
 
 #undef MODULE_REF_DESCRIPTOR
+#undef MODULE_REF_CAST
 
 #else
 
