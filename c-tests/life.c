@@ -11,7 +11,9 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/wait.h>
 
+#include "filter.h"
 #include "host.h"
 #include "misuse.h"
 #include "oracle.h"
@@ -236,9 +238,22 @@ static void *leave_keys(void *of)
 	return NULL;
 }
 
+/* In a child, where the library has no thread yet that sees others end, and gets none. */
+static int without_a_thread(void)
+{
+	if (!module_ref_try_get(&ref) || refuse_call(SYS_clone3, 0) || refuse_call(SYS_clone, 0))
+		return 1;
+	if (module_ref_put_at_thread_exit(&ref) != -EPERM || module_ref_count(&ref) != 1)
+		return 2;
+	module_ref_put(&ref);
+	return module_ref_drain(&ref, 0) == 0 ? 0 : 3;
+}
+
 static void at_the_end(void)
 {
 	pthread_t thread;
+	pid_t child;
+	int status;
 	long found;
 	void *address;
 
@@ -260,6 +275,11 @@ static void at_the_end(void)
 	is(mapped("/leaver.so"), 0, "which is gone");
 	pthread_join(thread, NULL);
 	is(module_ref_put_at_thread_exit(NULL) + module_put_at_thread_exit(NULL), 0, "NULL");
+	child = fork();
+	if (child == 0)
+		_exit(without_a_thread());
+	need(child > 0 && waitpid(child, &status, 0) == child);
+	is(status, 0, "if there is no thread for it, the reference is still the caller's");
 }
 
 /* ---- from its own code ------------------------------------------------------------------------- */

@@ -432,9 +432,10 @@ pub(crate) fn timeout(ns: i64) -> Option<Duration> {
 ///
 /// The descriptor is a timer (timerfd_create(2)). It is closed on exec, is never 0, 1 or 2, and
 /// stays readable, so level- and edge-triggered loops can both wait for it, and nothing has to be
-/// read. The caller closes it, at any time; the drain can be ended without it. A thread of the
-/// library sleeps until the drain is over, with all signals blocked. Code that may be unloaded ends
-/// its drains first.
+/// read; a read(2) would take the readiness away. The caller closes it, at any time; the drain can
+/// be ended without it. Duplicates of it become readable only while it is open itself. A thread of
+/// the library sleeps until the drain is over, with all signals blocked. Code that may be unloaded
+/// ends its drains first.
 ///
 /// The counter and *drain stay where they are until the drain has ended. After fork(2) each process
 /// ends its own copy of the drain. The child's descriptor is the parent's, and says nothing about

@@ -1519,7 +1519,7 @@ pub unsafe extern "C" fn module_put_at_thread_exit(r#mod: *mut module) -> c_int 
 ///
 /// @return 0; or, with the reference still the caller's, a negative errno.
 /// @retval -ENOTSUP the kernel does not report this thread's end (set_robust_list(2)).
-/// @retval -ENOMEM as pthread_mutex_init(3).
+/// @retval -errno that of pthread_mutex_init(3) or pthread_create(3).
 ///
 /// Memory ordering: as module_ref_put(), at the end.
 #[unsafe(no_mangle)]
