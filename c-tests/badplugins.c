@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "filter.h"
 #include "host.h"
 #include "threads.h"
 
@@ -428,6 +429,14 @@ static void expect_in_child(bool condition, int code)
 
 /* ---- constructors, and objects that are out of the ordinary --------------------------- */
 
+/* A sandbox in which the linker cannot protect what it has relocated. */
+static void load_unprotected(void)
+{
+	expect_in_child(refuse_call(SYS_mprotect, 0) == 0, 1);
+	expect_in_child(load(plugin("plain.so")) == -EPERM, 2);
+	expect_in_child(strstr(module_last_error(), "if a symbol is missing") == NULL, 3);
+}
+
 /* An object with a static object's destructor and an atexit entry, written over with as many bytes
  * of another content and the old time. */
 static void end_in_order(void)
@@ -537,6 +546,8 @@ static void out_of_the_ordinary(void)
 	is(load(plugin("high.so")), 0, "an object that is linked to an address above all");
 	is(module_load(host, plugin("high.so"), "copy", NULL), 0, "and a copy of it");
 	is(module_unload(host, "bad", 0, 0) + module_unload(host, "copy", 0, 0), 0, "are unloaded");
+
+	is(in_a_child(load_unprotected), 0, "memory that cannot be protected is no missing symbol");
 
 	changed_files();
 	bytes = contents(plugin("hooked.so"), &n);

@@ -55,32 +55,40 @@ pub(crate) unsafe fn open(shown: &Path, name: &Path, facts: &Facts) -> Result<Li
     refused(libc::ENOMEM, &words, advice)
 }
 
-/// Opens the file and maps it as code, and as much memory as it will take.
+/// Opens the file and maps it as code, and as much memory as it will take, and has the kernel protect these
+/// as the linker does once it has written to them.
 fn tried(path: &Path, facts: &Facts) -> Result<(), i32> {
     let file = fs::File::open(path).map_err(|error| errno_of(&error))?;
     as_code(&file)?;
+    let (data, code) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    if facts.text_relocations {
+        map(1, code, 0, file.as_raw_fd(), &[data, code])?;
+    }
     if facts.span > 0 {
         let len = usize::try_from(facts.span).map_err(|_| libc::ENOMEM)?;
-        map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS, -1)?;
+        map(len, data, libc::MAP_ANONYMOUS, -1, &[libc::PROT_READ])?;
     }
     Ok(())
 }
 
 /// Whether code of this file may be run: not if its file system is mounted noexec, for one.
 pub(crate) fn as_code(file: &fs::File) -> Result<(), i32> {
-    map(1, libc::PROT_READ | libc::PROT_EXEC, 0, file.as_raw_fd())
+    map(1, libc::PROT_READ | libc::PROT_EXEC, 0, file.as_raw_fd(), &[])
 }
 
-fn map(len: usize, protection: i32, flags: i32, fd: i32) -> Result<(), i32> {
+/// Maps new pages, and protects them in these ways.
+fn map(len: usize, protection: i32, flags: i32, fd: i32, then: &[i32]) -> Result<(), i32> {
     // SAFETY: new pages, which nobody looks at, for a moment.
     unsafe {
         let at = libc::mmap(ptr::null_mut(), len, protection, flags | libc::MAP_PRIVATE, fd, 0);
         if at == libc::MAP_FAILED {
             return Err(last_errno());
         }
+        let refused = then.iter().any(|&how| libc::mprotect(at, len, how) != 0);
+        let errno = last_errno();
         libc::munmap(at, len);
+        if refused { Err(errno) } else { Ok(()) }
     }
-    Ok(())
 }
 
 /// Whether an object's static thread-local storage can be had: whether another object can be
