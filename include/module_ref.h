@@ -341,8 +341,9 @@ struct MODULE_REF_ALIGNED(8) module_ref_drain {
  * library, or NULL if that is not known.
  *
  * It runs on the thread that misused the counter, after the library has undone what it could. It
- * may call the host, which holds no lock meanwhile. If the program gets or puts in signal
- * handlers, the handler must be async-signal-safe.
+ * may call the host, which holds no lock meanwhile. It returns, or ends the process: if it is left
+ * by longjmp(3) or an exception, a release or drain that called it stays under way for ever. If the
+ * program gets or puts in signal handlers, the handler must be async-signal-safe.
  */
 typedef void (*module_ref_misuse_fn)(enum module_ref_misuse what,
                                      const struct module_ref *ref,
