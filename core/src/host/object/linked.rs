@@ -12,7 +12,7 @@ use super::reading::copied;
 use crate::host::error::last_errno;
 use crate::host::locks::hold;
 use object::elf;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -332,11 +332,11 @@ impl Linked {
     /// # Safety
     ///
     /// It is loaded.
-    unsafe fn all_names(self, list: &mut List) -> BTreeSet<Vec<u8>> {
+    unsafe fn all_names(self, list: &mut List) -> [Vec<u8>; 3] {
         // SAFETY: the caller's promise.
         let (path, told) = unsafe { (self.path_bytes(), list.told(self)) };
         let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        BTreeSet::from([path, told.soname.to_bytes(), file].map(<[u8]>::to_vec))
+        [path, told.soname.to_bytes(), file].map(<[u8]>::to_vec)
     }
 
     /// What the linker's list, from this object on, says of each of these names: the first object
@@ -717,9 +717,9 @@ pub(crate) struct List {
     /// How many objects had come and gone when it held.
     come: u64,
     gone: u64,
-    /// What names are bound to.
-    names: BTreeMap<CString, Linked>,
-    objects: BTreeMap<Linked, Arc<Told>>,
+    /// What names are bound to. In order, like the objects.
+    names: Vec<(CString, Linked)>,
+    objects: Vec<(Linked, Arc<Told>)>,
 }
 
 /// What the dynamic section of an object says.
@@ -731,7 +731,7 @@ struct Told {
 }
 
 pub(crate) static LIST: Mutex<List> =
-    Mutex::new(List { come: 0, gone: 0, names: BTreeMap::new(), objects: BTreeMap::new() });
+    Mutex::new(List { come: 0, gone: 0, names: Vec::new(), objects: Vec::new() });
 
 /// What holds now, of what has been found out; for as long as nothing comes or goes.
 fn list(info: &libc::dl_phdr_info) -> MutexGuard<'static, List> {
@@ -751,7 +751,15 @@ impl List {
     /// The object is loaded.
     unsafe fn told(&mut self, object: Linked) -> Arc<Told> {
         // SAFETY: the caller's promise.
-        self.objects.entry(object).or_insert_with(|| Arc::new(unsafe { object.told() })).clone()
+        match self.objects.binary_search_by_key(&object, |told| told.0) {
+            Ok(at) => self.objects[at].1.clone(),
+            Err(at) => {
+                // SAFETY: the caller's promise.
+                let told = Arc::new(unsafe { object.told() });
+                self.objects.insert(at, (object, told.clone()));
+                told
+            }
+        }
     }
 
     /// Some object has gone, after so many have come: what stays known is about objects at the front of
@@ -764,8 +772,13 @@ impl List {
         let objects = first.into_iter().flat_map(|first| unsafe { first.list() });
         let mut front: Vec<_> = objects.take(FRONT + come).collect();
         front.truncate(front.len().saturating_sub(come));
-        self.names.retain(|_, object| front.contains(object));
-        self.objects.retain(|object, _| front.contains(object));
+        self.names.retain(|(_, object)| front.contains(object));
+        self.objects.retain(|(object, _)| front.contains(object));
+    }
+
+    /// Where this name is, or has its place.
+    fn named(&self, name: &CStr) -> Result<usize, usize> {
+        self.names.binary_search_by(|(known, _)| (**known).cmp(name))
     }
 
     fn clear(&mut self) {
@@ -806,16 +819,18 @@ pub(crate) fn bound_to(
             while !next.is_empty() {
                 let (mut objects, mut missing) = (Vec::new(), Vec::new());
                 for name in mem::take(&mut next) {
-                    match list.names.get(&name) {
-                        Some(object) => objects.push(*object),
-                        None => missing.push(name),
+                    match list.named(&name) {
+                        Ok(at) => objects.push(list.names[at].1),
+                        Err(_) => missing.push(name),
                     }
                 }
                 // SAFETY: the program is loaded.
                 let listed = unsafe { first.search(&missing, &mut list) };
                 for (name, listed) in missing.into_iter().zip(listed) {
                     if let Listed::As(object) = listed {
-                        list.names.insert(name, object);
+                        if let Err(at) = list.named(&name) {
+                            list.names.insert(at, (name, object));
+                        }
                         objects.push(object);
                         continue;
                     }
@@ -874,8 +889,8 @@ pub(crate) fn forget(objects: &[Linked], before: u64) {
     let now = gone();
     let mut list = hold(&LIST);
     if list.gone == before && now.wrapping_sub(before) == objects.len() as u64 {
-        list.names.retain(|_, object| !objects.contains(object));
-        list.objects.retain(|object, _| !objects.contains(object));
+        list.names.retain(|(_, object)| !objects.contains(object));
+        list.objects.retain(|(object, _)| !objects.contains(object));
         list.gone = now;
     }
     drop(list);
